@@ -1,0 +1,107 @@
+"""Loss curves of many optimizers on one set of validation problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optdyn.inner_loop import unroll
+from optdyn.meta_training.search import VALIDATION_STREAM
+from optdyn.objective import meta_loss
+from optdyn.random_streams import keys_at, stream
+from optdyn.tasks import Task, sample_batch
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Array, Float
+
+Curves = "Float[np.ndarray, 'problems steps']"
+
+
+class Validation:
+    """A fixed set of problems from the validation stream, on which optimizers are compared.
+
+    ``seed`` and ``num_problems`` choose the problems; ``num_steps`` and
+    ``normalization`` are the meta-objective's. Problems are run ``at_once``
+    at a time.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        seed: int,
+        num_problems: int,
+        num_steps: int,
+        normalization: str,
+        at_once: int | None = None,
+    ) -> None:
+        keys = keys_at(stream(seed, VALIDATION_STREAM), jnp.arange(num_problems))
+        self.problems = sample_batch(task, keys)
+        self.num_steps = num_steps
+        self.normalization = normalization
+        self.at_once = num_problems if at_once is None else at_once
+
+    def compiled(
+        self, make: Callable[..., optax.GradientTransformation]
+    ) -> Callable[..., Float[np.ndarray, "problems steps"]]:
+        """A function of ``make``'s arguments giving its optimizer's losses [problems, T + 1].
+
+        Compiled once for all values of the arguments (arrays or pytrees of them).
+        """
+
+        @jax.jit
+        def curves(*arguments: Any) -> Float[Array, "problems steps"]:
+            tx = make(*arguments)
+            return jax.lax.map(
+                lambda problem: unroll(tx, problem, self.num_steps).losses,
+                self.problems,
+                batch_size=self.at_once,
+            )
+
+        return lambda *arguments: np.asarray(curves(*arguments))
+
+    def meta_objective(self, losses: Float[np.ndarray, "problems steps"]) -> float:
+        """The meta-objective averaged over the problems; inf where a loss is not finite."""
+        if not np.all(np.isfinite(losses)):
+            return float("inf")
+        return float(np.mean(meta_loss(jnp.asarray(losses.T), self.normalization)))
+
+    def gradients(
+        self, tx: optax.GradientTransformation, num_components: int
+    ) -> Float[np.ndarray, "components steps"]:
+        """Gradient histories of up to ``num_components`` components under ``tx``.
+
+        Taken from the first problems, evenly spread over their components.
+        """
+        count = min(4, self.problem_count)
+        few = jax.tree.map(lambda leaf: leaf[:count], self.problems)
+        recorded = jax.jit(
+            jax.vmap(lambda p: unroll(tx, p, self.num_steps, record=("gradients",)).record)
+        )(few)["gradients"]
+        rows = [
+            np.moveaxis(np.asarray(leaf), 1, -1).reshape(-1, self.num_steps)
+            for leaf in jax.tree.leaves(recorded)
+        ]
+        histories = np.concatenate(rows)
+        histories = histories[np.all(np.isfinite(histories), axis=1)]
+        picked = np.linspace(0, len(histories) - 1, min(num_components, len(histories)))
+        return histories[np.unique(picked.astype(int))]
+
+    @property
+    def problem_count(self) -> int:
+        """The number of problems."""
+        return int(jax.tree.leaves(self.problems)[0].shape[0])
+
+
+def mean_curve(
+    losses: Float[np.ndarray, "problems steps"], normalization: str
+) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
+    """Mean and standard error over problems of the loss curves, normalised as the objective is."""
+    scaled = losses / losses[:, :1] if normalization == "first" else losses
+    error = np.std(scaled, axis=0, ddof=1) / np.sqrt(len(scaled)) if len(scaled) > 1 else 0 * scaled
+    return np.mean(scaled, axis=0), np.reshape(error, scaled.shape[1:])

@@ -1,0 +1,68 @@
+"""JAX as a command uses it: how many devices, and a cache of compiled programs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optdyn.errors import UserError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+
+def require_even_batch(batch_size: int, chunk: int | None, devices: int | None) -> None:
+    """Raise `UserError` unless the batch divides over the devices asked for, and over chunks."""
+    if devices is not None and batch_size % devices:
+        raise UserError(
+            f"--devices: {devices} is not allowed (a divisor of --batch-size {batch_size})"
+        )
+    if not _fits(devices or 1, batch_size, chunk):
+        raise UserError(
+            f"--chunk: {chunk} is not allowed (a divisor of the problems on each device: "
+            f"{batch_size // (devices or 1)})"
+        )
+
+
+def start(devices: int | None, batch_size: int = 0, chunk: int | None = None) -> Mesh | None:
+    """Set JAX up, before its first use, with a mesh over ``devices`` (None for a single one).
+
+    Where ``devices`` is None: as many of the machine's accelerators, or of its
+    cores, as the batch divides over. Raises `UserError` when there are too few.
+    """
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh
+
+    from optdyn.meta_training.gradient import BATCH_AXIS
+
+    _use_compilation_cache()
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(RuntimeError):  # JAX has started: its devices are settled
+        count = devices or _most(cores, batch_size, chunk)
+        jax.config.update("jax_num_cpu_devices", count)
+    present = jax.devices()
+    count = devices or _most(len(present), batch_size, chunk)
+    if count > len(present):
+        raise UserError(f"--devices: {count} is not allowed (at most {len(present)} here)")
+    return Mesh(np.array(present[:count]), (BATCH_AXIS,)) if count > 1 else None
+
+
+def _most(available: int, batch_size: int, chunk: int | None) -> int:
+    return max(n for n in range(1, available + 1) if n == 1 or _fits(n, batch_size, chunk))
+
+
+def _fits(devices: int, batch_size: int, chunk: int | None) -> bool:
+    each, left_over = divmod(batch_size, devices)
+    return not left_over and (chunk is None or each % chunk == 0)
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs between commands, unless the user has settled where already."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "optdyn" / "xla"))

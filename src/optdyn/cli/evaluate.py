@@ -1,0 +1,35 @@
+"""``optdyn evaluate``."""
+
+from __future__ import annotations
+
+from optdyn.cli import devices
+from optdyn.cli.options import parse_settings
+from optdyn.cli.settings import EvaluateSettings
+from optdyn.experiments.evaluation_run import evaluate_all
+from optdyn.experiments.interrupts import interruptible
+from optdyn.experiments.run_folder import open_run
+
+
+def command(argv: list[str]) -> None:
+    """Parse ``argv``, evaluate, and print each optimizer's meta-objective."""
+    settings = parse_settings(EvaluateSettings, "evaluate", argv)
+    task_options = settings.task_options()
+    mesh = devices.start(settings.devices)
+
+    def work() -> None:
+        evaluations = evaluate_all(
+            run,
+            settings.task,
+            task_options,
+            seed=settings.seed,
+            num_problems=settings.problems,
+            num_steps=settings.unroll_length,
+            normalization=settings.normalization,
+            checkpoint=settings.checkpoint,
+            mesh=mesh,
+        )
+        for name, evaluation in evaluations.items():
+            print(f"{name:<18} {evaluation.mean:.4g} ± {evaluation.standard_error:.2g}")
+
+    with open_run(settings.out, create=settings.checkpoint is not None) as run:
+        interruptible(work, "evaluation stopped; finished optimizers are saved")

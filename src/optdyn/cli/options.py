@@ -1,0 +1,194 @@
+"""Command-line options declared as fields of frozen dataclasses.
+
+A field made by `option` becomes ``--field-name``. Every value is checked as it
+is parsed, so that a bad one is reported under the name of its option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from optdyn.errors import UserError
+
+LARGEST_INTEGER = 2**31 - 1
+LARGEST_NUMBER = 1e30
+"""Both stay within what 32-bit arrays can hold."""
+
+S = TypeVar("S")
+
+
+def option(
+    default: Any,
+    help: str,
+    parse: Callable[[str], Any],
+    *,
+    metavar: str | None = None,
+    choices: Collection[str] | None = None,
+    repeat: bool = False,
+) -> Any:
+    """A field with its default, its line of help and the function that reads its text.
+
+    ``repeat``: the option may be given several times, its values making a tuple.
+    """
+    metadata = {
+        "help": help, "parse": parse, "metavar": metavar, "choices": choices, "repeat": repeat
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def choice(default: str, help: str, allowed: Collection[str]) -> Any:
+    """A field that takes one of ``allowed``."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise UserError(f"unknown value {text!r} (allowed: {', '.join(allowed)})")
+        return text
+
+    return option(default, help, parse, choices=list(allowed))
+
+
+def integer(
+    default: int | None, help: str, minimum: int = 1, maximum: int = LARGEST_INTEGER
+) -> Any:
+    """A field that takes an integer from ``minimum`` to ``maximum``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if not minimum <= value <= maximum:
+            upper = "" if maximum == LARGEST_INTEGER else f" and <= {maximum}"
+            raise UserError(f"{_short(text)} is not allowed (an integer >= {minimum}{upper})")
+        return value
+
+    return option(default, help, parse, metavar="INT")
+
+
+def number(default: float | None, help: str, *, inclusive: bool = False) -> Any:
+    """A field that takes a finite number above zero (or zero too, when ``inclusive``)."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0.0 <= value <= LARGEST_NUMBER or (value == 0.0 and not inclusive):
+            sign = ">=" if inclusive else ">"
+            raise UserError(f"{_short(text)} is not allowed (a finite number {sign} 0)")
+        return value
+
+    return option(default, help, parse, metavar="NUMBER")
+
+
+def path(default: Path | None, help: str) -> Any:
+    """A field that takes the path of a file or folder."""
+
+    def parse(text: str) -> Path:
+        if not text or "\0" in text:
+            raise UserError(f"{_short(text)} is not allowed (a path)")
+        return Path(text)
+
+    return option(default, help, parse, metavar="PATH")
+
+
+def switch(help: str) -> Any:
+    """A field that is false unless its option is given."""
+    return dataclasses.field(default=False, metadata={"help": help, "parse": None})
+
+
+def parse_settings(kind: type[S], command: str, argv: list[str]) -> S:
+    """The settings that ``argv`` gives; prints help and leaves (`SystemExit`) on ``--help``.
+
+    Raises `UserError` in the form ``<option>: <what> (<allowed>)``.
+    """
+    parser = _Parser(
+        usage=f"optdyn {command} [OPTIONS]",
+        description=kind.__doc__,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups: dict[type, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        owner = next(
+            c for c in reversed(kind.__mro__) if field.name in vars(c).get("__annotations__", ())
+        )
+        if owner not in groups:
+            title = "options" if owner is kind else (owner.__doc__ or "").splitlines()[0]
+            groups[owner] = parser.add_argument_group(title.rstrip("."))
+        _add(groups[owner], field)
+    parser.add_argument_group("help").add_argument(
+        "-h", "--help", action="help", help="show this message and exit"
+    )
+    parsed, unknown = parser.parse_known_args(_joined(argv))
+    if unknown:
+        raise UserError(f"{_short(unknown[0])}: unknown option (see optdyn {command} --help)")
+    return kind(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in vars(parsed).items()}
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaints are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def _add(group: Any, field: dataclasses.Field[Any]) -> None:
+    flag, metadata = f"--{field.name.replace('_', '-')}", field.metadata
+    if metadata["parse"] is None:
+        group.add_argument(flag, action="store_true", help=metadata["help"])
+        return
+    default = "none" if field.default is None or field.default == () else field.default
+    choices = metadata["choices"]
+    allowed = f" [{', '.join(choices)}]" if choices else ""
+    group.add_argument(
+        flag,
+        dest=field.name,
+        default=[] if metadata["repeat"] else field.default,
+        type=_reported(metadata["parse"]),
+        action="append" if metadata["repeat"] else "store",
+        metavar=metadata["metavar"] or "NAME",
+        help=f"{metadata['help']}{allowed} (default: {default})".replace("%", "%%"),
+    )
+
+
+def _reported(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``parse`` raising what argparse reports together with the option's name."""
+
+    def typed(text: str) -> Any:
+        try:
+            return parse(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return typed
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """``argv`` with negative numbers joined to their options: argparse knows few by themselves."""
+    joined: list[str] = []
+    for text in argv:
+        if text.startswith("-") and _is_number(text) and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

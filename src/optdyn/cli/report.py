@@ -1,0 +1,14 @@
+"""``optdyn report``."""
+
+from __future__ import annotations
+
+from optdyn.cli.options import parse_settings
+from optdyn.cli.settings import ReportSettings
+
+
+def command(argv: list[str]) -> None:
+    """Parse ``argv``, write the report and print where it is."""
+    settings = parse_settings(ReportSettings, "report", argv)
+    from optdyn.report import build_report
+
+    print(build_report(settings.out))

@@ -1,0 +1,35 @@
+"""``optdyn search-lr``."""
+
+from __future__ import annotations
+
+from optdyn.cli import devices
+from optdyn.cli.options import parse_settings
+from optdyn.cli.settings import PROTOCOL, SearchSettings
+from optdyn.experiments.interrupts import interruptible
+from optdyn.experiments.run_folder import open_run
+from optdyn.experiments.search_run import search
+from optdyn.meta_training.search import ranked
+
+
+def command(argv: list[str]) -> None:
+    """Parse ``argv``, search, and print the learning rates from best to worst."""
+    settings = parse_settings(SearchSettings, "search-lr", argv)
+    task_options, architecture = settings.task_options(), settings.architecture()
+    protocol, what = settings.protocol(PROTOCOL.learning_rate), settings.search()
+    devices.require_even_batch(settings.batch_size, settings.chunk, settings.devices)
+    mesh = devices.start(settings.devices, settings.batch_size, settings.chunk)
+
+    def work() -> None:
+        rows = search(
+            run, settings.task, task_options, architecture, protocol, settings.seed, what,
+            mesh=mesh,
+        )  # fmt: skip
+        print("learning rate  meta-steps  meta-objective")
+        for row in ranked(rows):
+            print(
+                f"{row['learning_rate']:13.4g}  {row['num_meta_steps']:10d}  "
+                f"{row['meta_objective']:14.4g}"
+            )
+
+    with open_run(settings.out) as run:
+        interruptible(work, "the search stopped; finished trainings are saved")

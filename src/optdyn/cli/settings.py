@@ -1,0 +1,222 @@
+"""The settings of each command; every default of the protocol is the paper's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from optdyn.cli.options import choice, integer, number, option, path, switch
+from optdyn.errors import UserError
+from optdyn.meta_training.search import LearningRateSearch
+from optdyn.meta_training.trainer import MetaTraining
+from optdyn.objective import NORMALIZATIONS
+from optdyn.optimizers.baselines import BASELINES
+from optdyn.optimizers.cells import CELLS
+from optdyn.optimizers.componentwise_rnn import Architecture
+from optdyn.optimizers.encodings import ENCODINGS, Encoding
+from optdyn.tasks import TASKS, make_task
+
+PROTOCOL = MetaTraining()
+ARCHITECTURE = Architecture()
+SEARCH = LearningRateSearch()
+SCALES = ("smoke", "laptop", "paper")
+ALL_TASKS = "all"
+LARGEST_SEED = 2**32 - 1
+
+
+def _read_task_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"{text!r} is not allowed (NAME=VALUE, such as n=10)")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Run."""
+
+    out: Path = path(Path("runs/default"), "run folder: made if absent, continued if present")
+    seed: int = integer(0, "seed of every random number", minimum=0, maximum=LARGEST_SEED)
+    devices: int | None = integer(
+        None, "devices to spread problems over (none: every core, or every accelerator)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """Task."""
+
+    task: str = choice("linear_regression", "what is optimised", TASKS)
+    task_option: tuple[tuple[str, Any], ...] = option(
+        (),
+        "an option of the task, such as n=10; may be repeated",
+        _read_task_option,
+        metavar="NAME=VALUE",
+        repeat=True,
+    )
+
+    def task_options(self) -> dict[str, Any]:
+        """The task's options; raises `UserError` for one that the task does not take."""
+        options = dict(self.task_option)
+        try:
+            make_task(self.task, **options)
+        except UserError as error:
+            raise UserError(f"--task-option: {error}") from None
+        return options
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchitectureSettings:
+    """Learned optimizer."""
+
+    cell: str = choice(ARCHITECTURE.cell, "recurrent cell", CELLS)
+    units: int = integer(ARCHITECTURE.units, "size of the cell (the authors' largest: 256)")
+    encoding: str = choice(
+        ARCHITECTURE.encoding.kind, "how a gradient enters the network", ENCODINGS
+    )
+    gain: float = number(ARCHITECTURE.encoding.gain, "factor on the gradient before encoding")
+    input_scale: float = number(ARCHITECTURE.encoding.scale, "factor on the encoded gradient")
+    output_scale: float = number(ARCHITECTURE.output_scale, "factor on the network's update")
+
+    def architecture(self) -> Architecture:
+        """The architecture these options describe."""
+        encoding = Encoding(kind=self.encoding, gain=self.gain, scale=self.input_scale)
+        return Architecture(
+            cell=self.cell, units=self.units, encoding=encoding, output_scale=self.output_scale
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSettings:
+    """Meta-objective."""
+
+    unroll_length: int = integer(PROTOCOL.unroll_length, "inner steps, none of them truncated")
+    normalization: str = choice(
+        PROTOCOL.normalization, "divide each loss curve by its first value, or not", NORMALIZATIONS
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolSettings(ObjectiveSettings):
+    """Meta-training."""
+
+    meta_steps: int = integer(PROTOCOL.num_meta_steps, "meta-steps")
+    batch_size: int = integer(PROTOCOL.batch_size, "problems a meta-step")
+    decay: float = number(PROTOCOL.decay, "factor on the meta learning rate ...")
+    decay_every: int = integer(PROTOCOL.decay_every, "... every so many meta-steps")
+    clip: float = number(PROTOCOL.clip, "bound on each entry of the meta-gradient")
+    l2: float = number(PROTOCOL.l2, "penalty on the squared meta-parameters", inclusive=True)
+    max_cotangent_norm: float | None = number(
+        PROTOCOL.max_cotangent_norm,
+        "bound on each problem's back-propagated cotangent at every inner step: for tasks where "
+        "it explodes, no longer the exact meta-gradient",
+    )
+    segment: int | None = integer(
+        PROTOCOL.segment, "inner steps between stored states; others are recomputed, saving memory"
+    )
+    chunk: int | None = integer(
+        PROTOCOL.chunk, "problems in memory at once on a device; others follow, saving memory"
+    )
+
+    def protocol(self, learning_rate: float) -> MetaTraining:
+        """The protocol these options describe."""
+        same = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(MetaTraining)
+            if hasattr(self, field.name)
+        }
+        return MetaTraining(
+            **{**same, "num_meta_steps": self.meta_steps, "learning_rate": learning_rate}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings(ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings):
+    """Meta-train a learned optimizer; the same command goes on where it was left."""
+
+    learning_rate: float = number(
+        PROTOCOL.learning_rate, "meta learning rate at the start; optdyn search-lr finds one"
+    )
+    initial: Path | None = path(
+        None, "checkpoint (of the same architecture) to fine-tune from; none: random weights"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings(ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings):
+    """Search the meta learning rate at random: short trainings, then the best at full length."""
+
+    draws: int = integer(SEARCH.num_draws, "meta learning rates to draw, log-uniformly")
+    lowest: float = number(SEARCH.low, "lowest meta learning rate")
+    highest: float = number(SEARCH.high, "highest meta learning rate")
+    horizon: int = integer(SEARCH.horizon, "meta-steps of a short training")
+    finalists: int = integer(SEARCH.num_finalists, "draws to train at full length", minimum=0)
+    problems: int = integer(SEARCH.num_problems, "validation problems that judge each training")
+
+    def search(self) -> LearningRateSearch:
+        """The search these options describe."""
+        if self.lowest > self.highest:
+            raise UserError(f"--lowest: {self.lowest!r} is not allowed (<= --highest)")
+        return LearningRateSearch(
+            num_draws=self.draws,
+            low=self.lowest,
+            high=self.highest,
+            horizon=self.horizon,
+            num_finalists=self.finalists,
+            num_problems=self.problems,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneSettings(ObjectiveSettings, TaskSettings, RunSettings):
+    """Tune a baseline by random search over its grid of hyperparameters."""
+
+    baseline: str = choice("momentum", "optimizer to tune", BASELINES)
+    samples: int = integer(2500, "combinations to draw")
+    problems: int = integer(32, "problems that score each combination")
+    rescore_top: int = integer(50, "best combinations to score again, on fresh problems")
+    rescore_problems: int = integer(64, "fresh problems for that")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings(ObjectiveSettings, TaskSettings, RunSettings):
+    """Compare a run's learned optimizer and tuned baselines on unseen problems."""
+
+    problems: int = integer(64, "test problems")
+    checkpoint: Path | None = path(
+        None, "checkpoint of a learned optimizer; none: the last one of the run"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalyzeSettings(ObjectiveSettings, TaskSettings, RunSettings):
+    """Take each stage of a run's learned optimizer apart: fixed point, modes, reduction."""
+
+    problems: int = integer(64, "validation problems that judge each stage")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceSettings:
+    """Do the whole study: train, tune, evaluate, analyze, draw and report."""
+
+    out: Path = path(Path("runs/reproduce"), "run folder: made if absent, continued if present")
+    task: str = choice("linear_regression", "the task, or all of them", [*TASKS, ALL_TASKS])
+    scale: str = choice("laptop", "seconds, minutes, or the paper's sizes", SCALES)
+    seed: int = integer(0, "seed of every random number", minimum=0, maximum=LARGEST_SEED)
+    retrain: bool = switch("train everything here, using no weights that ship with the package")
+    devices: int | None = integer(
+        None, "devices to spread problems over (none: every core, or every accelerator)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """Write a run's report: one page with claims, figures, settings and timings."""
+
+    out: Path = path(Path("runs/reproduce"), "run folder")

@@ -1,0 +1,40 @@
+"""``optdyn tune``."""
+
+from __future__ import annotations
+
+from optdyn.cli import devices
+from optdyn.cli.options import parse_settings
+from optdyn.cli.settings import TuneSettings
+from optdyn.experiments.interrupts import interruptible
+from optdyn.experiments.run_folder import open_run
+from optdyn.experiments.tuning_run import tune
+from optdyn.tuning import best
+
+
+def command(argv: list[str]) -> None:
+    """Parse ``argv``, tune, and print the best combination."""
+    settings = parse_settings(TuneSettings, "tune", argv)
+    task_options = settings.task_options()
+    mesh = devices.start(settings.devices)
+
+    def work() -> None:
+        table = tune(
+            run,
+            settings.task,
+            task_options,
+            settings.baseline,
+            seed=settings.seed,
+            num_samples=settings.samples,
+            num_problems=settings.problems,
+            num_steps=settings.unroll_length,
+            normalization=settings.normalization,
+            rescore_top=settings.rescore_top,
+            rescore_problems=settings.rescore_problems,
+            mesh=mesh,
+        )
+        winner = best(table)
+        values = ", ".join(f"{name} {value:.6g}" for name, value in winner.hyperparameters.items())
+        print(f"best {settings.baseline}: {values}: meta-objective {winner.score:.6g}")
+
+    with open_run(settings.out) as run:
+        interruptible(work, "tuning stopped; finished chunks are saved")

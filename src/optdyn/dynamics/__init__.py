@@ -1,0 +1,39 @@
+"""Any optax optimizer as a dynamical system: step map, fixed points, linearisation, modes."""
+
+from optdyn.dynamics.eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch, truncate
+from optdyn.dynamics.fixed_points import FixedPoints, Status, find_fixed_points
+from optdyn.dynamics.linearization import Linearization, linearize
+from optdyn.dynamics.reduction import linear_optimizer, reduce
+from optdyn.dynamics.separability import componentwise, require_componentwise
+from optdyn.dynamics.step_map import StepMap, settle, step_map
+from optdyn.dynamics.theory import (
+    closed_loop_radius,
+    is_stable,
+    optimal_gradient_descent,
+    optimal_momentum,
+    stable_range,
+)
+
+__all__ = [
+    "Eigenmodes",
+    "FixedPoints",
+    "Linearization",
+    "Status",
+    "StepMap",
+    "closed_loop_radius",
+    "componentwise",
+    "eigenmodes",
+    "find_fixed_points",
+    "impulse_mismatch",
+    "is_stable",
+    "linear_optimizer",
+    "linearize",
+    "optimal_gradient_descent",
+    "optimal_momentum",
+    "reduce",
+    "require_componentwise",
+    "settle",
+    "stable_range",
+    "step_map",
+    "truncate",
+]

@@ -1,0 +1,220 @@
+"""Eigenmodes: a linearised optimizer as momentum with N timescales (eqs. 3–5)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.linalg
+
+from optdyn.errors import UserError, require_positive_int
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Complex, Float, Int
+
+    from optdyn.dynamics.linearization import Linearization
+
+# Beyond this condition number of the eigenvectors half of all digits are lost.
+DEGENERATE = 1e8
+# Modes with |β| below this part of ‖A‖ are gone after one step.
+VANISHING = 1e-11
+
+
+@dataclasses.dataclass(frozen=True)
+class Eigenmodes:
+    """``v_j ← β_j v_j + α_j g``, ``Δx = −Σ_j v_j − feedthrough·g`` with the updated v.
+
+    (Deviations from the operating point; around it Δx = drift. With Δx = C h + D g,
+    h' = A h + B g and A = R diag(β) L: ``α_j = −(C r_j)(l_jᵀ B)/β_j``, which is
+    ``−(wᵀ r_j)(l_jᵀ B)`` where Δx = wᵀh', and ``feedthrough = −D − Σ_j α_j``.)
+
+    Arrays of length N, complex128, by falling steady-state gain; a conjugate pair
+    stands together, the one with positive imaginary part first. ``delayed``: what a
+    mode with β = 0 adds, ``−delayed_j·g`` one step later; zero for all others (a pure
+    delay has no form ``α β^k``). Such a mode has α = 0.
+
+    ``R`` [N, N] has the right eigenvectors as columns, ``L`` [N, N] the left ones as
+    rows, ``L R = I``. ``condition_number``: that of R in the 2-norm (columns of unit
+    length). ``degenerate``: it exceeds 1e8. Then single modes mean nothing, only their
+    sum does; the vectors are those of A moved by one rounding error, which splits
+    coincident ones. `impulse_mismatch` says what is lost.
+    """
+
+    beta: Complex[np.ndarray, " N"]
+    alpha: Complex[np.ndarray, " N"]
+    delayed: Complex[np.ndarray, " N"]
+    feedthrough: float
+    drift: float
+    condition_number: float
+    R: Complex[np.ndarray, "N N"]
+    L: Complex[np.ndarray, "N N"]
+    linearization: Linearization
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether eigenvectors are too near to parallel to speak of single modes."""
+        return not self.condition_number <= DEGENERATE
+
+    @property
+    def timescale(self) -> Float[np.ndarray, " N"]:
+        """``−1/ln|β|`` in steps: 0 at β = 0, inf at |β| = 1, negative for growing modes."""
+        with np.errstate(divide="ignore"):
+            return 1.0 / (0.0 - np.log(np.abs(self.beta)))
+
+    @property
+    def gain(self) -> Float[np.ndarray, " N"]:
+        """Steady-state gain ``|α/(1−β)|``: the learning rate a mode adds up to."""
+        return _gain(self.beta, self.alpha, self.delayed)
+
+    def impulse_response(self, steps: int) -> Float[np.ndarray, " steps"]:
+        """Δx_k of a unit gradient at k = 0, less the drift, at fixed x."""
+        require_positive_int("steps", steps)
+        powers = self.beta[None, :] ** np.arange(steps)[:, None]
+        response = -np.real(powers @ self.alpha)
+        response[0] -= self.feedthrough
+        response[1:2] -= np.real(np.sum(self.delayed))
+        return response
+
+    def frequency_response(self, frequency: Float[np.ndarray, " F"]) -> Complex[np.ndarray, " F"]:
+        """Δx/g for ``g_k = e^{iωk}`` at each angular frequency ω (radians a step)."""
+        z = np.exp(1j * np.asarray(frequency, np.float64))[:, None]
+        memory = np.sum(self.alpha * z / (z - self.beta) + self.delayed / z, axis=1)
+        return -(memory + self.feedthrough)
+
+    def with_conjugates(self, keep: Sequence[int]) -> Int[np.ndarray, " K"]:
+        """``keep`` sorted, without repeats, and with the conjugate of each of its modes.
+
+        Raises `UserError` for an index that is not a mode's.
+        """
+        n = len(self.beta)
+        for j in keep:
+            if not -n <= j < n:
+                raise UserError(f"keep: no mode {j} (allowed: 0 to {n - 1})")
+        chosen = {int(j) % n for j in keep}
+        partners = {j + int(np.sign(self.beta[j].imag)) for j in chosen}
+        return np.array(sorted(chosen | partners), int)
+
+
+def eigenmodes(lin: Linearization) -> Eigenmodes:
+    """Diagonalise a linearised optimizer.
+
+    >>> import optax
+    >>> from optdyn.dynamics import linearize
+    >>> modes = eigenmodes(linearize(optax.sgd(0.5, momentum=0.75)))
+    >>> modes.beta.real.tolist(), modes.alpha.real.tolist(), modes.feedthrough
+    ([0.75], [0.5], 0.0)
+    """
+    norm = float(np.linalg.norm(lin.A, 2)) if lin.size else 0.0
+    beta, R = np.linalg.eig(lin.A)
+    condition = float(np.linalg.cond(R)) if lin.size else 1.0
+    if not condition <= DEGENERATE:
+        nudge = np.random.default_rng(0).standard_normal(lin.A.shape)
+        beta, R = np.linalg.eig(lin.A + np.finfo(float).eps * norm * nudge)
+    beta, R = beta.astype(complex), R.astype(complex)
+    L = _conjugate_rows(beta, np.linalg.inv(R))
+
+    product = _conjugate_rows(beta, (lin.C @ R) * (L @ lin.B))
+    beta = np.where(np.abs(beta) <= VANISHING * norm, 0.0, beta)
+    alpha = _lag_zero(beta, product)
+    delayed = np.where(beta == 0, -product, 0.0)
+    order = np.argsort(-_gain(beta, alpha, delayed), kind="stable")
+    return Eigenmodes(
+        beta=beta[order],
+        alpha=alpha[order],
+        delayed=delayed[order],
+        feedthrough=-lin.D - float(np.sum(alpha).real),
+        drift=lin.drift,
+        condition_number=condition,
+        R=R[:, order],
+        L=L[order],
+        linearization=lin,
+    )
+
+
+def impulse_mismatch(lin: Linearization, modes: Eigenmodes, steps: int = 200) -> float:
+    """How far the summed modes are from the linear system's own impulse response.
+
+    The largest difference over ``steps`` steps, relative to the largest response.
+    """
+    exact = lin.impulse_response(steps)
+    largest = np.max(np.abs(exact))
+    difference = np.max(np.abs(modes.impulse_response(steps) - exact))
+    return float(difference / largest) if largest > 0 else float(difference)
+
+
+def truncate(modes: Eigenmodes, keep: Sequence[int] | str) -> Linearization:
+    """The linear system of the kept modes alone, in real modal coordinates.
+
+    State s_j = (C r_j)(l_jᵀ(h − h*)) for a real mode, its real and imaginary part for
+    a conjugate pair (which is kept together). Kept whole: the feed-through and the
+    drift. Dropped with a mode: everything that it does, so of the direct response
+    only the part α_j that momentum without it would not have.
+
+    ``keep``: indices of modes, or ``"all"``. Raises `UserError` for any other.
+    """
+    if isinstance(keep, str) and keep != "all":
+        raise UserError(f"keep: {keep!r} is not allowed ('all', or indices of modes)")
+    lin = modes.linearization
+    kept = modes.with_conjugates(range(lin.size) if isinstance(keep, str) else keep)
+    dropped = np.setdiff1d(np.arange(lin.size), kept)
+    into = modal_coordinates(modes, kept)
+    beta = modes.beta[kept]
+    blocks = [
+        [[b.real, -b.imag], [b.imag, b.real]] if b.imag > 0 else [[b.real]]
+        for b in beta
+        if b.imag >= 0
+    ]
+    lag_zero_x = _lag_zero(modes.beta, (lin.C @ modes.R) * (modes.L @ lin.E))
+    return dataclasses.replace(
+        lin,
+        A=scipy.linalg.block_diag(*blocks) if blocks else np.zeros((0, 0)),
+        B=into @ lin.B,
+        C=1.0 + np.sign(beta.imag),
+        D=lin.D + float(np.sum(modes.alpha[dropped]).real),
+        E=into @ lin.E,
+        weight_decay=lin.weight_decay + float(np.sum(lag_zero_x[dropped]).real),
+        residual=into @ lin.residual,
+        state=np.zeros(len(kept)),
+        names=tuple(f"mode {j}" for j in kept),
+        comoving=np.zeros(len(kept)),
+    )
+
+
+def modal_coordinates(modes: Eigenmodes, kept: Int[np.ndarray, " K"]) -> Float[np.ndarray, "K N"]:
+    """The real matrix that takes h − h* to the state s [K] of `truncate`."""
+    rows = (modes.linearization.C @ modes.R)[kept, None] * modes.L[kept]
+    return np.where((modes.beta[kept].imag < 0)[:, None], -rows.imag, rows.real)
+
+
+def _conjugate_rows(
+    beta: Complex[np.ndarray, " N"], rows: Complex[np.ndarray, "N ..."]
+) -> Complex[np.ndarray, "N ..."]:
+    """``rows`` made exactly conjugate for conjugate pairs and real for real modes."""
+    rows = rows.copy()
+    rows[beta.imag == 0] = rows[beta.imag == 0].real
+    second = np.flatnonzero(beta.imag < 0)
+    rows[second] = np.conj(rows[second - 1])
+    return rows
+
+
+def _lag_zero(
+    beta: Complex[np.ndarray, " N"], product: Complex[np.ndarray, " N"]
+) -> Complex[np.ndarray, " N"]:
+    """α of modes whose response is ``product·β^(k−1)`` from k = 1 on; 0 at β = 0."""
+    vanished = beta == 0
+    return np.where(vanished, 0.0, -product / np.where(vanished, 1.0, beta))
+
+
+def _gain(
+    beta: Complex[np.ndarray, " N"],
+    alpha: Complex[np.ndarray, " N"],
+    delayed: Complex[np.ndarray, " N"],
+) -> Float[np.ndarray, " N"]:
+    total = np.abs(alpha + delayed)
+    # A mode that is not driven has no gain, even where 1 − β is zero too.
+    driven = total > 1e-14 * np.max(total, initial=0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(driven, total / np.abs(1.0 - beta), 0.0)

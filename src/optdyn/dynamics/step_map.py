@@ -1,0 +1,198 @@
+"""One component of any optax optimizer as a map ``h', Δx = F(h, g, x)``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optdyn.dynamics.separability import keep_precision, require_componentwise
+from optdyn.errors import UserError, require_number, require_positive_int
+from optdyn.precision import double_precision
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepMap:
+    """``(h [N], g, x) -> (h' [N], Δx)``: one step of one component. Made by `step_map`.
+
+    The vector h holds the float leaves of the optimizer's state that exist once a
+    component (``leaves`` are their positions in the flattened ``state``, ``names``
+    has one name an entry of h). Everything else in ``state``, counters,
+    hyperparameters, running sums that all components share, is frozen at the value
+    it has there. Call it inside `optdyn.precision.double_precision`; jit, vmap and
+    reverse-mode differentiation apply.
+    """
+
+    tx: optax.GradientTransformation
+    state: PyTree
+    leaves: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def h(self) -> Float[np.ndarray, " N"]:
+        """The state vector that ``state`` holds."""
+        parts = jax.tree.leaves(self.state)
+        return np.concatenate([np.zeros(0), *(np.ravel(parts[i]) for i in self.leaves)])
+
+    @property
+    def precision(self) -> float:
+        """The unit roundoff of the least precise part of h."""
+        parts = [jax.tree.leaves(self.state)[i] for i in self.leaves]
+        return max([float(jnp.finfo(part.dtype).eps) for part in parts], default=2.0**-52)
+
+    def __call__(
+        self,
+        h: Float[Array, " N"],
+        g: Float[Array, ""] | float,
+        x: Float[Array, ""] | float = 0.0,
+    ) -> tuple[Float[Array, " N"], Float[Array, ""]]:
+        parts, treedef = jax.tree.flatten(self.state)
+        start = 0
+        for i in self.leaves:
+            stop = start + parts[i].size
+            parts[i] = h[start:stop].reshape(parts[i].shape).astype(parts[i].dtype)
+            start = stop
+        gradient, param = (jnp.reshape(jnp.asarray(a, jnp.float64), (1,)) for a in (g, x))
+        updates, after = self.tx.update(gradient, jax.tree.unflatten(treedef, parts), param)
+        h_next = _vector(jax.tree.leaves(after), self.leaves)
+        return h_next, updates[0].astype(jnp.float64)
+
+
+def step_map(
+    tx: optax.GradientTransformation | StepMap,
+    *,
+    state: PyTree | None = None,
+    count: int | None = None,
+) -> StepMap:
+    """One component of ``tx`` as a `StepMap` (a StepMap is taken as it is).
+
+    ``state``: the optimizer state for a parameter of shape (1,), whose shared part is
+    frozen; by default the one that ``tx.init`` gives. ``count``: sets every counter
+    (scalar integer leaf), and with it schedules and bias corrections. Leaves keep the
+    precision that ``tx.init`` gives them for float64 parameters, so a learned
+    optimizer with float32 weights is to be widened first (`optdyn.precision.to_float64`).
+
+    Raises `UserError` for an optimizer that is not component-wise, and for a ``state``
+    of another structure.
+    """
+    if isinstance(tx, StepMap):
+        step = tx
+    else:
+        require_componentwise(tx)
+        step = _initial_step_map(tx)
+    if state is not None:
+        step = dataclasses.replace(step, state=_conform(state, step.state))
+    if count is not None:
+        require_positive_int("count", count, minimum=0)
+        step = dataclasses.replace(step, state=_set_counters(step.state, count))
+    return step
+
+
+def settle(
+    tx: optax.GradientTransformation | StepMap,
+    gradient_scale: float = 1.0,
+    *,
+    alternating: bool = True,
+    steps: int = 20_000,
+    param: float = 0.0,
+) -> PyTree:
+    """The state that a long history of gradients of one magnitude s leads to.
+
+    ``alternating``: gradients +s, −s, +s, … and the mean of the last two vectors h, the
+    stationary state of a zero-mean gradient: odd moments are 0, even ones as under a
+    constant |g| = s (for Adam: first moment 0, second moment s²). Otherwise the last
+    state under the constant gradient s. ``param`` is held. Counters end at ``steps``.
+    The result is a state for one component, to be given to `optdyn.dynamics.linearize`.
+    Raises `UserError` for an optimizer that is not component-wise.
+
+    >>> state = settle(optax.scale_by_rms(0.9), 0.5)
+    >>> round(float(state.nu[0]), 12)
+    0.25
+    """
+    require_number("gradient_scale", gradient_scale, inclusive=True)
+    require_positive_int("steps", steps, minimum=2)
+    step = step_map(tx)
+    with double_precision():
+        params = jnp.full((1,), param, jnp.float64)
+        signs = np.where(np.arange(steps) % 2, -1.0 if alternating else 1.0, 1.0)
+
+        def advance(before: PyTree, gradient: Float[Array, ""]) -> tuple[PyTree, None]:
+            _, after = step.tx.update(gradient[None], before, params)
+            return keep_precision(after, before), None
+
+        @jax.jit
+        def run(start: PyTree, gradients: Float[Array, " steps"]) -> tuple[PyTree, PyTree]:
+            previous, _ = jax.lax.scan(advance, start, gradients[:-1])
+            return previous, advance(previous, gradients[-1])[0]
+
+        start = _one_component_state(step.tx, params)
+        previous, last = run(start, jnp.asarray(gradient_scale * signs))
+        if not alternating:
+            return last
+        parts, treedef = jax.tree.flatten(last)
+        for i, part in enumerate(jax.tree.leaves(previous)):
+            if i in step.leaves:
+                parts[i] = (parts[i] + part) / 2
+        return jax.tree.unflatten(treedef, parts)
+
+
+def _initial_step_map(tx: optax.GradientTransformation) -> StepMap:
+    with double_precision():
+        params = jnp.zeros((1,), jnp.float64)
+        state = _one_component_state(tx, params)
+        # A leaf belongs to the component when it grows with the number of components.
+        wider = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((2,), jnp.float64))
+        paths = jax.tree_util.tree_flatten_with_path(state)[0]
+        leaves, names = [], []
+        for i, ((path, leaf), wide) in enumerate(zip(paths, jax.tree.leaves(wider), strict=True)):
+            if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.shape != wide.shape:
+                leaves.append(i)
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
+                names += [f"{name}[{k}]" for k in range(leaf.size)] if leaf.size > 1 else [name]
+    return StepMap(tx=tx, state=state, leaves=tuple(leaves), names=tuple(names))
+
+
+def _one_component_state(tx: optax.GradientTransformation, params: Array) -> PyTree:
+    return jax.tree.map(jnp.asarray, tx.init(params))
+
+
+def _vector(parts: list[Array], positions: tuple[int, ...]) -> Float[Array, " N"]:
+    chosen = [jnp.ravel(parts[i]).astype(jnp.float64) for i in positions]
+    return jnp.concatenate(chosen) if chosen else jnp.zeros((0,), jnp.float64)
+
+
+def _conform(state: PyTree, template: PyTree) -> PyTree:
+    """``state`` with the template's precisions. Raises `UserError` if it does not fit."""
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (template, state)]
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (template, state)]
+    if structures[0] != structures[1] or shapes[0] != shapes[1]:
+        raise UserError(
+            "state: not a state of this optimizer for one component "
+            "(allowed: what tx.init gives for a parameter of shape (1,), or settle(tx))"
+        )
+    with double_precision():
+        return jax.tree.map(
+            lambda leaf, like: (
+                jnp.asarray(leaf)
+                if jnp.issubdtype(like.dtype, jax.dtypes.extended)
+                else jnp.asarray(np.asarray(leaf), like.dtype)
+            ),
+            state,
+            template,
+        )
+
+
+def _set_counters(state: PyTree, count: int) -> PyTree:
+    def set_one(leaf: Any) -> Any:
+        counts = jnp.issubdtype(leaf.dtype, jnp.signedinteger) and leaf.ndim == 0
+        return jnp.asarray(min(count, jnp.iinfo(leaf.dtype).max), leaf.dtype) if counts else leaf
+
+    with double_precision():
+        return jax.tree.map(set_one, state)

@@ -1,0 +1,130 @@
+"""How well an optimizer does on held-out problems (Fig. 9)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optdyn.batching import map_runs, runs_at_once
+from optdyn.errors import UserError, require_positive_int
+from optdyn.inner_loop import unroll
+from optdyn.meta_training.containment import exploded
+from optdyn.objective import meta_loss
+from optdyn.random_streams import keys_at, stream
+from optdyn.tasks import Problem, sample_batch
+
+if TYPE_CHECKING:
+    import optax
+    from jax.sharding import Mesh
+    from jaxtyping import Array, Float
+
+    from optdyn.tasks import Task
+
+EVALUATION_STREAM = "evaluation problems"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """An optimizer's results on the test problems.
+
+    ``losses`` [problems, T + 1]: each problem's loss before the first step and
+    after each one. ``meta_objectives`` [problems]: `meta_loss` of each curve,
+    +inf where it is not finite. ``mean`` and ``standard_error`` are theirs over
+    problems. ``exploded``: how many problems blew up
+    (`optdyn.meta_training.containment.exploded`).
+    """
+
+    losses: Float[np.ndarray, "problems steps"]
+    meta_objectives: Float[np.ndarray, " problems"]
+    mean: float
+    standard_error: float
+    exploded: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """Mean and standard error of one optimizer's meta-objectives minus another's.
+
+    Where one diverged the mean is infinite, where both did on a problem NaN.
+    """
+
+    mean: float
+    standard_error: float
+
+
+def evaluate(
+    tx: optax.GradientTransformation,
+    task: Task,
+    *,
+    seed: int,
+    num_problems: int = 64,
+    num_steps: int = 200,
+    normalization: str = "none",
+    at_once: int | None = None,
+    mesh: Mesh | None = None,
+) -> Evaluation:
+    """Run ``tx`` on ``num_problems`` problems that neither training nor tuning sees.
+
+    The same seed gives the same problems, so that optimizers can be compared
+    problem by problem. ``at_once`` problems (default: `runs_at_once`) are held
+    in memory together on each device of ``mesh``.
+
+    Raises `UserError` for bad counts or an unknown normalization.
+    """
+    require_positive_int("num_problems", num_problems)
+    require_positive_int("num_steps", num_steps)
+    keys = keys_at(stream(seed, EVALUATION_STREAM), jnp.arange(num_problems))
+    batch = sample_batch(task, keys)
+    width = runs_at_once(tx, batch) if at_once is None else at_once
+
+    def curve(problem: Problem) -> Float[Array, " steps"]:
+        return unroll(tx, problem, num_steps).losses
+
+    @jax.jit
+    def curves(problems: Problem) -> tuple[Array, Array, Array]:
+        losses = map_runs(curve, (problems,), width, mesh)
+        return losses, meta_loss(losses.T, normalization), exploded(losses.T)
+
+    losses, each, blown = curves(batch)
+    each = np.asarray(each, np.float64)
+    each = np.where(np.isfinite(each), each, np.inf)
+    mean, standard_error = _mean_and_standard_error(each)
+    return Evaluation(
+        losses=np.asarray(losses),
+        meta_objectives=each,
+        mean=mean,
+        standard_error=standard_error,
+        exploded=int(np.sum(blown)),
+    )
+
+
+def paired_difference(a: Evaluation, b: Evaluation) -> PairedDifference:
+    """``a``'s meta-objectives minus ``b``'s, problem by problem: below zero, ``a`` is better.
+
+    Raises `UserError` when the two were not evaluated on the same problems.
+    """
+    same = a.losses.shape == b.losses.shape and np.allclose(
+        a.losses[:, 0], b.losses[:, 0], rtol=1e-4
+    )
+    if not same:
+        raise UserError(
+            "paired difference: the two evaluations are of different problems or step counts "
+            "(evaluate both with the same task, seed, num_problems and num_steps)"
+        )
+    with np.errstate(invalid="ignore"):  # both diverged: no difference can be told
+        differences = a.meta_objectives - b.meta_objectives
+    return PairedDifference(*_mean_and_standard_error(differences))
+
+
+def _mean_and_standard_error(values: np.ndarray) -> tuple[float, float]:
+    """Standard error: sample standard deviation over √n; infinite where any value is not finite."""
+    with np.errstate(invalid="ignore"):
+        mean = float(np.mean(values))
+    if not np.all(np.isfinite(values)) or values.size < 2:
+        return mean, math.inf
+    return mean, float(np.std(values, ddof=1)) / math.sqrt(values.size)

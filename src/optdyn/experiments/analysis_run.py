@@ -1,0 +1,194 @@
+"""Every checkpoint of a run taken apart, kept in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optdyn.analysis import (
+    OperatingPoint,
+    StageRow,
+    TunedMomentum,
+    Validation,
+    mean_curve,
+    nearest_to,
+    operating_point,
+    stage_row,
+    tuned_momentum,
+)
+from optdyn.analysis.momentum_stage import one_mode_curves
+from optdyn.dynamics import impulse_mismatch, optimal_momentum
+from optdyn.errors import UserError
+from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.experiments.files import (
+    read_signed_json,
+    to_plain,
+    write_json_if_changed,
+    write_signed_json,
+)
+from optdyn.experiments.progress import progress
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.training_run import CHECKPOINTS
+from optdyn.experiments.tuning_run import table_path
+from optdyn.optimizers.baselines import momentum
+from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
+from optdyn.precision import double_precision, to_float64
+from optdyn.tasks import Task, make_task
+from optdyn.tuning import best, load_table
+
+if TYPE_CHECKING:
+    from optdyn.dynamics import Eigenmodes
+
+ANALYSIS = "analysis"
+SUMMARY = "analysis.json"
+HISTORIES = 8
+"""Gradient histories whose states the fixed-point search starts from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisSettings:
+    """On which problems checkpoints are judged (see `Validation`)."""
+
+    seed: int
+    num_problems: int = 64
+    num_steps: int = 200
+    normalization: str = "none"
+
+
+def analyze_task(
+    run: RunFolder, task_name: str, task_options: dict[str, Any], settings: AnalysisSettings
+) -> dict[str, Any]:
+    """Analyse each analysis checkpoint of a task and name the momentum stage.
+
+    Needs the task's trained checkpoints and its tuned momentum. One file a
+    checkpoint is kept under ``analysis/``, so that an interrupted analysis goes
+    on; ``analysis.json``, which is returned, holds them all with the tuned and
+    the theoretical momentum and the loss curves at the momentum stage.
+
+    Raises `UserError` when training or tuning has not been done here, and for
+    settings that differ from the folder's.
+    """
+    task = make_task(task_name, **task_options)
+    folder = run.task_folder(task_name)
+    checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
+        raise UserError(f"--out: {folder} has no checkpoints to analyze (run optdyn train first)")
+    tuned_point = best(load_table(table_path(folder, "momentum"))).hyperparameters
+    run.settle(f"analyze/{task_name}", {"task_options": task_options, **vars(settings)})
+
+    validation = Validation(task, **vars(settings))
+    momentum_curves = validation.compiled(momentum)
+    learned_curves = validation.compiled(lambda optimizer: optimizer.as_optax())
+    tuned = tuned_momentum(momentum_curves, validation, **tuned_point)
+    rows = []
+    with progress(f"analyzing {task_name}", len(checkpoints)) as advance:
+        for count, path in enumerate(checkpoints, start=1):
+            optimizer, card = load_optimizer(path)
+            kept = folder / ANALYSIS / f"{path.stem}.json"
+            origin = {"optimizer": fingerprint(optimizer), "tuned": to_plain(tuned)}
+            row = _kept_row(kept, origin)
+            if row is None:
+                full = learned_curves(optimizer)
+                point = _operating_point(optimizer, validation)
+                stage = stage_row(card.meta_step, point, full, tuned, momentum_curves, validation)
+                row = to_plain(_row(stage, point))
+                write_signed_json(kept, {"origin": origin, "row": row})
+            rows.append(row)
+            advance(count, f"meta-step {card.meta_step}: {row['meta_objective'] or np.inf:.4g}")
+
+    chosen = nearest_to(
+        tuned.meta_objective,
+        [row["meta_step"] for row in rows],
+        [row["meta_objective"] or np.inf for row in rows],
+    )
+    optimizer, _ = load_optimizer(checkpoints[[r["meta_step"] for r in rows].index(chosen)])
+    summary = {
+        "tuned": tuned,
+        "theory": _theory(task),
+        "momentum_stage": chosen,
+        "final": rows[-1]["meta_step"],
+        "curves": _curves(optimizer, tuned, learned_curves, momentum_curves, validation),
+        "checkpoints": rows,
+    }
+    write_json_if_changed(folder / SUMMARY, summary)
+    return to_plain(summary)
+
+
+def _operating_point(optimizer: ComponentwiseRNN, validation: Validation) -> OperatingPoint:
+    histories = validation.gradients(optimizer.as_optax(), HISTORIES)
+    with double_precision():
+        return operating_point(to_float64(optimizer).as_optax(), histories)
+
+
+def _row(stage: StageRow, point: OperatingPoint) -> dict[str, Any]:
+    found, modes = point.fixed_points, point.modes
+    return {
+        **vars(stage),
+        "fixed_point": {
+            "candidates": len(point.candidates.status),
+            "converged": int(np.sum(point.candidates.converged)),
+            "distinct": len(found.status),
+            "residual": found.residual[0],
+            "error_estimate": found.error_estimate[0],
+            "spectral_radius": found.spectral_radius[0],
+            "drift": modes.drift,
+        },
+        "modes": {
+            **_complex_columns(modes),
+            "gain": modes.gain,
+            "timescale": modes.timescale,
+            "feedthrough": modes.feedthrough,
+            "condition_number": modes.condition_number,
+            "impulse_mismatch": impulse_mismatch(modes.linearization, modes),
+        },
+    }
+
+
+def _complex_columns(modes: Eigenmodes) -> dict[str, Any]:
+    return {
+        "beta": np.stack([modes.beta.real, modes.beta.imag], axis=1),
+        "alpha": np.stack([modes.alpha.real, modes.alpha.imag], axis=1),
+    }
+
+
+def _kept_row(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        kept = read_signed_json(path)
+    except UserError as error:
+        print(f"analyzing again: {error}", flush=True)
+        return None
+    return kept["row"] if kept["origin"] == origin else None
+
+
+def _theory(task: Task) -> dict[str, float] | None:
+    """Momentum's optimum for the task's range of curvatures, where it states one."""
+    curvatures = getattr(task, "curvature_range", None)
+    if curvatures is None:
+        return None
+    alpha, beta = optimal_momentum(*curvatures)
+    return {"alpha": alpha, "beta": beta}
+
+
+def _curves(
+    optimizer: ComponentwiseRNN,
+    tuned: TunedMomentum,
+    learned_curves: Any,
+    momentum_curves: Any,
+    validation: Validation,
+) -> dict[str, Any]:
+    """Mean ± standard error of the loss curves that Fig. 7c shows."""
+    losses = {
+        "full": learned_curves(optimizer),
+        "one_mode": one_mode_curves(_operating_point(optimizer, validation), validation),
+        "tuned": momentum_curves(tuned.alpha, tuned.beta),
+    }
+    named = {}
+    for name, curves in losses.items():
+        mean, error = mean_curve(curves, validation.normalization)
+        named[name] = {"mean": mean, "standard_error": error}
+    return named

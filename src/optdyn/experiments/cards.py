@@ -1,0 +1,85 @@
+"""The card of a checkpoint: what its arrays are, and where they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from optdyn.errors import UserError
+from optdyn.experiments.files import to_plain
+from optdyn.meta_training.trainer import MetaTraining
+from optdyn.optimizers.componentwise_rnn import Architecture
+from optdyn.optimizers.encodings import Encoding
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The origin of a checkpoint.
+
+    ``meta_step`` meta-steps were done when it was made; ``meta_objective`` is
+    what was last measured for it, if anything was. ``initial`` names the
+    meta-parameters that training started from (None: random ones from ``seed``).
+    """
+
+    task: str
+    task_options: dict[str, Any]
+    architecture: Architecture
+    protocol: MetaTraining
+    seed: int
+    meta_step: int = 0
+    meta_objective: float | None = None
+    initial: str | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """The part that identifies the run, the same at each of its checkpoints."""
+        plain = to_plain(self)
+        return {
+            name: plain[name]
+            for name in ("task", "task_options", "architecture", "protocol", "seed", "initial")
+        }
+
+
+def card_from_plain(plain: dict[str, Any]) -> Card:
+    """The card that `to_plain` made ``plain`` from; raises `UserError` at the first fault."""
+    values = _fields_of(Card, plain)
+    architecture = _fields_of(Architecture, values["architecture"])
+    encoding = Encoding(**_fields_of(Encoding, architecture["encoding"]))
+    values["architecture"] = Architecture(**{**architecture, "encoding": encoding})
+    values["protocol"] = MetaTraining(**_fields_of(MetaTraining, values["protocol"]))
+    for name, kind in (
+        ("task", str), ("task_options", dict), ("seed", int), ("meta_step", int),
+        ("versions", dict),
+    ):  # fmt: skip
+        if not isinstance(values[name], kind):
+            raise UserError(f"{name}: {values[name]!r} is not of type {kind.__name__}")
+    return Card(**values)
+
+
+def describe(architecture: Architecture) -> str:
+    """An architecture in one line, for messages."""
+    encoding = architecture.encoding
+    return (
+        f"cell {architecture.cell}, {architecture.units} units, encoding {encoding.kind} "
+        f"(gain {encoding.gain:g}, scale {encoding.scale:g}), "
+        f"output scale {architecture.output_scale:g}"
+    )
+
+
+def require_architecture(found: Architecture, expected: Architecture, where: str) -> None:
+    """Raise `UserError`, saying both, unless the two architectures are the same."""
+    if found != expected:
+        raise UserError(
+            f"{where}: has another architecture: {describe(found)} (this run: {describe(expected)})"
+        )
+
+
+def _fields_of(kind: type, plain: object) -> dict[str, Any]:
+    """``plain``, when it is an object with exactly the fields of ``kind``."""
+    if not isinstance(plain, dict):
+        raise UserError(f"{kind.__name__}: not a JSON object (found {type(plain).__name__})")
+    expected = {field.name for field in dataclasses.fields(kind)}
+    for name in sorted(expected ^ plain.keys()):
+        fault = "is missing" if name in expected else "is unknown"
+        raise UserError(f"{kind.__name__}: field {name} {fault}")
+    return dict(plain)

@@ -1,0 +1,162 @@
+"""Every optimizer of a run folder on the same test problems (Fig. 9)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optdyn.errors import UserError
+from optdyn.evaluation import Evaluation, evaluate, paired_difference
+from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.experiments.files import (
+    read_signed_json,
+    safe_name,
+    to_plain,
+    write_json_if_changed,
+    write_signed_json,
+)
+from optdyn.experiments.progress import progress
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.training_run import CHECKPOINTS
+from optdyn.experiments.tuning_run import table_path
+from optdyn.optimizers.baselines import BASELINES
+from optdyn.tasks import make_task
+from optdyn.tuning import best, load_table
+
+if TYPE_CHECKING:
+    import optax
+    from jax.sharding import Mesh
+
+EVALUATION = "evaluation"
+SUMMARY = "evaluation.json"
+LEARNED = "learned"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """An optimizer to evaluate: ``origin`` says exactly which one it is."""
+
+    name: str
+    tx: optax.GradientTransformation
+    origin: dict[str, Any]
+
+
+def contenders(task_folder: Path, checkpoint: Path | None = None) -> list[Contender]:
+    """The learned optimizer (``checkpoint``, or the folder's last) and each tuned baseline.
+
+    Raises `UserError` when there is none, or a file of one is damaged.
+    """
+    found = []
+    stored = analysis_checkpoints(task_folder / CHECKPOINTS)
+    chosen = checkpoint or (stored[-1] if stored else None)
+    if chosen is not None:
+        optimizer, card = load_optimizer(chosen)
+        origin = {"meta_step": card.meta_step, "fingerprint": fingerprint(optimizer)}
+        found.append(Contender(LEARNED, optimizer.as_optax(), origin))
+    for name, baseline in BASELINES.items():
+        path = table_path(task_folder, name)
+        if path.exists():
+            hyperparameters = best(load_table(path)).hyperparameters
+            tx = baseline.factory(**hyperparameters)
+            found.append(Contender(name, tx, {"hyperparameters": hyperparameters}))
+    if not found:
+        raise UserError(
+            f"--out: {task_folder} holds nothing to evaluate (run optdyn train or optdyn tune "
+            "first, or give --checkpoint)"
+        )
+    return found
+
+
+def evaluate_all(
+    run: RunFolder,
+    task_name: str,
+    task_options: dict[str, Any],
+    *,
+    seed: int,
+    num_problems: int = 64,
+    num_steps: int = 200,
+    normalization: str = "none",
+    checkpoint: Path | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, Evaluation]:
+    """`evaluate` each of the folder's `contenders` that has not been evaluated yet.
+
+    Each evaluation is kept in the task's ``evaluation/<optimizer>.json``, and
+    ``evaluation.json`` sums up: ``optimizers`` (mean, standard error, …) and
+    ``learned_minus`` (paired differences). Raises `UserError` for settings that
+    differ from the folder's.
+    """
+    task = make_task(task_name, **task_options)
+    folder = run.task_folder(task_name)
+    chosen = contenders(folder, checkpoint)
+    settings = {
+        "task_options": task_options,
+        "seed": seed,
+        "num_problems": num_problems,
+        "num_steps": num_steps,
+        "normalization": normalization,
+    }
+    run.settle(f"evaluate/{task_name}", settings)
+    evaluations = {}
+    with progress(f"evaluating on {task_name}", len(chosen)) as advance:
+        for count, contender in enumerate(chosen, start=1):
+            path = folder / EVALUATION / f"{safe_name(contender.name)}.json"
+            evaluation = load_evaluation(path, contender.origin)
+            if evaluation is None:
+                evaluation = evaluate(
+                    contender.tx,
+                    task,
+                    seed=seed,
+                    num_problems=num_problems,
+                    num_steps=num_steps,
+                    normalization=normalization,
+                    mesh=mesh,
+                )
+                write_signed_json(path, {"origin": contender.origin, **to_plain(evaluation)})
+            evaluations[contender.name] = evaluation
+            advance(count, f"{contender.name}: {evaluation.mean:.4g}")
+    _write_summary(folder / SUMMARY, chosen, evaluations)
+    return evaluations
+
+
+def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluation | None:
+    """A kept evaluation; None where there is none of ``origin`` (if given) or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        plain = read_signed_json(path)
+    except UserError as error:
+        print(f"evaluating again: {error}", flush=True)
+        return None
+    if plain.pop("origin") != origin and origin is not None:
+        return None
+    finite = {name: _infinite_if_null(value) for name, value in plain.items()}
+    finite["losses"] = np.asarray(finite["losses"], np.float32)
+    finite["meta_objectives"] = np.asarray(finite["meta_objectives"], np.float64)
+    return Evaluation(**finite)
+
+
+def _infinite_if_null(value: Any) -> Any:
+    """``value`` with each null of the file, which has no other word for it, infinite."""
+    if isinstance(value, list):
+        return [_infinite_if_null(item) for item in value]
+    return float("inf") if value is None else value
+
+
+def _write_summary(path: Path, chosen: list[Contender], evaluations: dict[str, Evaluation]) -> None:
+    summary: dict[str, Any] = {"optimizers": {}, "learned_minus": {}}
+    for contender in chosen:
+        evaluation = evaluations[contender.name]
+        summary["optimizers"][contender.name] = {
+            "mean": evaluation.mean,
+            "standard_error": evaluation.standard_error,
+            "exploded": evaluation.exploded,
+            **contender.origin,
+        }
+        if LEARNED in evaluations and contender.name != LEARNED:
+            difference = paired_difference(evaluations[LEARNED], evaluation)
+            summary["learned_minus"][contender.name] = difference
+    write_json_if_changed(path, summary)

@@ -1,0 +1,93 @@
+"""SIGTERM and SIGINT as a request to stop at the next safe point."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS_BETWEEN_LOOKS = 0.2
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and what it had done is saved.
+
+    The command line prints the message and exits with ``128 + signum``.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[Callable[[], int | None]]:
+    """Within the block signals are only noted; the yielded function tells which one came.
+
+    A signal that nobody acted upon before the block ended is sent again then.
+    Outside the main thread (where Python cannot handle signals) nothing changes.
+    """
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def note(signum: int, _: FrameType | None) -> None:
+        noted.append(signum)
+
+    previous = {signum: signal.signal(signum, note) for signum in SIGNALS}
+    acted_upon = False
+    try:
+        yield lambda: noted[0] if noted else None
+    except Interrupted:
+        acted_upon = True
+        raise
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+        if noted and not acted_upon:
+            signal.raise_signal(noted[0])
+
+
+@contextlib.contextmanager
+def waiting_thread() -> Iterator[concurrent.futures.Executor]:
+    """A thread to wait for slow computations in; at the end of the block it is left behind.
+
+    Python runs signal handlers in the main thread, and there not before a
+    computation outside Python has returned: another thread must do that waiting.
+    """
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False)
+
+
+def result_unless(
+    noted: Callable[[], int | None], future: concurrent.futures.Future[T]
+) -> T | None:
+    """The result of ``future``, or None as soon as a signal is noted."""
+    while noted() is None:
+        finished, _ = concurrent.futures.wait([future], timeout=SECONDS_BETWEEN_LOOKS)
+        if finished:
+            return future.result()
+    return None
+
+
+def interruptible(work: Callable[[], None], message: str) -> None:
+    """Do ``work`` in another thread and abandon it at a signal.
+
+    For work that saves each of its parts whole. Raises `Interrupted` with ``message``.
+    """
+    with noted_signals() as noted, waiting_thread() as waiter:
+        result_unless(noted, waiter.submit(work))
+        signum = noted()
+        if signum is not None:
+            raise Interrupted(signum, message)

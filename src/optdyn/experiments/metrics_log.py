@@ -1,0 +1,99 @@
+"""A log of one JSON object a line that survives being killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from optdyn.experiments.files import (
+    cannot,
+    make_folder,
+    parse_json,
+    read_bytes,
+    to_plain,
+    write_bytes,
+)
+
+STEP = "meta_step"
+
+
+class MetricsLog:
+    """Rows appended to ``path``, in increasing order of their ``meta_step``.
+
+    Opened at ``resume_at``, the log keeps the rows before that step, each step
+    once; a torn last line and rows of steps that will be done again go. The
+    file is rewritten only if that changes it, and opened at the first row.
+    """
+
+    def __init__(self, path: Path, resume_at: int = 0) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        if not path.exists():
+            return
+        content = read_bytes(path)
+        kept = [row for row in _rows(content) if row[STEP] < resume_at]
+        repaired = b"".join(map(_line, kept))
+        if repaired != content:
+            write_bytes(path, repaired)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row (a single write, so that a kill tears at most the last line)."""
+        try:
+            if self._descriptor is None:
+                make_folder(self._path.parent)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                self._descriptor = os.open(self._path, flags, 0o644)
+            line = _line(to_plain(row))
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError as error:
+            raise cannot(self._path, "write", error) from None
+
+    def flush(self) -> None:
+        """Put every row so far on the disk: done before a checkpoint that counts on them."""
+        if self._descriptor is None:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise cannot(self._path, "write", error) from None
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The intact rows of a log, in order, each step once; damaged lines are passed over.
+
+    Raises `UserError` when there is no such file.
+    """
+    return _rows(read_bytes(path))
+
+
+def _rows(content: bytes) -> list[dict[str, Any]]:
+    rows: dict[int, dict[str, Any]] = {}
+    for line in content.split(b"\n"):
+        try:
+            row = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get(STEP), int):
+            rows[row[STEP]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, allow_nan=False).encode() + b"\n"

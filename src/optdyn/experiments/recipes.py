@@ -1,0 +1,78 @@
+"""What `optdyn reproduce` runs for each task at each scale."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from optdyn.errors import require_choice
+from optdyn.meta_training.trainer import MetaTraining
+from optdyn.optimizers.componentwise_rnn import Architecture
+from optdyn.optimizers.encodings import Encoding
+
+SCALES = ("smoke", "laptop", "paper")
+PAPER_BASELINES = ("momentum", "rmsprop", "adam")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Every choice that one task's part of the study needs.
+
+    ``training_seed`` is added to the study's seed for meta-training (seeds were
+    searched along with meta learning rates). ``analysis_problems`` validation
+    problems judge checkpoints. The objective's normalization and unroll length
+    are the protocol's, in training, tuning and evaluation alike.
+    """
+
+    architecture: Architecture
+    protocol: MetaTraining
+    training_seed: int = 0
+    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    baselines: tuple[str, ...] = PAPER_BASELINES
+    tuning_samples: int = 2500
+    tuning_problems: int = 32
+    rescore_top: int = 50
+    rescore_problems: int = 64
+    test_problems: int = 64
+    analysis_problems: int = 64
+
+
+LINEAR_REGRESSION = Recipe(
+    architecture=Architecture("gru", 32, Encoding("linear", gain=0.05), output_scale=20.0),
+    protocol=MetaTraining(learning_rate=2e-2, normalization="first"),
+    training_seed=3,
+)
+
+LAPTOP: dict[str, Recipe] = {"linear_regression": LINEAR_REGRESSION}
+
+
+def recipe_for(task: str, scale: str) -> Recipe:
+    """The recipe of ``task`` at ``scale``. Raises `UserError` for an unknown one.
+
+    ``laptop``: the paper's protocol with a small network. ``paper``: 256 units.
+    ``smoke``: the same path in seconds, whose numbers mean nothing.
+    """
+    require_choice("--scale", scale, list(SCALES))
+    require_choice("--task", task, list(LAPTOP))
+    recipe = LAPTOP[task]
+    if scale == "paper":
+        return dataclasses.replace(
+            recipe, architecture=dataclasses.replace(recipe.architecture, units=256)
+        )
+    return _smoke(recipe) if scale == "smoke" else recipe
+
+
+def _smoke(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(
+        recipe,
+        architecture=dataclasses.replace(recipe.architecture, units=6),
+        protocol=dataclasses.replace(
+            recipe.protocol, num_meta_steps=30, unroll_length=20, batch_size=4
+        ),
+        tuning_samples=60,
+        tuning_problems=4,
+        rescore_top=5,
+        rescore_problems=4,
+        test_problems=8,
+        analysis_problems=4,
+    )

@@ -1,0 +1,198 @@
+"""Meta-training in a run folder: resumable, and the same to the bit when resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from optdyn.errors import UserError
+from optdyn.experiments.cards import Card, require_architecture
+from optdyn.experiments.checkpoints import (
+    analysis_path,
+    analysis_steps,
+    fingerprint,
+    newest_state,
+    prune,
+    resume_path,
+    save_optimizer,
+    save_state,
+)
+from optdyn.experiments.interrupts import (
+    Interrupted,
+    noted_signals,
+    result_unless,
+    waiting_thread,
+)
+from optdyn.experiments.metrics_log import MetricsLog
+from optdyn.experiments.progress import progress
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.versions import versions
+from optdyn.meta_training.trainer import (
+    INIT_STREAM,
+    MetaTraining,
+    Metrics,
+    TrainingState,
+    make_meta_step,
+    start_training,
+)
+from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.random_streams import stream
+from optdyn.tasks import make_task
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+METRICS = "training.jsonl"
+CHECKPOINTS = "checkpoints"
+SECONDS_BETWEEN_SAVES = 30.0
+HOPELESS_AFTER = 20
+
+MetaStep = Callable[[TrainingState], tuple[TrainingState, Metrics]]
+
+
+def train(
+    run: RunFolder,
+    task_name: str,
+    task_options: dict[str, Any],
+    architecture: Architecture,
+    protocol: MetaTraining,
+    seed: int,
+    *,
+    mesh: Mesh | None = None,
+    initial: ComponentwiseRNN | None = None,
+    seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
+    on_step: Callable[[int, Metrics], None] = lambda meta_step, metrics: None,
+) -> TrainingState:
+    """Meta-train in ``run``, from where it was left; returns the final state.
+
+    In the task's folder: ``training.jsonl`` (row k: `Metrics` of the optimizer
+    after k meta-steps, and the ``seconds`` that step took) and ``checkpoints/``
+    (see `checkpoints`). A run that is finished is left untouched. Weights are
+    the same to the bit however often the run was interrupted, for one machine
+    and device count. ``initial``: meta-parameters to fine-tune from. ``mesh``:
+    see `meta_value_and_grad`. ``on_step`` is called after each meta-step.
+
+    Raises `UserError` for settings that differ from the folder's, and with
+    advice after `HOPELESS_AFTER` meta-steps in a row that gave no meta-gradient;
+    `Interrupted` on SIGTERM or SIGINT, once a resume checkpoint is written.
+    """
+    task = make_task(task_name, **task_options)
+    if initial is not None:
+        require_architecture(initial.architecture, architecture, "initial weights")
+    card = Card(
+        task=task_name,
+        task_options=task_options,
+        architecture=architecture,
+        protocol=protocol,
+        seed=seed,
+        initial=None if initial is None else fingerprint(initial),
+        versions=versions(),
+    )
+    run.settle(f"train/{task_name}", card.settings())
+    folder = run.task_folder(task_name)
+    state = _resumed(folder, card)
+    if state is None:
+        optimizer = initial or ComponentwiseRNN.init(stream(seed, INIT_STREAM), architecture)
+        state = start_training(optimizer, protocol)
+    if int(state.meta_step) >= protocol.num_meta_steps:
+        print(f"{task_name}: meta-training is finished ({protocol.num_meta_steps} meta-steps)")
+        return state
+    if mesh is not None:
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    meta_step = make_meta_step(task, protocol, seed, mesh)
+    with MetricsLog(folder / METRICS, resume_at=int(state.meta_step)) as log:
+        loop = _Loop(folder, card, log, seconds_between_saves)
+        return loop.run(meta_step, state, on_step)
+
+
+def _resumed(folder: Path, card: Card) -> TrainingState | None:
+    state, notes = newest_state(folder / CHECKPOINTS, card)
+    for note in notes:
+        print(note, flush=True)
+    if state is not None and 0 < int(state.meta_step) < card.protocol.num_meta_steps:
+        print(f"{card.task}: going on from meta-step {int(state.meta_step)}", flush=True)
+    return state
+
+
+@dataclasses.dataclass
+class _Loop:
+    """The loop's surroundings: where it saves, and what it has seen."""
+
+    folder: Path
+    card: Card
+    log: MetricsLog
+    seconds_between_saves: float
+    meta_objective: float | None = None
+
+    def run(
+        self, meta_step: MetaStep, state: TrainingState, on_step: Callable[[int, Metrics], None]
+    ) -> TrainingState:
+        total, step = self.card.protocol.num_meta_steps, int(state.meta_step)
+        scheduled = set(analysis_steps(total))
+        hopeless, saved_at = 0, time.monotonic()
+        if step == 0:
+            self._save_for_analysis(state, step)
+        with (
+            noted_signals() as noted,
+            progress(f"training {self.card.task}", total, step) as advance,
+            waiting_thread() as waiter,
+        ):
+            while step < total:
+                started = time.monotonic()
+                future = waiter.submit(jax.block_until_ready, meta_step(state))
+                following = result_unless(noted, future)
+                if following is None:
+                    self._stop(state, step, noted() or 0)
+                state, metrics = following
+                self._record(step, metrics, time.monotonic() - started)
+                hopeless = hopeless + 1 if self._learned_nothing(metrics) else 0
+                self._require_hope(hopeless, step)
+                step += 1
+                advance(step, f"meta-objective {float(metrics.meta_objective):.4g}")
+                if step in scheduled:
+                    self._save_for_analysis(state, step)
+                if step == total or time.monotonic() - saved_at >= self.seconds_between_saves:
+                    self._save_for_resume(state, step)
+                    saved_at = time.monotonic()
+                on_step(step, metrics)
+        return state
+
+    def _record(self, step: int, metrics: Metrics, seconds: float) -> None:
+        row = dataclasses.asdict(jax.device_get(metrics))
+        self.meta_objective = float(metrics.meta_objective)
+        self.log.append({"meta_step": step, **row, "seconds": round(seconds, 6)})
+
+    def _learned_nothing(self, metrics: Metrics) -> bool:
+        all_exploded = int(metrics.exploded) == self.card.protocol.batch_size
+        return all_exploded or not math.isfinite(float(metrics.meta_objective))
+
+    def _require_hope(self, hopeless: int, step: int) -> None:
+        if hopeless >= HOPELESS_AFTER:
+            raise UserError(
+                f"--learning-rate: every problem exploded in each of the {hopeless} meta-steps up "
+                f"to {step} (lower --learning-rate or --output-scale, "
+                "or set --max-cotangent-norm 1)"
+            )
+
+    def _card_at(self, step: int) -> Card:
+        return dataclasses.replace(self.card, meta_step=step, meta_objective=self.meta_objective)
+
+    def _save_for_analysis(self, state: TrainingState, step: int) -> None:
+        path = analysis_path(self.folder / CHECKPOINTS, step)
+        save_optimizer(path, state.optimizer, self._card_at(step))
+
+    def _save_for_resume(self, state: TrainingState, step: int) -> None:
+        self.log.flush()
+        save_state(resume_path(self.folder / CHECKPOINTS, step), state, self._card_at(step))
+        prune(self.folder / CHECKPOINTS, step)
+
+    def _stop(self, state: TrainingState, step: int, signum: int) -> NoReturn:
+        self._save_for_resume(state, step)
+        raise Interrupted(signum, f"stopped after meta-step {step} of {self.card.task}; saved")

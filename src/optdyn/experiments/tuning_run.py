@@ -1,0 +1,86 @@
+"""A baseline's random search in a run folder: resumable chunk by chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optdyn.errors import UserError
+from optdyn.experiments.progress import progress
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.optimizers.baselines import get_baseline
+from optdyn.tasks import make_task
+from optdyn.tuning import SearchTable, load_table, random_search, save_table
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+TUNING = "tuning"
+
+
+def table_path(task_folder: Path, baseline: str) -> Path:
+    """The file of a baseline's search table in a task's folder."""
+    return task_folder / TUNING / f"{baseline}.parquet"
+
+
+def tune(
+    run: RunFolder,
+    task_name: str,
+    task_options: dict[str, Any],
+    baseline_name: str,
+    *,
+    seed: int,
+    num_samples: int = 2500,
+    num_problems: int = 32,
+    num_steps: int = 200,
+    normalization: str = "none",
+    rescore_top: int = 50,
+    rescore_problems: int = 64,
+    mesh: Mesh | None = None,
+) -> SearchTable:
+    """`random_search`, with its table kept in the task's ``tuning/<baseline>.parquet``.
+
+    Goes on after the last chunk of an interrupted search; leaves a finished one
+    as it is. Raises `UserError` for settings that differ from the folder's.
+    """
+    baseline, task = get_baseline(baseline_name), make_task(task_name, **task_options)
+    counts: dict[str, Any] = {
+        "num_samples": num_samples,
+        "num_problems": num_problems,
+        "num_steps": num_steps,
+        "rescore_top": rescore_top,
+        "rescore_problems": rescore_problems,
+    }
+    settings = {"task_options": task_options, "seed": seed, "normalization": normalization}
+    run.settle(f"tune/{task_name}/{baseline_name}", {**settings, **counts})
+    path = table_path(run.task_folder(task_name), baseline_name)
+    with progress(f"tuning {baseline_name} on {task_name}", num_samples) as advance:
+
+        def keep(table: SearchTable) -> None:
+            save_table(path, table)
+            lowest = np.nanmin(table.scores)
+            scored = table.scores.size - table.to_score().size
+            advance(scored, f"round {table.round + 1}, lowest meta-objective {lowest:.4g}")
+
+        return random_search(
+            baseline,
+            task,
+            seed=seed,
+            normalization=normalization,
+            mesh=mesh,
+            on_chunk=keep,
+            done=_found(path),
+            **counts,
+        )
+
+
+def _found(path: Path) -> SearchTable | None:
+    if not path.exists():
+        return None
+    try:
+        return load_table(path)
+    except UserError as error:
+        print(f"starting the search over: {error}", flush=True)
+        return None

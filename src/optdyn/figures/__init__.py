@@ -1,0 +1,42 @@
+"""Figures: results in, a matplotlib `Figure` out; nothing is computed or shown."""
+
+from optdyn.figures.comparison import (
+    loss_curves,
+    paired_differences,
+    performance_summary,
+    reduction_losses,
+)
+from optdyn.figures.inputs import Curve, MomentumPoint, MomentumStage, Score, SearchPanel
+from optdyn.figures.modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
+from optdyn.figures.registry import FIGURES, Description, place
+from optdyn.figures.save import save_figure
+from optdyn.figures.schematic import optimizer_schematic
+from optdyn.figures.search import hyperparameter_searches
+from optdyn.figures.tasks import condition_numbers, rosenbrock_surface, two_moons_data
+from optdyn.figures.training import momentum_stage, training_curve
+
+__all__ = [
+    "FIGURES",
+    "Curve",
+    "Description",
+    "MomentumPoint",
+    "MomentumStage",
+    "Score",
+    "SearchPanel",
+    "condition_numbers",
+    "eigenvalue_plane",
+    "hyperparameter_searches",
+    "loss_curves",
+    "modes_over_training",
+    "momentum_hyperparameters",
+    "momentum_stage",
+    "optimizer_schematic",
+    "paired_differences",
+    "performance_summary",
+    "place",
+    "reduction_losses",
+    "rosenbrock_surface",
+    "save_figure",
+    "training_curve",
+    "two_moons_data",
+]

@@ -1,0 +1,21 @@
+"""Meta-training: gradients through the whole unroll and the outer loop around them."""
+
+from optdyn.meta_training.gradient import Diagnostics, UnrollOptions, meta_value_and_grad
+from optdyn.meta_training.trainer import (
+    MetaTraining,
+    Metrics,
+    TrainingState,
+    make_meta_step,
+    start_training,
+)
+
+__all__ = [
+    "Diagnostics",
+    "MetaTraining",
+    "Metrics",
+    "TrainingState",
+    "UnrollOptions",
+    "make_meta_step",
+    "meta_value_and_grad",
+    "start_training",
+]

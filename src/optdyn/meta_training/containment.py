@@ -1,0 +1,92 @@
+"""Keep one exploding problem from spoiling the others.
+
+In a joint problem every problem owns a block of rows: row b of the parameters
+[batch, n], rows b·n … (b+1)·n of the optimizer's state. Forward, a problem
+whose next parameters are not finite or beyond `LIMIT` is frozen where it was.
+Backward, a problem's cotangent that is not finite is replaced by zero and,
+where a bound is set, scaled down to it. Every such event is counted.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, PyTree
+
+LIMIT = 1e6
+"""Parameters beyond this magnitude count as exploded."""
+
+EXPLODED_RATIO = 1e4
+"""A problem has exploded when its loss exceeds this multiple of its first value."""
+
+
+def freeze_exploded(previous: PyTree, following: PyTree, batch: int) -> PyTree:
+    """``following``, with the rows of exploded problems taken from ``previous``."""
+    params, _ = following
+    sane = jnp.all(jnp.abs(params) <= LIMIT, axis=tuple(range(1, params.ndim)))
+    for leaf in jax.tree.leaves(following):
+        sane &= jnp.all(jnp.isfinite(_rows(leaf, batch)), axis=1)
+    return jax.tree.map(lambda new, old: _where(sane, new, old, batch), following, previous)
+
+
+def exploded(losses: Float[Array, "steps batch"]) -> Bool[Array, " batch"]:
+    """Which problems blew up: a loss not finite or above `EXPLODED_RATIO` × its first value."""
+    limit = EXPLODED_RATIO * jnp.abs(losses[0])
+    return ~jnp.all(jnp.isfinite(losses) & (losses <= limit[None]), axis=0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def contain_cotangents(carry: PyTree, probe: Float[Array, " batch"], bound: float | None) -> PyTree:
+    """The identity on ``carry``, whose reverse pass bounds each problem's cotangent.
+
+    ``bound``: the largest norm of a problem's cotangent (over parameters and
+    state together); None only replaces cotangents that are not finite. The
+    gradient with respect to ``probe`` [batch] counts, for each problem, the
+    steps at which anything was changed.
+    """
+    del probe, bound
+    return carry
+
+
+def _forward(carry: PyTree, probe: Array, bound: float | None) -> tuple[PyTree, int]:
+    del bound
+    return carry, probe.shape[0]
+
+
+def _reverse(bound: float | None, batch: int, cotangent: PyTree) -> tuple[PyTree, Array]:
+    leaves = jax.tree.leaves(cotangent)
+    squared = sum(jnp.sum(jnp.square(_rows(leaf, batch)), axis=1) for leaf in leaves)
+    norm = jnp.sqrt(squared)
+    finite = jnp.isfinite(norm)
+    within = finite if bound is None else finite & (norm <= bound)
+    if bound is None:
+        contained = jax.tree.map(
+            lambda leaf: _where(finite, leaf, jnp.zeros_like(leaf), batch), cotangent
+        )
+    else:
+        factor = jnp.where(within, 1.0, bound / jnp.where(finite, norm, 1.0))
+        contained = jax.tree.map(
+            lambda leaf: _where(finite, _scale(factor, leaf, batch), jnp.zeros_like(leaf), batch),
+            cotangent,
+        )
+    return contained, (~within).astype(norm.dtype)
+
+
+contain_cotangents.defvjp(_forward, _reverse)
+
+
+def _rows(leaf: Array, batch: int) -> Any:
+    return leaf.reshape(batch, -1)
+
+
+def _where(choose: Array, left: Array, right: Array, batch: int) -> Array:
+    return jnp.where(choose[:, None], _rows(left, batch), _rows(right, batch)).reshape(left.shape)
+
+
+def _scale(factor: Array, leaf: Array, batch: int) -> Array:
+    return (factor[:, None] * _rows(leaf, batch)).reshape(leaf.shape)

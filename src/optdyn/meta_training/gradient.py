@@ -1,0 +1,156 @@
+"""The meta-gradient: backpropagation through the whole unroll, problem by problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from optdyn.errors import UserError
+from optdyn.inner_loop import unroll
+from optdyn.meta_training.containment import contain_cotangents, exploded, freeze_exploded
+from optdyn.objective import meta_loss
+from optdyn.random_streams import keys_at
+from optdyn.tasks.base import Task, joint, sample_batch
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Array, Float, Int, Key, PyTree
+
+BATCH_AXIS = "batch"
+
+
+class MetaOptimizer(Protocol):
+    """A pytree of meta-parameters that gives a component-wise optimizer."""
+
+    def as_optax(self) -> optax.GradientTransformation: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class UnrollOptions:
+    """How one meta-gradient is computed; the defaults give the paper's, exactly.
+
+    ``max_cotangent_norm`` bounds the norm of each problem's back-propagated
+    cotangent at every inner step: a departure from the exact meta-gradient for
+    tasks where that explodes (None: exact). ``segment``: see `unroll`.
+    ``chunk``: problems held in memory at once on each device, the rest being
+    accumulated (None: all).
+    """
+
+    num_steps: int = 200
+    normalization: str = "none"
+    max_cotangent_norm: float | None = None
+    segment: int | None = None
+    chunk: int | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Diagnostics:
+    """Counts over the batch of one meta-gradient."""
+
+    exploded: Int[Array, ""]
+    """Problems whose loss blew up in the unroll; they are left out of ``value``."""
+    contained: Int[Array, ""]
+    """Problems with a cotangent that was bounded or replaced in the reverse pass."""
+
+
+def meta_value_and_grad(
+    optimizer: MetaOptimizer,
+    task: Task,
+    key: Key[Array, ""],
+    *,
+    batch_size: int = 32,
+    options: UnrollOptions = UnrollOptions(),
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, ""], Any, Diagnostics]:
+    """The meta-objective on ``batch_size`` fresh problems, and its gradient.
+
+    Problem i is drawn from ``fold_in(key, i)``, whatever the mesh or chunking.
+    The value is the mean of `meta_loss` over the problems that did not explode.
+    The gradient has ``optimizer``'s structure; problems that exploded add
+    nothing to it unless ``max_cotangent_norm`` bounds what they can add.
+    ``mesh``: a one-axis mesh named ``"batch"`` to spread the problems over.
+
+    Raises `UserError` when the batch does not divide over devices and chunks.
+    """
+    shards = 1 if mesh is None else mesh.size
+    if batch_size % shards or (options.chunk and (batch_size // shards) % options.chunk):
+        raise UserError(
+            f"batch size: {batch_size} is not allowed "
+            f"(a multiple of {shards} devices x chunk {options.chunk or 1})"
+        )
+    keys = keys_at(key, jnp.arange(batch_size))
+    sums: Callable[[Any, Any], Any] = functools.partial(_sums, task=task, options=options)
+    if mesh is not None:
+        on_one_device = sums
+        sums = jax.shard_map(
+            lambda opt, ks: jax.lax.psum(on_one_device(opt, ks), BATCH_AXIS),
+            mesh=mesh,
+            in_specs=(P(), P(BATCH_AXIS)),
+            out_specs=P(),
+            check_vma=False,
+        )
+    (total, counted, contained), gradient = sums(optimizer, keys)
+    value = total / jnp.maximum(counted, 1)
+    gradient = jax.tree.map(lambda leaf: leaf / batch_size, gradient)
+    diagnostics = Diagnostics(
+        exploded=(batch_size - counted).astype(jnp.int32), contained=contained.astype(jnp.int32)
+    )
+    return value, gradient, diagnostics
+
+
+def _sums(
+    optimizer: MetaOptimizer, keys: Key[Array, " batch"], *, task: Task, options: UnrollOptions
+) -> tuple[tuple[Array, Array, Array], PyTree]:
+    """Sums over problems: (meta-losses, problems counted, problems contained), gradient."""
+    one_chunk = functools.partial(_chunk_sums, optimizer, task=task, options=options)
+    if options.chunk is None or options.chunk >= keys.shape[0]:
+        return one_chunk(keys)
+    chunks = keys.reshape(-1, options.chunk)
+
+    def add(total: PyTree, chunk: Array) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, one_chunk(chunk)), None
+
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_chunk, chunks[0])
+    )
+    return jax.lax.scan(add, zeros, chunks)[0]
+
+
+def _chunk_sums(
+    optimizer: MetaOptimizer, keys: Key[Array, " batch"], *, task: Task, options: UnrollOptions
+) -> tuple[tuple[Array, Array, Array], PyTree]:
+    batch = keys.shape[0]
+    problem = joint(sample_batch(task, keys))
+    bound = options.max_cotangent_norm
+
+    def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array]]:
+        def contain(previous: PyTree, following: PyTree) -> PyTree:
+            following = freeze_exploded(previous, following, batch)
+            return contain_cotangents(following, probe, bound)
+
+        trajectory = unroll(
+            opt.as_optax(),
+            problem,
+            options.num_steps,
+            between_steps=contain,
+            segment=options.segment,
+        )
+        blown = exploded(trajectory.losses)
+        each = meta_loss(trajectory.losses, options.normalization)
+        kept = jnp.where(blown, 0.0, each)
+        differentiated = kept if bound is None else each
+        return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown))
+
+    probe = jnp.zeros((batch,), problem.params.dtype)
+    (_, (total, counted)), (gradient, events) = jax.value_and_grad(
+        objective, argnums=(0, 1), has_aux=True
+    )(optimizer, probe)
+    return (total, counted, jnp.sum(events > 0)), gradient

@@ -1,0 +1,49 @@
+"""How a gradient enters the recurrent network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+
+from optdyn.errors import require_choice, require_number
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+ENCODINGS = ("linear", "log_sign", "asinh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """Maps each gradient to the network's inputs.
+
+    - ``linear``: ``scale · gain · g`` (gain = scale = 1: the raw gradient);
+    - ``log_sign``: the pair ``[scale · log(1 + gain·|g|), sign g]``;
+    - ``asinh``: ``scale · asinh(gain · g)``, linear below 1/gain and
+      logarithmic above, smooth everywhere (so it can be linearised at g = 0).
+    """
+
+    kind: str = "linear"
+    gain: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_choice("encoding.kind", self.kind, list(ENCODINGS))
+        require_number("encoding.gain", self.gain)
+        require_number("encoding.scale", self.scale)
+
+    @property
+    def size(self) -> int:
+        """The number of inputs a gradient becomes."""
+        return 2 if self.kind == "log_sign" else 1
+
+    def __call__(self, g: Float[Array, " N"]) -> Float[Array, "N inputs"]:
+        if self.kind == "linear":
+            features = [self.scale * self.gain * g]
+        elif self.kind == "asinh":
+            features = [self.scale * jnp.arcsinh(self.gain * g)]
+        else:
+            features = [self.scale * jnp.log1p(self.gain * jnp.abs(g)), jnp.sign(g)]
+        return jnp.stack(features, axis=-1)

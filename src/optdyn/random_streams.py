@@ -1,0 +1,26 @@
+"""Named, disjoint streams of random keys.
+
+Every key in the project is ``fold_in(stream(seed, name), index)``: what one
+stream draws never depends on batch sizes, chunking, device counts or resume
+points, and train, tuning and test problems never share a key.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+import jax
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Key
+
+
+def stream(seed: int, name: str) -> Key[Array, ""]:
+    """The root key of the stream called ``name`` under ``seed``."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def keys_at(root: Key[Array, ""], indices: Array) -> Key[Array, " n"]:
+    """One key for each integer in ``indices``: ``fold_in(root, i)``."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, indices)

@@ -1,0 +1,86 @@
+"""Read what a run folder holds, taking what is there and noting what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from optdyn.errors import UserError
+from optdyn.experiments.files import parse_json, read_bytes, read_json
+from optdyn.experiments.metrics_log import read_metrics
+from optdyn.figures.registry import FIGURES
+
+PICTURES = (".svg", ".png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """A run folder's parts; ``faults`` says of each missing or unreadable one why.
+
+    ``figures`` are names (files without suffix) under ``figures/``; ``training``
+    maps a task to the rows of its training log.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    claims: list[dict[str, Any]]
+    timings: dict[str, Any]
+    figures: list[str]
+    training: dict[str, list[dict[str, Any]]]
+    tasks: list[str]
+    faults: dict[str, str]
+
+
+def read_contents(path: Path) -> Contents:
+    """Everything in the run folder ``path`` that the report shows.
+
+    Raises `UserError` when there is no such folder; parts that are missing or
+    damaged are empty and noted in ``faults``.
+    """
+    if not path.is_dir():
+        raise UserError(f"run folder: {path} does not exist (expected the --out of a finished run)")
+    faults: dict[str, str] = {}
+
+    def attempt(part: str, read: Any, default: Any) -> Any:
+        try:
+            return read()
+        except UserError as error:
+            faults[part] = str(error)
+            return default
+
+    config = attempt("settings", lambda: read_json(path / "config.json"), {})
+    claims = attempt("claims", lambda: _read_claims(path / "claims.json"), [])
+    timings = attempt("timings", lambda: read_json(path / "timings.json"), {})
+    training = {
+        log.parent.name: attempt("training", lambda log=log: read_metrics(log), [])
+        for log in sorted(path.glob("*/training.jsonl"))
+    }
+    pictures = [p for p in (path / "figures").glob("*") if p.suffix in PICTURES]
+    figures = sorted({picture.stem for picture in pictures})
+    if not figures:
+        faults["figures"] = f"{path / 'figures'} holds no figure"
+    return Contents(
+        path, config, claims, timings, figures, training, _tasks(claims, training), faults
+    )
+
+
+def _read_claims(path: Path) -> list[dict[str, Any]]:
+    """The ledger: a list of objects, or an object that holds it as ``claims``."""
+    content = read_bytes(path)
+    try:
+        ledger = parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if isinstance(ledger, dict):
+        ledger = ledger.get("claims")
+    if not isinstance(ledger, list) or not all(isinstance(claim, dict) for claim in ledger):
+        raise UserError(f"{path}: not a list of claims")
+    return ledger
+
+
+def _tasks(claims: list[dict[str, Any]], training: dict[str, Any]) -> list[str]:
+    """Tasks in the order of the figures' registry, then others by name."""
+    home = [figure.task for figure in FIGURES.values() if figure.task]
+    named = [str(claim["task"]) for claim in claims if claim.get("task")]
+    return list(dict.fromkeys([*home, *sorted({*named, *training})]))

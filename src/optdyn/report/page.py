@@ -1,0 +1,188 @@
+"""Put the page together from a run folder's contents."""
+
+from __future__ import annotations
+
+import importlib.resources
+import string
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from optdyn.experiments.files import write_bytes
+from optdyn.figures.style import readable
+from optdyn.report.contents import Contents, read_contents
+from optdyn.report.markup import anchor, body, flat, group_row, missing, number, section, table
+from optdyn.report.pictures import figures_by_task
+
+REPORT = "report.html"
+TRAINING_HEAD = (
+    "Task",
+    "Meta-steps",
+    "First",
+    "Last",
+    "Lowest",
+    "Exploded problems",
+    "Seconds",
+    "Meta-steps/s",
+)
+LEDGER_HEAD = ("Finding", "Result", "Measured", "Threshold", "Source")
+
+
+def build_report(run: Path) -> Path:
+    """Write ``report.html`` into the run folder and return its path.
+
+    One page that needs no other file and no network: the claims ledger, the
+    figures of each task, settings, versions and timings, from ``config.json``,
+    ``claims.json``, ``timings.json``, ``figures/`` and the tasks' training
+    logs. A part that is missing is named as such. Raises `UserError` when the
+    folder does not exist or cannot be written.
+    """
+    contents = read_contents(run)
+    sections = _sections(contents)
+    navigation = "\n".join(
+        f'<li><a href="#{anchor(key)}">{escape(title)}</a></li>' for key, title, _ in sections
+    )
+    template = (
+        importlib.resources.files("optdyn.report")
+        .joinpath("template.html")
+        .read_text(encoding="utf-8")
+    )
+    page = string.Template(template).substitute(
+        title=escape(f"optdyn report: {run.resolve().name}"),
+        summary=_summary(contents.claims),
+        navigation=navigation,
+        sections="\n".join(section(*each) for each in sections),
+    )
+    # JSON can spell half a surrogate pair, which no file can hold.
+    write_bytes(run / REPORT, page.encode(errors="replace"))
+    return run / REPORT
+
+
+def _sections(contents: Contents) -> list[tuple[str, str, str]]:
+    """Each section's id, title and HTML, in the order of the page."""
+    figures = figures_by_task(contents)
+    sections = [("claims", "Claims", _claims(contents))]
+    if not figures:
+        sections.append(("figures", "Figures", missing("figures", contents.faults["figures"])))
+    for task in (None, *contents.tasks):
+        if task in figures:
+            title = f"Figures: {readable(task)}" if task else "Figures: all tasks"
+            sections.append((f"figures-{task or 'all'}", title, figures[task]))
+    return [
+        *sections,
+        ("training", "Meta-training", _training(contents)),
+        ("settings", "Settings", _settings(contents)),
+        ("versions", "Versions", _versions(contents)),
+        ("timings", "Timings", _timings(contents)),
+    ]
+
+
+def _summary(claims: Sequence[dict[str, Any]]) -> str:
+    """How many claims hold, and links to those that do not."""
+    if not claims:
+        return "This run has no claims ledger yet."
+    passed = sum(claim.get("passed") is True for claim in claims)
+    failed = [claim for claim in claims if claim.get("passed") is not True]
+    links = ", ".join(
+        f'<a href="#{_claim_id(claim)}">{escape(str(claim.get("id", "unnamed")))}</a>'
+        for claim in failed
+    )
+    rest = f" Not passed or not measured: {links}." if failed else ""
+    return f"<strong>{passed} of {len(claims)}</strong> claims passed.{rest}"
+
+
+def _claims(contents: Contents) -> str:
+    """The ledger, grouped by task."""
+    if not contents.claims:
+        return missing("the claims ledger", contents.faults.get("claims", "it is empty"))
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for claim in contents.claims:
+        groups.setdefault(str(claim.get("task") or ""), []).append(claim)
+    named = len(groups) > 1 or "" not in groups
+    bodies = []
+    for task, claims in groups.items():
+        heading = readable(task) if task else "all tasks"
+        group = group_row(heading, len(LEDGER_HEAD)) if named else ""
+        bodies.append(f"<tbody>\n{group}{''.join(map(_claim, claims))}</tbody>\n")
+    caption = "Each finding with the number measured in this run and what it was tested against"
+    return table(caption, LEDGER_HEAD, bodies)
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    """One row of the ledger; the result is told by symbol and word, not by colour alone."""
+    kind, result = _result(claim)
+    note = f'<p class="note">{escape(number(claim["note"]))}</p>' if claim.get("note") else ""
+    return (
+        f'<tr id="{_claim_id(claim)}"><th scope="row">{escape(number(claim.get("statement")))}'
+        f"{note}<code>{escape(str(claim.get('id', '')))}</code></th>"
+        f'<td class="{kind}">{result}</td><td>{escape(number(claim.get("measured")))}</td>'
+        f"<td>{escape(number(claim.get('threshold')))}</td>"
+        f"<td>{escape(number(claim.get('source')))}</td></tr>\n"
+    )
+
+
+def _result(claim: dict[str, Any]) -> tuple[str, str]:
+    """The class and the words of a claim's outcome."""
+    if claim.get("passed") is True:
+        return "passed", "✓ passed"
+    if claim.get("passed") is False:
+        return "failed", "✗ not passed"
+    return "unknown", "? not measured"
+
+
+def _claim_id(claim: dict[str, Any]) -> str:
+    return anchor(f"claim-{claim.get('task') or 'general'}-{claim.get('id', '')}")
+
+
+def _training(contents: Contents) -> str:
+    """One row a task: how its meta-training went and how long it took."""
+    rows = [_training_row(task, log) for task, log in contents.training.items()]
+    if not rows:
+        return missing("training logs", "no task folder holds a training.jsonl")
+    caption = "Meta-objective and wall-clock time of meta-training, from the training logs"
+    return table(caption, TRAINING_HEAD, [body(rows)])
+
+
+def _training_row(task: str, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    def column(name: str) -> list[float]:
+        values = (row.get(name) for row in log)
+        return [value for value in values if isinstance(value, int | float)]
+
+    values, seconds = column("meta_objective"), sum(column("seconds"))
+    ends = (values[0], values[-1], min(values)) if values else (None, None, None)
+    rate = len(log) / seconds if seconds else None
+    return (
+        readable(task),
+        str(len(log)),
+        *map(number, ends),
+        str(int(sum(column("exploded")))),
+        f"{seconds:,.0f}",
+        number(rate),
+    )
+
+
+def _settings(contents: Contents) -> str:
+    """The resolved settings, a group of rows for each part of the run."""
+    settings = contents.config.get("settings")
+    if not isinstance(settings, dict) or not settings:
+        return missing("settings", contents.faults.get("settings", "config.json lists none"))
+    groups = [
+        body(flat(part if isinstance(part, dict) else {"value": part}), name, columns=2)
+        for name, part in settings.items()
+    ]
+    return table("Resolved settings, from config.json", ("Setting", "Value"), groups)
+
+
+def _versions(contents: Contents) -> str:
+    versions = contents.config.get("versions")
+    if not isinstance(versions, dict) or not versions:
+        return missing("versions", contents.faults.get("settings", "config.json lists none"))
+    return table("Software that the run began with", ("Part", "Version"), [body(flat(versions))])
+
+
+def _timings(contents: Contents) -> str:
+    if not contents.timings:
+        return missing("timings", contents.faults.get("timings", "timings.json is empty"))
+    head = ("Part of the run", "Seconds")
+    return table("Wall-clock time, from timings.json", head, [body(flat(contents.timings))])

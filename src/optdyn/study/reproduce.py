@@ -1,0 +1,172 @@
+"""Train, tune, evaluate, analyze, draw, judge, report: one resumable command."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optdyn
+from optdyn.errors import UserError
+from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
+from optdyn.experiments.claims import (
+    Claim,
+    comparison_claims,
+    interior_claims,
+    momentum_claims,
+)
+from optdyn.experiments.evaluation_run import evaluate_all
+from optdyn.experiments.files import read_json, write_json, write_json_if_changed
+from optdyn.experiments.interrupts import interruptible
+from optdyn.experiments.recipes import LAPTOP, Recipe, recipe_for
+from optdyn.experiments.run_folder import RunFolder, open_run
+from optdyn.experiments.training_run import train
+from optdyn.experiments.tuning_run import tune
+from optdyn.tuning import best
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from optdyn.study.results import TaskResults
+
+ALL_TASKS = "all"
+CLAIMS = "claims.json"
+TIMINGS = "timings.json"
+FIGURES = "figures"
+DRAWN = ".drawn.json"
+LEAST_ADVANTAGE = {"linear_regression": {"momentum": 0.25}}
+"""How far below a baseline the learned optimizer is asked to be, where that is a finding."""
+
+
+def reproduce(
+    out: Path, task: str, scale: str, seed: int, retrain: bool, mesh: Mesh | None = None
+) -> Path:
+    """Run the study of ``task`` (or ``"all"``) at ``scale`` in ``out``; returns the report's path.
+
+    Each part goes on where it was left, and a finished study is left untouched.
+    ``seed`` settles every random number. Raises `UserError` for unknown names
+    and for a folder that holds other settings.
+    """
+    names = list(LAPTOP) if task == ALL_TASKS else [task]
+    recipes = {name: recipe_for(name, scale) for name in names}
+    with open_run(out) as run:
+        run.settle("reproduce", {"task": task, "scale": scale, "seed": seed, "retrain": retrain})
+
+        def work() -> None:
+            for name, recipe in recipes.items():
+                _run_task(run, name, recipe, seed, mesh)
+            _conclude(run, recipes)
+
+        interruptible(work, "study stopped; what is finished is kept")
+    report = out / "report.html"
+    _print_ledger(read_json(out / CLAIMS)["claims"])
+    print(f"report: {report}", flush=True)
+    return report
+
+
+def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh | None) -> None:
+    protocol, options = recipe.protocol, recipe.task_options
+    objective: dict[str, Any] = {
+        "num_steps": protocol.unroll_length,
+        "normalization": protocol.normalization,
+    }
+    with _timed(run, task, "training"):
+        train(
+            run, task, options, recipe.architecture, protocol, recipe.training_seed + seed,
+            mesh=mesh,
+        )  # fmt: skip
+    for baseline in recipe.baselines:
+        with _timed(run, task, f"tuning {baseline}"):
+            tune(
+                run,
+                task,
+                options,
+                baseline,
+                seed=seed,
+                num_samples=recipe.tuning_samples,
+                num_problems=recipe.tuning_problems,
+                rescore_top=recipe.rescore_top,
+                rescore_problems=recipe.rescore_problems,
+                mesh=mesh,
+                **objective,
+            )
+    with _timed(run, task, "evaluation"):
+        evaluate_all(
+            run, task, options, seed=seed, num_problems=recipe.test_problems, mesh=mesh,
+            **objective,
+        )  # fmt: skip
+    with _timed(run, task, "analysis"):
+        settings = AnalysisSettings(seed=seed, num_problems=recipe.analysis_problems, **objective)
+        analyze_task(run, task, options, settings)
+
+
+def _conclude(run: RunFolder, recipes: dict[str, Recipe]) -> None:
+    """Claims, figures and report, made again only where their inputs changed."""
+    inputs = _fingerprint(run, list(recipes))
+    marker = run.path / FIGURES / DRAWN
+    with contextlib.suppress(UserError):
+        if read_json(marker) == inputs:
+            return
+    # Drawing libraries take a second to import: not for a finished study.
+    from optdyn.report import build_report
+    from optdyn.study.drawing import draw_study
+    from optdyn.study.results import read_results
+
+    results = [read_results(run.task_folder(task), task) for task in recipes]
+    claims = [claim for result in results for claim in _claims(result)]
+    write_json_if_changed(run.path / CLAIMS, {"claims": claims})
+    with _timed(run, "all tasks", "figures"):
+        normalization = next(iter(recipes.values())).protocol.normalization
+        draw_study(results, run.path / FIGURES, normalization)
+    build_report(run.path)
+    write_json(marker, inputs)
+
+
+def _claims(result: TaskResults) -> list[Claim]:
+    edges = {name: sorted(best(table).edges) for name, table in result.tables.items()}
+    least = LEAST_ADVANTAGE.get(result.task, {})
+    return [
+        *comparison_claims(result.task, result.summary, least),
+        *momentum_claims(result.task, result.analysis),
+        *interior_claims(result.task, edges),
+    ]
+
+
+def _print_ledger(claims: list[dict[str, Any]]) -> None:
+    passed = sum(claim["passed"] for claim in claims)
+    print(f"claims: {passed} of {len(claims)} hold", flush=True)
+    for claim in claims:
+        if not claim["passed"]:
+            print(f"  not met: {claim['id']}: {claim['measured']} ({claim['threshold']})")
+
+
+@contextlib.contextmanager
+def _timed(run: RunFolder, task: str, part: str) -> Iterator[None]:
+    """Add the block's seconds to ``timings.json``, if it did anything in the run folder."""
+    before, started = _snapshot(run.path), time.monotonic()
+    yield
+    if _snapshot(run.path) != before:
+        path = run.path / TIMINGS
+        timings = read_json(path) if path.exists() else {}
+        parts = timings.setdefault(task, {})
+        parts[part] = round(parts.get(part, 0.0) + time.monotonic() - started, 1)
+        write_json(path, timings)
+
+
+def _snapshot(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def _fingerprint(run: RunFolder, tasks: list[str]) -> dict[str, str]:
+    """What claims, figures and report are made from: a hash of every result, and the version."""
+    hashes = {"version": optdyn.__version__}
+    for task in tasks:
+        folder = run.task_folder(task)
+        for pattern in ("*.json*", "evaluation/*", "tuning/*"):
+            for path in sorted(folder.glob(pattern)):
+                name = str(path.relative_to(run.path))
+                hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes

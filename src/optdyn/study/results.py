@@ -1,0 +1,61 @@
+"""What a task's part of a run folder holds, read back for claims and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optdyn.evaluation import Evaluation
+from optdyn.experiments.analysis_run import SUMMARY as ANALYSIS_SUMMARY
+from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
+from optdyn.experiments.evaluation_run import SUMMARY as EVALUATION_SUMMARY
+from optdyn.experiments.files import read_json
+from optdyn.experiments.metrics_log import read_metrics
+from optdyn.experiments.training_run import METRICS
+from optdyn.experiments.tuning_run import TUNING
+from optdyn.tuning import SearchTable, load_table
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResults:
+    """One task's results: ``analysis`` and ``summary`` are its two JSON summaries."""
+
+    task: str
+    training: list[dict[str, Any]]
+    tables: dict[str, SearchTable]
+    evaluations: dict[str, Evaluation]
+    summary: dict[str, Any]
+    analysis: dict[str, Any]
+
+
+def read_results(folder: Path, task: str) -> TaskResults:
+    """Read the folder of ``task``. Raises `UserError` for a part missing or damaged."""
+    summary = read_json(folder / EVALUATION_SUMMARY)
+    evaluations = {
+        name: load_evaluation(folder / EVALUATION / f"{name}.json")
+        for name in summary["optimizers"]
+    }
+    return TaskResults(
+        task=task,
+        training=read_metrics(folder / METRICS),
+        tables={
+            path.stem: load_table(path) for path in sorted((folder / TUNING).glob("*.parquet"))
+        },
+        evaluations={name: found for name, found in evaluations.items() if found is not None},
+        summary=summary,
+        analysis=read_json(folder / ANALYSIS_SUMMARY),
+    )
+
+
+def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    """One field of ``rows`` as an array; null, which stands for what is not finite, is NaN."""
+    return np.array([np.nan if row[name] is None else row[name] for row in rows])
+
+
+def complex_column(pairs: list[list[float]]) -> np.ndarray:
+    """Complex numbers from their stored real and imaginary parts."""
+    parts = np.asarray(pairs, float).reshape(-1, 2)
+    return parts[:, 0] + 1j * parts[:, 1]

@@ -1,0 +1,36 @@
+"""A small tanh network, shared by the classification tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
+Layers = list[dict[str, "Float[Array, '...']"]]
+
+
+def init_mlp(key: Key[Array, ""], sizes: tuple[int, ...]) -> Layers:
+    """Layers with Glorot-normal weights and zero biases.
+
+    ``sizes`` lists the widths from input to output, such as (2, 64, 64, 64, 1).
+    """
+    glorot = jax.nn.initializers.glorot_normal()
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        {"weight": glorot(k, (fan_in, fan_out)), "bias": jnp.zeros((fan_out,))}
+        for k, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def apply_mlp(
+    layers: Layers, inputs: Float[Array, "points features"]
+) -> Float[Array, "points outputs"]:
+    """The network's outputs: tanh between layers, none after the last."""
+    hidden = inputs
+    for layer in layers[:-1]:
+        hidden = jnp.tanh(hidden @ layer["weight"] + layer["bias"][None])
+    return hidden @ layers[-1]["weight"] + layers[-1]["bias"][None]

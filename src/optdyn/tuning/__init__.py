@@ -1,0 +1,18 @@
+"""Random search over an optimizer's hyperparameters (appendix C.3)."""
+
+from optdyn.tuning.grid import Grid
+from optdyn.tuning.random_search import random_search, score
+from optdyn.tuning.search_table import Best, SearchSettings, SearchTable, best
+from optdyn.tuning.tables import load_table, save_table
+
+__all__ = [
+    "Best",
+    "Grid",
+    "SearchSettings",
+    "SearchTable",
+    "best",
+    "load_table",
+    "random_search",
+    "save_table",
+    "score",
+]

@@ -1,0 +1,42 @@
+"""Small objects that several tests share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
+from optdyn.tasks import TASKS, Task
+
+SMALL_OPTIONS = {
+    "linear_regression": {"n": 3},
+    "two_moons": {"width": 3, "depth": 1, "points": 16},
+    "digits": {"width": 3, "points": 20},
+}
+
+
+def small_task(name: str) -> Task:
+    """The task called ``name``, at a size where a test takes milliseconds."""
+    return TASKS[name](**SMALL_OPTIONS.get(name, {}))
+
+
+def random_rnn(
+    cell: str = "gru", units: int = 4, seed: int = 0, scale: float = 0.05, **architecture: object
+) -> ComponentwiseRNN:
+    """A learned optimizer that moves: every meta-parameter random."""
+    encoding = architecture.pop("encoding", Encoding("asinh", gain=2.0))
+    rnn = ComponentwiseRNN.init(
+        jax.random.key(seed), Architecture(cell, units, encoding, **architecture)
+    )
+    leaves, treedef = jax.tree.flatten(rnn)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noisy = [
+        leaf + scale * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+def as_vector(tree: object) -> jax.Array:
+    """All leaves of a pytree in one vector."""
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])

@@ -1,0 +1,194 @@
+"""Eigenmodes give back what optimizers were built from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import optax
+import pytest
+
+from dynamics_helpers import adam_state, learned, learned_at_fixed_point
+from optdyn.dynamics import Linearization, eigenmodes, impulse_mismatch, linearize, settle, truncate
+from optdyn.errors import UserError
+from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def linear_system(A, B, C, D: float = 0.0) -> Linearization:
+    A, B, C = (np.asarray(a, float) for a in (A, B, C))
+    n = len(B)
+    return Linearization(
+        A=A, B=B, C=C, D=D, E=np.zeros(n), weight_decay=0.0, drift=0.0, residual=np.zeros(n),
+        state=np.zeros(n), gradient=0.0, param=0.0, names=("h",) * n, comoving=np.zeros(n),
+    )  # fmt: skip
+
+
+EXACT = {
+    "momentum": (optax.sgd(0.3, momentum=0.95), [0.3], [0.95], 0.0),
+    "nesterov": (optax.sgd(0.3, momentum=0.95, nesterov=True), [0.285], [0.95], 0.3),
+    "descent": (optax.sgd(0.3), [], [], 0.3),
+    "aggmo": (
+        aggregated_momentum([0.1, 0.02, 0.3], [0.9, 0.99, 0.0]),
+        [0.02, 0.1, 0.0],
+        [0.99, 0.9, 0.0],
+        0.3,
+    ),
+    "aggmo_negative": (aggregated_momentum([0.1, 0.2], [0.9, -0.5]), [0.1, 0.2], [0.9, -0.5], 0.0),
+    "scaled": (optax.chain(optax.scale(0.5), optax.sgd(0.3, momentum=0.9)), [0.15], [0.9], 0.0),
+    "scaled_nesterov": (
+        optax.chain(optax.sgd(0.3, momentum=0.9, nesterov=True), optax.scale(2.0)),
+        [0.54],
+        [0.9],
+        0.6,
+    ),
+    "clipped": (optax.chain(optax.clip(1.0), optax.sgd(0.3, momentum=0.9)), [0.3], [0.9], 0.0),
+}
+
+
+@pytest.mark.parametrize(("tx", "alpha", "beta", "feedthrough"), EXACT.values(), ids=EXACT.keys())
+def test_exact_recovery(tx, alpha, beta, feedthrough: float) -> None:
+    lin = linearize(tx)
+    modes = eigenmodes(lin)
+    np.testing.assert_allclose(modes.alpha, alpha, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(modes.beta, beta, rtol=1e-10, atol=1e-14)
+    assert modes.feedthrough == pytest.approx(feedthrough, rel=1e-10, abs=1e-14)
+    assert impulse_mismatch(lin, modes) < 1e-12
+    assert not modes.degenerate
+
+
+def test_scaled_adam() -> None:
+    tx = optax.chain(optax.adam(0.1, b1=0.8), optax.scale(0.5))
+    modes = eigenmodes(linearize(tx, state=adam_state(tx, 2.0), count=10**9))
+    expected = 0.5 * 0.1 * 0.2 / (np.sqrt(0.999) * 2.0 + 1e-8)
+    np.testing.assert_allclose(modes.alpha, [expected, 0], rtol=1e-10, atol=1e-16)
+
+
+def test_timescale_and_gain() -> None:
+    modes = eigenmodes(linearize(aggregated_momentum([0.1, 0.02, 0.3], [0.9, 0.99, 0.5])))
+    np.testing.assert_allclose(modes.gain, [2.0, 1.0, 0.6], rtol=1e-12)
+    np.testing.assert_allclose(modes.timescale, -1 / np.log([0.99, 0.9, 0.5]), rtol=1e-12)
+    assert np.isposinf(eigenmodes(linear_system([[1.0]], [1.0], [-1.0])).timescale[0])
+    assert eigenmodes(linear_system([[0.0]], [1.0], [-1.0])).timescale[0] == 0.0
+
+
+def test_undriven_integrator_has_no_gain() -> None:
+    modes = eigenmodes(linear_system([[0.9, 0], [0, 1.0]], [1, 0], [-0.9, 0]))
+    np.testing.assert_allclose(modes.gain, [10.0, 0.0])
+
+
+def optimistic_descent() -> Linearization:
+    """Δx_k = −0.1(2 g_k − g_{k−1}), after its first step."""
+    tx = optax.optimistic_gradient_descent(0.1)
+    return linearize(tx, state=settle(tx, steps=2))
+
+
+def test_pure_delay() -> None:
+    modes = eigenmodes(optimistic_descent())
+    np.testing.assert_allclose(modes.delayed, [-0.1], rtol=1e-12)
+    np.testing.assert_array_equal(modes.alpha, [0.0])
+    assert modes.feedthrough == pytest.approx(0.2, rel=1e-12)
+    np.testing.assert_allclose(modes.impulse_response(4), [-0.2, 0.1, 0, 0], atol=1e-15)
+
+
+def test_impulse_response_equals_a_run() -> None:
+    tx = optax.chain(
+        optax.trace(0.9, nesterov=True), optax.trace(0.7), optax.scale_by_learning_rate(0.1)
+    )
+    lin = linearize(tx)
+    state, expected = tx.init(np.zeros(1)), []
+    for k in range(30):
+        updates, state = tx.update(np.array([float(k == 0)]), state)
+        expected.append(float(updates[0]))
+    np.testing.assert_allclose(lin.impulse_response(30), expected, atol=1e-14)
+    np.testing.assert_allclose(eigenmodes(lin).impulse_response(30), expected, atol=1e-14)
+
+
+def test_frequency_response_is_the_transform_of_the_impulse_response() -> None:
+    modes = eigenmodes(linearize(optax.sgd(0.3, momentum=0.8, nesterov=True)))
+    frequency = np.array([0.0, 0.3, np.pi])
+    k = np.arange(400)
+    expected = np.exp(-1j * frequency[:, None] * k) @ modes.impulse_response(400)
+    np.testing.assert_allclose(modes.frequency_response(frequency), expected, rtol=1e-12)
+    delay = eigenmodes(optimistic_descent())
+    np.testing.assert_allclose(delay.frequency_response([np.pi]), [-0.3], rtol=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn", "ugrnn"])
+def test_learned_optimizer(cell: str) -> None:
+    rnn, _ = learned(cell)
+    lin = learned_at_fixed_point(cell)
+    modes = eigenmodes(lin)
+    assert impulse_mismatch(lin, modes) < 1e-11
+    assert abs(modes.feedthrough) < 1e-11 * np.sum(np.abs(modes.alpha))
+    np.testing.assert_allclose(modes.L @ modes.R, np.eye(lin.size), atol=1e-11)
+    np.testing.assert_allclose((modes.R * modes.beta) @ modes.L, lin.A, atol=1e-11)
+    # α_j = −(wᵀ r_j)(l_jᵀ B) for a readout of the updated state.
+    readout = np.zeros(lin.size)
+    readout[: rnn.w.size] = rnn.w
+    np.testing.assert_allclose(modes.alpha, -(readout @ modes.R) * (modes.L @ lin.B), atol=1e-11)
+
+
+def test_conjugate_pairs_stand_together() -> None:
+    modes = eigenmodes(learned_at_fixed_point("rnn"))
+    first = np.flatnonzero(modes.beta.imag > 0)
+    assert len(first) > 0
+    np.testing.assert_array_equal(modes.beta[first + 1], np.conj(modes.beta[first]))
+    np.testing.assert_array_equal(modes.alpha[first + 1], np.conj(modes.alpha[first]))
+    np.testing.assert_array_equal(modes.with_conjugates([int(first[0])]), [first[0], first[0] + 1])
+    np.testing.assert_array_equal(
+        modes.with_conjugates([int(first[0]) + 1]), [first[0], first[0] + 1]
+    )
+    with pytest.raises(UserError, match="keep"):
+        modes.with_conjugates([8])
+
+
+def heavy_ball_in_closed_loop(alpha: float, beta: float, curvature: float) -> Linearization:
+    """State [v, x] of heavy ball on a quadratic; it reads out x."""
+    A = [[beta, alpha * curvature], [-beta, 1 - alpha * curvature]]
+    return linear_system(A, [alpha, -alpha], [0.0, 1.0])
+
+
+def test_critical_damping_is_degenerate() -> None:
+    beta, curvature = 0.81, 2.0
+    critical = heavy_ball_in_closed_loop((1 - np.sqrt(beta)) ** 2 / curvature, beta, curvature)
+    modes = eigenmodes(critical)
+    assert modes.condition_number > 1e7
+    assert impulse_mismatch(critical, modes) < 1e-6
+    damped = eigenmodes(heavy_ball_in_closed_loop(0.1, beta, curvature))
+    assert damped.condition_number < 100
+    assert not damped.degenerate
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.0])
+def test_exactly_defective_matrices(beta: float) -> None:
+    lin = linear_system([[beta, 1.0], [0.0, beta]], [0.0, 1.0], [1.0, 0.0], D=-0.5)
+    modes = eigenmodes(lin)
+    assert modes.degenerate
+    np.testing.assert_allclose(
+        truncate(modes, "all").impulse_response(20), lin.impulse_response(20), atol=1e-6
+    )
+    # Two delays in a row have no form α β^k at all, and the check says so.
+    assert (impulse_mismatch(lin, modes) < 1e-6) == (beta > 0)
+
+
+def test_truncation_keeps_or_drops_whole_modes() -> None:
+    lin = linearize(aggregated_momentum([0.1, 0.02], [0.9, 0.99]))
+    modes = eigenmodes(lin)
+    np.testing.assert_allclose(
+        truncate(modes, "all").impulse_response(50), lin.impulse_response(50), atol=1e-14
+    )
+    expected = -0.1 * 0.9 ** np.arange(50)
+    np.testing.assert_allclose(truncate(modes, [1]).impulse_response(50), expected, atol=1e-14)
+    with pytest.raises(UserError, match="keep"):
+        truncate(modes, "some")
+
+
+def test_a_change_of_units_changes_no_mode() -> None:
+    lin = learned_at_fixed_point("gru")
+    scale = np.array([1.0, 10.0, 0.1, 3.0, 7.0, 0.5, 2.0, 1.0])
+    other = dataclasses.replace(
+        lin, A=scale[:, None] * lin.A / scale, B=scale * lin.B, C=lin.C / scale
+    )
+    np.testing.assert_allclose(eigenmodes(other).alpha, eigenmodes(lin).alpha, atol=1e-12)

@@ -1,0 +1,110 @@
+"""Files are whole or absent, whatever the disk does; every fault is one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optdyn.errors import UserError
+from optdyn.experiments import files
+
+
+def test_write_replaces_the_whole_content_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.bin"
+    files.write_bytes(path, b"long old content")
+    files.write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+def test_a_refused_write_keeps_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, call, refuse)
+        with pytest.raises(UserError, match=os.strerror(code)) as caught:
+            files.write_json(path, {"new": 2})
+    assert "\n" not in str(caught.value)
+    assert files.read_json(path) == {"old": 1}
+
+
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_write = os.write
+    monkeypatch.setattr(files.os, "write", lambda fd, data: real_write(fd, data[:7]))
+    content = bytes(range(100))
+    files.write_bytes(tmp_path / "a", content)
+    assert (tmp_path / "a").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+)
+def test_bad_json_names_the_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json"):
+        files.read_json(path)
+
+
+def test_too_large_and_absent_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'{"a": 1}')
+    with pytest.raises(UserError, match="at most 4 bytes"):
+        files.read_json(tmp_path / "a.json", limit=4)
+    with pytest.raises(UserError, match="No such file"):
+        files.read_json(tmp_path / "b.json")
+
+
+def test_plain_values_survive_json() -> None:
+    value = {"a": (1, 2.5), "p": Path("x"), "n": np.float32(0.5), "v": np.arange(2), "i": math.inf}
+    expected = {"a": [1, 2.5], "p": "x", "n": 0.5, "v": [0, 1], "i": None}
+    assert json.loads(json.dumps(files.to_plain(value))) == expected
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/a", "../a", "a\0", ".hidden", "a b", "é"])
+def test_unsafe_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="name"):
+        files.safe_name(name)
+
+
+@given(st.text())
+def test_a_safe_name_stays_in_its_folder(name: str) -> None:
+    try:
+        safe = files.safe_name(name)
+    except UserError:
+        return
+    assert (Path("/folder") / safe).parent == Path("/folder")
+    assert os.path.normpath(f"/folder/{safe}") == f"/folder/{safe}"
+
+
+def test_every_bit_of_signed_json_is_guarded(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    value = {"rows": [1, 2.5, None], "name": "x"}
+    files.write_signed_json(path, value)
+    assert files.read_signed_json(path) == value
+    content = path.read_bytes()
+    for bit in range(0, 8 * len(content), 3):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            read = files.read_signed_json(path)
+        except UserError:
+            continue
+        assert read == value  # white space may change, values may not

@@ -1,0 +1,59 @@
+"""The metrics log loses no kept row and doubles none, wherever it was cut."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optdyn.experiments.metrics_log import MetricsLog, read_metrics
+
+
+def rows(steps: range) -> list[dict[str, float]]:
+    return [{"meta_step": step, "meta_objective": step / 7} for step in steps]
+
+
+def written(path: Path, steps: range, resume_at: int = 0) -> None:
+    with MetricsLog(path, resume_at) as log:
+        for row in rows(steps):
+            log.append(row)
+        log.flush()
+
+
+def test_resuming_drops_the_steps_that_will_be_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "training.jsonl"
+    written(path, range(10))
+    written(path, range(6, 12), resume_at=6)
+    assert read_metrics(path) == rows(range(12))
+
+
+def test_opening_a_sound_log_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "training.jsonl"
+    written(path, range(5))
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    with MetricsLog(path, resume_at=5):
+        pass
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    path = tmp_path / "training.jsonl"
+    with MetricsLog(path) as log:
+        log.append({"meta_step": 0, "meta_objective": float("nan")})
+    assert read_metrics(path) == [{"meta_step": 0, "meta_objective": None}]
+
+
+@settings(max_examples=50)
+@given(cut=st.integers(0, 400), garbage=st.binary(max_size=20))
+def test_any_torn_tail_is_repaired(cut: int, garbage: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "training.jsonl"
+        written(path, range(8))
+        whole = path.read_bytes()
+        path.write_bytes(whole[:cut] + garbage.replace(b"\n", b""))
+        intact = whole[:cut].count(b"\n")
+        resume_at = min(intact, 5)
+        written(path, range(resume_at, 8), resume_at=resume_at)
+        assert path.read_bytes() == whole

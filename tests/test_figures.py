@@ -1,0 +1,278 @@
+"""Figures: each is drawn from small data, labelled, and saved with its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from optdyn import figures
+from optdyn.errors import UserError
+from optdyn.figures import Curve, MomentumPoint, MomentumStage, Score, SearchPanel
+from optdyn.figures.modes import timescale
+from optdyn.figures.style import STYLE
+
+BETA = np.array([0.9, 0.5 + 0.3j, 0.5 - 0.3j, 0.3, -0.2, 0.0, 1.1], complex)
+ALPHA = np.array([0.3, 1e-3j, -1e-3j, -2e-4, 1e-5, 1e-3, 1e-12], complex)
+TUNED, THEORY = MomentumPoint(0.31, 0.91), MomentumPoint(0.33, 0.92)
+STEPS = np.array([0, 1, 10, 100])
+
+
+def curve(name: str, rate: float) -> Curve:
+    mean = np.exp(-rate * np.arange(21.0)) + 1e-3
+    return Curve(name, mean, 0.1 * mean)
+
+
+def scores(*pairs: tuple[str, float]) -> list[Score]:
+    return [Score(name, mean, 0.1 * abs(mean)) for name, mean in pairs]
+
+
+def search_panel(optimizer: str, symbol: str) -> SearchPanel:
+    rate = np.geomspace(1e-3, 1, 9)
+    objective = np.where(rate < 0.5, 0.05 + (np.log10(rate) + 1) ** 2, np.inf)
+    return SearchPanel(
+        optimizer, symbol, rate, np.linspace(0.1, 0.99, 9), objective, int(np.argmin(objective))
+    )
+
+
+def stage() -> MomentumStage:
+    return MomentumStage(
+        meta_step=STEPS,
+        meta_objective=np.array([0.5, 0.3, 0.05, 0.03]),
+        alpha=np.array([-0.1, 0.2, 0.3, 0.35]),
+        beta=np.array([np.nan, 0.5, 0.9, 0.93]),
+        gain_gap=np.array([1.0, 2.0, 5.0, 4.0]),
+        momentum_ratio=np.array([np.nan, 2.0, 1.05, 1.2]),
+        deviation=np.array([0.5, 0.2, 0.04, 0.3]),
+        tuned=TUNED,
+        theory=THEORY,
+        tuned_meta_objective=0.045,
+        chosen=10,
+        thresholds={"gain_gap": 3.0, "momentum_ratio": 1.1, "deviation": 0.05},
+    )
+
+
+def surface() -> Figure:
+    x, y = np.linspace(-2, 2, 9), np.linspace(-1, 3, 9)
+    loss = (1 - x[None]) ** 2 + 100 * (y[:, None] - x[None] ** 2) ** 2
+    return figures.rosenbrock_surface(x, y, loss, (1.0, 1.0))
+
+
+DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
+    "condition_numbers": (
+        lambda: figures.condition_numbers(np.geomspace(1, 1000, 101)),
+        ["median: 31.6"],
+    ),
+    "rosenbrock_surface": (surface, ["minimum at (1, 1)"]),
+    "two_moons_data": (
+        lambda: figures.two_moons_data(np.eye(6)[:, :2], np.array([0, 0, 1, 1, 1, 0])),
+        ["class 0 (3 points)", "class 1 (3 points)"],
+    ),
+    "eigenvalue_plane": (
+        lambda: figures.eigenvalue_plane(BETA),
+        ["leading mode", "other modes", "unit circle"],
+    ),
+    "momentum_hyperparameters": (
+        lambda: figures.momentum_hyperparameters(BETA, ALPHA, TUNED, THEORY),
+        [
+            "best tuned momentum",
+            "leading mode (ringed)",
+            "mode, conjugate pair",
+            "mode, real, α < 0",
+            "mode, real, α > 0",
+            "optimal momentum (theory)",
+        ],
+    ),
+    "reduction_losses": (
+        lambda: figures.reduction_losses(
+            curve("learned", 0.5), curve("reduced", 0.4), curve("momentum", 0.3)
+        ),
+        ["best tuned momentum", "full learned optimizer", "its leading mode alone"],
+    ),
+    "loss_curves": (
+        lambda: figures.loss_curves([curve("learned", 0.5), curve("a_new_one", 0.2)]),
+        ["a new one", "learned optimizer"],
+    ),
+    "performance_summary": (
+        lambda: figures.performance_summary(
+            {
+                "linear_regression": scores(("learned", 0.02), ("adam", 0.04)),
+                "rosenbrock": scores(("learned", 0.03), ("momentum", np.inf), ("adam", 9.0)),
+                "two_moons": scores(("learned", 0.03)),
+            }
+        ),
+        [],
+    ),
+    "paired_differences": (
+        lambda: figures.paired_differences(
+            {"rosenbrock": scores(("adam", 0.001), ("momentum", 2.0), ("rmsprop", -0.01))}
+        ),
+        [],
+    ),
+    "hyperparameter_searches": (
+        lambda: figures.hyperparameter_searches(
+            [
+                search_panel("momentum", "β"),
+                search_panel("rmsprop", "γ"),
+                search_panel("adam", "β₁"),
+            ]
+        ),
+        ["diverged", "selected as best"],
+    ),
+    "training_curve": (
+        lambda: figures.training_curve(
+            np.arange(100), np.geomspace(1, 0.1, 100), np.eye(100, dtype=int)[3]
+        ),
+        ["each meta-step", "running mean over 2 meta-steps"],
+    ),
+    "momentum_stage": (
+        lambda: figures.momentum_stage(stage()),
+        [
+            "best tuned momentum",
+            "chosen checkpoint: meta-step 10",
+            "learned optimizer at each checkpoint",
+            "optimal momentum (theory)",
+            "threshold of the claim",
+        ],
+    ),
+    "modes_over_training": (
+        lambda: figures.modes_over_training(
+            STEPS, np.tile(BETA, (4, 1)), np.tile(np.abs(ALPHA), (4, 1)), chosen=10
+        ),
+        ["meta-step 10"],
+    ),
+}
+
+
+def legend_entries(figure: Figure) -> list[str]:
+    legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    return sorted(text.get_text() for legend in legends for text in legend.get_texts())
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_figures_are_labelled_and_legible(name: str) -> None:
+    draw, expected = DRAWN[name]
+    before = dict(matplotlib.rcParams)
+    figure = draw()
+    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.get_ylabel()
+        beside = axes.get_shared_x_axes().get_siblings(axes)
+        assert axes.get_label() == "<colorbar>" or any(a.get_xlabel() for a in beside)
+    assert legend_entries(figure) == sorted(expected)
+    texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
+    assert min(t.get_fontsize() for t in texts if "mathdefault" not in t.get_text()) >= 9
+
+
+def test_the_schematic_names_its_parts_and_stays_in_its_frame() -> None:
+    figure = figures.optimizer_schematic()
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    words = " ".join(text.get_text() for text in axes.texts)
+    for part in ("∇f", "encoding", "GRU", "readout", "Δx", "state"):
+        assert part in words
+    frame = axes.get_window_extent()
+    for text in axes.texts:
+        if text.get_text():
+            box = text.get_window_extent()
+            assert frame.x0 <= box.x0
+            assert box.x1 <= frame.x1
+
+
+def test_points_lie_where_the_numbers_say() -> None:
+    figure = figures.momentum_hyperparameters(BETA, ALPHA, TUNED, THEORY)
+    (axes,) = figure.axes
+    at = {c.get_label(): np.asarray(c.get_offsets()) for c in axes.collections}
+    np.testing.assert_allclose(at["best tuned momentum"], [[0.31, -1 / np.log(0.91)]])
+    np.testing.assert_allclose(at["optimal momentum (theory)"], [[0.33, -1 / np.log(0.92)]])
+    np.testing.assert_allclose(at["leading mode (ringed)"], [[0.3, -1 / np.log(0.9)]])
+    assert len(at["mode, conjugate pair"]) == 2
+    assert "2 of 7 modes lie beyond" in axes.get_title()
+
+
+def test_the_zoom_shows_the_leading_mode_alone_among_highlights() -> None:
+    _, near = figures.eigenvalue_plane(BETA).axes
+    highlighted = next(c for c in near.collections if c.get_label() == "leading mode")
+    ((x, y),) = np.asarray(highlighted.get_offsets())
+    assert (x, y) == (0.9, 0.0)
+    assert near.get_xlim()[0] < x < near.get_xlim()[1]
+    both = figures.eigenvalue_plane(BETA, leading=1).axes[0].collections[1]
+    assert len(np.asarray(both.get_offsets())) == 2
+
+
+def test_searches_share_one_scale_from_the_best_of_all() -> None:
+    better = search_panel("adam", "β₁")
+    better.meta_objective[4] = 0.01
+    figure = figures.hyperparameter_searches([search_panel("momentum", "β"), better])
+    norms = [axes.collections[1].norm for axes in figure.axes[:2]]
+    assert norms[0] is norms[1]
+    assert norms[0].vmin == 0.01
+    assert norms[0].vmax == pytest.approx(1.0)
+
+
+def test_timescale() -> None:
+    np.testing.assert_allclose(
+        timescale(np.array([np.exp(-0.1), -np.exp(-0.5), 1.0, 2.0, 0.0])),
+        [10.0, 2.0, np.inf, np.inf, 0.0],
+    )
+
+
+def test_saving_writes_three_files_with_the_numbers(tmp_path: Path) -> None:
+    data = {
+        "curve": curve("learned", 0.5),
+        "beta": BETA,
+        "steps": STEPS,
+        "best": 0.123456789,
+        "diverged": [1.0, np.inf],
+    }
+    draw, _ = DRAWN["loss_curves"]
+    figures.save_figure(draw(), data, tmp_path / "figures", "loss_curves")
+    kinds = {path.suffix: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert set(kinds) == {".svg", ".png", ".json"}
+    assert kinds[".png"].startswith(b"\x89PNG")
+    assert b"<text" in kinds[".svg"]
+    assert b"iteration (inner steps)" in kinds[".svg"]
+    saved = json.loads(kinds[".json"])
+    np.testing.assert_allclose(saved["curve"]["mean"], data["curve"].mean, rtol=1e-4)
+    np.testing.assert_allclose(saved["beta"]["real"], BETA.real, rtol=1e-4)
+    np.testing.assert_allclose(saved["beta"]["imaginary"], BETA.imag, rtol=1e-4)
+    assert saved["steps"] == STEPS.tolist()
+    assert saved["best"] == 0.12346
+    assert saved["diverged"] == [1.0, None]
+    figures.save_figure(draw(), data, tmp_path / "again", "loss_curves")
+    assert {p.suffix: p.read_bytes() for p in (tmp_path / "again").iterdir()} == kinds
+
+
+def test_an_unsafe_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name"):
+        figures.save_figure(Figure(), {}, tmp_path, "../elsewhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "task", "variant"),
+    [
+        ("fig07a", "fig07a", "linear_regression", ""),
+        ("fig07a_rosenbrock_final", "fig07a", "rosenbrock", "final"),
+        ("fig07b_final", "fig07b", "linear_regression", "final"),
+        ("fig09", "fig09", None, ""),
+        ("fig09_paired", "fig09_paired", None, ""),
+        ("loss_curves_two_moons", "loss_curves", "two_moons", ""),
+        ("stability_two_moons", "stability_two_moons", "two_moons", ""),
+        ("something_else", "something_else", None, ""),
+    ],
+)
+def test_a_file_name_tells_figure_task_and_variant(
+    name: str, figure: str, task: str | None, variant: str
+) -> None:
+    placed = figures.place(name, ["linear_regression", "rosenbrock", "two_moons"])
+    assert (placed.figure, placed.task, placed.variant) == (figure, task, variant)
+    assert placed.description.title

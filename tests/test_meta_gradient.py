@@ -1,0 +1,169 @@
+"""The meta-gradient against finite differences, and its containment rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import helpers
+from optdyn.errors import UserError
+from optdyn.inner_loop import unroll
+from optdyn.meta_training import UnrollOptions, meta_value_and_grad
+from optdyn.meta_training.containment import contain_cotangents, freeze_exploded
+from optdyn.objective import meta_loss
+from optdyn.optimizers import CELLS
+from optdyn.random_streams import keys_at
+from optdyn.tasks import TASKS, Problem, sample_batch
+
+BATCH = 2
+STEPS = 6
+
+
+def plain_meta_objective(rnn, task, key, batch, steps, normalization):
+    """The definition, problem by problem: no joint problem, no containment."""
+    problems = sample_batch(task, keys_at(key, jnp.arange(batch)))
+    tx = rnn.as_optax()
+    each = jax.vmap(lambda p: meta_loss(unroll(tx, p, steps).losses, normalization))(problems)
+    return jnp.mean(each)
+
+
+@pytest.mark.parametrize("task_name", TASKS)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.usefixtures("x64")
+def test_meta_gradient_equals_central_differences(task_name, cell):
+    task, key = helpers.small_task(task_name), jax.random.key(3)
+    rnn = helpers.random_rnn(cell, units=3)
+    options = UnrollOptions(num_steps=STEPS, normalization="first")
+    value, gradient, diagnostics = jax.jit(
+        lambda r: meta_value_and_grad(r, task, key, batch_size=BATCH, options=options)
+    )(rnn)
+    theta, unravel = ravel_pytree(rnn)
+
+    @jax.jit
+    def objective(vector):
+        return plain_meta_objective(unravel(vector), task, key, BATCH, STEPS, "first")
+
+    np.testing.assert_allclose(value, objective(theta), rtol=1e-12)
+    assert int(diagnostics.exploded) == 0
+    direction = jax.random.normal(jax.random.key(9), theta.shape)
+    for vector in (direction, direction**3, jnp.abs(direction)):
+        unit = vector / jnp.linalg.norm(vector)
+        step = 1e-5
+        difference = (objective(theta + step * unit) - objective(theta - step * unit)) / (2 * step)
+        np.testing.assert_allclose(
+            ravel_pytree(gradient)[0] @ unit, difference, rtol=2e-6, atol=1e-10
+        )
+
+
+@pytest.mark.usefixtures("x64")
+def test_segments_and_chunks_leave_the_gradient_unchanged():
+    task, key, rnn = helpers.small_task("rosenbrock"), jax.random.key(1), helpers.random_rnn()
+
+    def gradient(**options):
+        chosen = UnrollOptions(num_steps=11, normalization="first", **options)
+        _, grad, _ = meta_value_and_grad(rnn, task, key, batch_size=6, options=chosen)
+        return helpers.as_vector(grad)
+
+    exact = gradient()
+    for options in ({"segment": 1}, {"segment": 4}, {"chunk": 2}, {"chunk": 3, "segment": 5}):
+        np.testing.assert_allclose(gradient(**options), exact, rtol=1e-10, atol=1e-14)
+
+
+def test_bad_batch_size_is_refused():
+    with pytest.raises(UserError, match="batch size: 5"):
+        meta_value_and_grad(
+            helpers.random_rnn(),
+            helpers.small_task("rosenbrock"),
+            jax.random.key(0),
+            batch_size=5,
+            options=UnrollOptions(num_steps=2, chunk=2),
+        )
+
+
+DEVICES_SCRIPT = """
+import jax, numpy as np, sys
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, "tests")
+import helpers
+from jax.sharding import Mesh
+from optdyn.meta_training import UnrollOptions, meta_value_and_grad
+task, rnn, key = helpers.small_task("linear_regression"), helpers.random_rnn(), jax.random.key(2)
+options = UnrollOptions(num_steps=20, normalization="first")
+def run(devices):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("batch",)) if devices > 1 else None
+    value, grad, _ = jax.jit(lambda r: meta_value_and_grad(
+        r, task, key, batch_size=8, options=options, mesh=mesh))(rnn)
+    return float(value), np.asarray(helpers.as_vector(grad))
+value, grad = run(1)
+for devices in (2, 4):
+    other_value, other = run(devices)
+    np.testing.assert_allclose(other_value, value, rtol=1e-6)
+    np.testing.assert_allclose(other, grad, rtol=1e-5, atol=1e-6 * np.abs(grad).max())
+print("equal")
+"""
+
+
+def test_gradient_is_the_same_on_one_two_and_four_devices():
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES_SCRIPT], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+@dataclasses.dataclass(frozen=True)
+class SometimesExploding:
+    """Half of the problems have a curvature that overflows within a few steps."""
+
+    def sample(self, key):
+        curvature = jnp.where(jax.random.bernoulli(key), 1e30, 1.0)
+        return Problem(
+            params=jnp.ones((2,)),
+            loss_fn=lambda x, scale: scale * jnp.sum(x**4),
+            data=(curvature,),
+        )
+
+
+@pytest.mark.parametrize("bound", [None, 1.0])
+def test_an_exploding_problem_leaves_the_gradient_finite_and_is_counted(bound):
+    rnn = helpers.random_rnn(scale=0.5)
+    options = UnrollOptions(num_steps=20, normalization="first", max_cotangent_norm=bound)
+    value, gradient, diagnostics = meta_value_and_grad(
+        rnn, SometimesExploding(), jax.random.key(0), batch_size=8, options=options
+    )
+    assert jnp.isfinite(value)
+    assert bool(jnp.all(jnp.isfinite(helpers.as_vector(gradient))))
+    assert float(jnp.abs(helpers.as_vector(gradient)).max()) > 0
+    assert int(diagnostics.contained) > 0
+
+
+def test_cotangents_are_bounded_problem_by_problem():
+    carry = (jnp.ones((3, 2)), jnp.ones((6, 4)))
+    probe = jnp.zeros(3)
+    cotangent = (
+        jnp.array([[3.0, 4.0], [0.1, 0.0], [jnp.nan, 1.0]]),
+        jnp.zeros((6, 4)),
+    )
+    for bound, expected_first in ((1.0, [0.6, 0.8]), (None, [3.0, 4.0])):
+        _, reverse = jax.vjp(lambda c, p, b=bound: contain_cotangents(c, p, b), carry, probe)
+        (params, state), events = reverse(cotangent)
+        np.testing.assert_allclose(params[0], expected_first, rtol=1e-6)
+        np.testing.assert_allclose(params[1], [0.1, 0.0])
+        np.testing.assert_allclose(params[2], [0.0, 0.0])
+        assert not state.any()
+        np.testing.assert_allclose(events, [bound is not None, 0, 1])
+
+
+def test_a_problem_that_leaves_the_finite_world_is_frozen_alone():
+    before = (jnp.zeros((2, 2)), jnp.zeros((4, 3)))
+    after = (jnp.array([[1.0, 2.0], [jnp.inf, 0.0]]), jnp.ones((4, 3)))
+    params, state = freeze_exploded(before, after, batch=2)
+    np.testing.assert_allclose(params, [[1.0, 2.0], [0.0, 0.0]])
+    np.testing.assert_allclose(state[:2], 1.0)
+    np.testing.assert_allclose(state[2:], 0.0)

@@ -1,0 +1,225 @@
+"""The report: built from a run folder, whole or not, and needing nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from optdyn import figures
+from optdyn.errors import UserError
+from optdyn.report import build_report, pictures
+
+CLAIMS = [
+    {
+        "id": "lowest",
+        "statement": "The learned optimizer is the lowest.",
+        "source": "Fig. 9",
+        "measured": 0.0251234,
+        "threshold": "< 0.0384",
+        "passed": True,
+        "task": "linear_regression",
+    },
+    {
+        "id": "gap",
+        "statement": "<script>alert('x')</script> stands & out",
+        "source": "Fig. 7a",
+        "measured": {"gap": 2.5, "steps": 200},
+        "threshold": 3.0,
+        "passed": False,
+        "task": "rosenbrock",
+        "note": "one <b>seed</b>",
+    },
+    {"id": "later", "statement": "Not run.", "source": "Fig. 8", "measured": None, "passed": None},
+]
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: text, ids, addresses; fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(str(found["id"]))
+        if tag == "a":
+            self.links.append(str(found["href"]))
+        if tag == "img":
+            self.images.append(found)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "title"):
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    modes = figures.eigenvalue_plane(np.array([0.9, 0.2, 0.1]))
+    for name in ("fig07a_rosenbrock", "fig08", "unheard_of"):
+        figures.save_figure(modes, {"beta": [0.9]}, folder, name)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, drawn: Path) -> Path:
+    folder = tmp_path / "run"
+    shutil.copytree(drawn, folder / "figures")
+    (folder / "rosenbrock").mkdir(parents=True)
+    (folder / "claims.json").write_text(json.dumps(CLAIMS))
+    (folder / "timings.json").write_text(json.dumps({"rosenbrock": {"train": 61.25}}))
+    config = {
+        "format": "optdyn run",
+        "versions": {"jax": "0.10.2"},
+        "settings": {"train": {"units": 32, "protocol": {"learning_rate": 0.003}}},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = [
+        {"meta_step": k, "meta_objective": 0.5 / (k + 1), "exploded": k % 2, "seconds": 0.5}
+        for k in range(4)
+    ]
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rosenbrock" / "training.jsonl").write_text(log + '{"meta_step": 4, "me')
+    return folder
+
+
+def built(run: Path) -> tuple[str, Page]:
+    path = build_report(run)
+    assert path == run / "report.html"
+    html = path.read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def test_the_page_shows_every_part(run: Path) -> None:
+    _, page = built(run)
+    for claim in CLAIMS:
+        assert str(claim["statement"]) in page.text
+        assert str(claim["id"]) in page.text
+    assert "1 of 3 claims passed" in page.text
+    for words in ("✓ passed", "✗ not passed", "? not measured", "0.02512", "gap: 2.5; steps: 200"):
+        assert words in page.text
+    for words in ("protocol.learning_rate", "0.003", "0.10.2", "rosenbrock.train", "61.25"):
+        assert words in page.text
+    assert figures.FIGURES["fig07a"].caption in page.text
+    assert re.search(r"Rosenbrock\s*4\s*0\.5\s*0\.125\s*0\.125\s*2\s*2\s*2", page.text)
+    assert page.text.index("claims passed") < page.text.index(figures.FIGURES["fig08"].title)
+    assert {"main", "header", "nav", "figure", "figcaption", "table", "caption", "h1"} <= page.tags
+
+
+def test_the_page_needs_nothing_from_outside(run: Path) -> None:
+    html, page = built(run)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert not {"script", "link", "iframe", "object", "embed"} & page.tags
+    assert len(page.images) == 3
+    for image in page.images:
+        assert str(image["src"]).startswith("data:image/")
+        assert image["alt"]
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_links_lead_somewhere(run: Path) -> None:
+    _, page = built(run)
+    assert len(set(page.ids)) == len(page.ids)
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        else:
+            assert (run / link).is_file()
+
+
+def test_claims_are_text_and_not_markup(run: Path) -> None:
+    html, page = built(run)
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; stands &amp; out" in html
+    assert "one <b>seed</b>" in page.text
+    assert "b" not in page.tags
+
+
+def test_a_ledger_may_be_an_object(run: Path) -> None:
+    (run / "claims.json").write_text(json.dumps({"claims": CLAIMS[:1]}))
+    assert "1 of 1 claims passed" in built(run)[1].text
+
+
+def test_an_empty_run_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
+    _, page = built(tmp_path)
+    assert page.text.count("Not available") == 6
+    for part in ("claims ledger", "figures", "training logs", "settings", "versions", "timings"):
+        assert f"Not available: {part}" in page.text or f"Not available: the {part}" in page.text
+
+
+@pytest.mark.parametrize("name", ["claims.json", "config.json", "timings.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff", b'"text"'])
+def test_damaged_files_are_named_not_fatal(run: Path, name: str, content: bytes) -> None:
+    (run / name).write_bytes(content)
+    assert f"{name}: " in built(run)[1].text
+
+
+def test_text_that_no_file_can_hold_does_not_stop_the_page(run: Path) -> None:
+    (run / "claims.json").write_text('[{"id": "half", "statement": "a \\ud800 b"}]')
+    assert "a ? b" in built(run)[1].text
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        build_report(tmp_path / "nowhere")
+
+
+def test_figures_beyond_the_limit_are_linked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (run / "figures" / "fig08.svg").stat().st_size
+    monkeypatch.setattr(pictures, "PAGE_LIMIT", size * 3)
+    _, page = built(run)
+    assert len(page.images) == 2
+    assert "to keep this page small" in page.text
+
+
+def test_a_large_svg_gives_way_to_its_png(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "SVG_LIMIT", 0)
+    drawing = run / "figures" / "fig08.svg"
+    drawing.write_text(drawing.read_text() + " " * 1_000_000)
+    sources = {str(i["alt"]): i for i in built(run)[1].images}
+    image = sources[figures.FIGURES["fig08"].title]
+    assert str(image["src"]).startswith("data:image/png")
+    assert image["width"] == str(round(7.6 * 96))
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(CLAIMS[1], plain)), max_size=3))
+def test_any_ledger_gives_a_page(tmp_path: Path, claims: list[dict[str, object]]) -> None:
+    (tmp_path / "claims.json").write_text(json.dumps(claims), encoding="utf-8")
+    built(tmp_path)
