@@ -14,7 +14,7 @@ def double_precision() -> AbstractContextManager[None]:
     """A context in which JAX computes in float64."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # JAX before 0.8
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # JAX before 0.8
 
     return enable_x64()
 

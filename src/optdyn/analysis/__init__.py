@@ -1,17 +1,16 @@
 """What a learned optimizer has learned: its modes, and its likeness to momentum."""
 
 from optdyn.analysis.momentum_stage import (
+    MomentumComparison,
     StageRow,
     TunedMomentum,
     nearest_to,
-    stage_row,
-    tuned_momentum,
 )
 from optdyn.analysis.operating_point import OperatingPoint, operating_point
-from optdyn.analysis.validation import Curves, Validation, mean_curve
+from optdyn.analysis.validation import Validation, mean_curve
 
 __all__ = [
-    "Curves",
+    "MomentumComparison",
     "OperatingPoint",
     "StageRow",
     "TunedMomentum",
@@ -19,6 +18,4 @@ __all__ = [
     "mean_curve",
     "nearest_to",
     "operating_point",
-    "stage_row",
-    "tuned_momentum",
 ]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optdyn.analysis.operating_point import OperatingPoint, operating_point
 from optdyn.analysis.validation import Validation, mean_curve
-from optdyn.dynamics import reduce
+from optdyn.dynamics import Eigenmodes, StepMap, reduce, step_map
+from optdyn.meta_training.gradient import MetaOptimizer
+from optdyn.optimizers.baselines import momentum
 
 if TYPE_CHECKING:
+    import optax
     from jaxtyping import Float
 
-    from optdyn.analysis.operating_point import OperatingPoint
-
-MomentumCurves = "Callable[[float, float], Float[np.ndarray, 'problems steps']]"
+HISTORIES = 8
+"""Gradient histories whose states the fixed-point search starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,51 +56,68 @@ class StageRow:
     deviation: float
 
 
-def tuned_momentum(
-    momentum_curves: Callable, validation: Validation, alpha: float, beta: float
-) -> TunedMomentum:
-    """Momentum with the hyperparameters tuning found, scored on the validation problems."""
-    return TunedMomentum(alpha, beta, validation.meta_objective(momentum_curves(alpha, beta)))
+class MomentumComparison:
+    """Measures checkpoints of one learned optimizer against tuned momentum.
+
+    Everything is compiled once, for all checkpoints of one architecture.
+    ``alpha``, ``beta``: the best tuned momentum's.
+    """
+
+    def __init__(self, validation: Validation, alpha: float, beta: float) -> None:
+        self.validation = validation
+        self.momentum_curves = validation.compiled(momentum)
+        self.learned_curves = validation.compiled(_as_optax)
+        self._gradients = validation.compiled_gradients(_as_optax, HISTORIES)
+        self._step: StepMap | None = None
+        score = validation.meta_objective(self.momentum_curves(alpha, beta))
+        self.tuned = TunedMomentum(alpha, beta, score)
+
+    def operating_point(self, optimizer: MetaOptimizer) -> OperatingPoint:
+        """The fixed point that ``optimizer`` reaches on validation problems, and its modes."""
+        if self._step is None:
+            self._step = step_map(optimizer)
+        step = self._step.with_parameters(optimizer)
+        return operating_point(step, self._gradients(optimizer))
+
+    def one_mode_curves(self, point: OperatingPoint) -> Float[np.ndarray, "problems steps"]:
+        """Losses [problems, T + 1] of the optimizer made of the leading mode alone."""
+        tx = reduce(point.modes, keep=[0], h0=point.h0)
+        return self.validation.compiled(lambda: tx)()
+
+    def row(
+        self, meta_step: int, point: OperatingPoint, full: Float[np.ndarray, "problems steps"]
+    ) -> StageRow:
+        """Measure one checkpoint, whose losses on the validation problems are ``full``."""
+        validation, modes = self.validation, point.modes
+        alpha, beta = modes.alpha[0], modes.beta[0]
+        gain_gap, rate_ratio = _prominence(modes)
+        extracted = self.momentum_curves(alpha.real, beta.real)
+        reduced = self.one_mode_curves(point)
+        return StageRow(
+            meta_step=meta_step,
+            meta_objective=validation.meta_objective(full),
+            alpha=float(alpha.real),
+            beta=float(beta.real),
+            oscillating=bool(beta.imag != 0),
+            gain_gap=gain_gap,
+            rate_ratio=rate_ratio,
+            momentum_ratio=validation.meta_objective(extracted) / self.tuned.meta_objective,
+            deviation=deviation(full, reduced, validation.normalization),
+        )
 
 
-def stage_row(
-    meta_step: int,
-    point: OperatingPoint,
-    full: Float[np.ndarray, "problems steps"],
-    tuned: TunedMomentum,
-    momentum_curves: Callable,
-    validation: Validation,
-) -> StageRow:
-    """Measure one checkpoint, whose losses on the validation problems are ``full``."""
-    modes = point.modes
-    alpha, beta = modes.alpha[0], modes.beta[0]
-    pair = 2 if beta.imag != 0 else 1
-    others = slice(pair, None)
+def _as_optax(optimizer: MetaOptimizer) -> optax.GradientTransformation:
+    return optimizer.as_optax()
+
+
+def _prominence(modes: Eigenmodes) -> tuple[float, float]:
+    """The leading mode's gain over the next one's, and its |α| over the others' median."""
+    others = slice(2 if modes.beta[0].imag != 0 else 1, None)
+    next_gain = np.max(modes.gain[others], initial=0.0)
+    bulk = np.median(np.abs(modes.alpha[others])) if len(modes.alpha[others]) else 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        next_gain = modes.gain[pair] if len(modes.gain) > pair else 0.0
-        gap = float(np.divide(modes.gain[0], next_gain))
-        bulk = float(np.median(np.abs(modes.alpha[others]))) if len(modes.gain) > pair else 0.0
-        rate_ratio = float(np.divide(np.abs(alpha), bulk))
-    extracted = validation.meta_objective(momentum_curves(alpha.real, beta.real))
-    return StageRow(
-        meta_step=meta_step,
-        meta_objective=validation.meta_objective(full),
-        alpha=float(alpha.real),
-        beta=float(beta.real),
-        oscillating=bool(beta.imag != 0),
-        gain_gap=gap,
-        rate_ratio=rate_ratio,
-        momentum_ratio=extracted / tuned.meta_objective,
-        deviation=deviation(full, one_mode_curves(point, validation), validation.normalization),
-    )
-
-
-def one_mode_curves(
-    point: OperatingPoint, validation: Validation
-) -> Float[np.ndarray, "problems steps"]:
-    """Losses [problems, T + 1] of the optimizer made of the leading mode alone."""
-    tx = reduce(point.modes, keep=[0], h0=point.h0)
-    return validation.compiled(lambda: tx)()
+        gap = np.float64(modes.gain[0]) / next_gain
+        return float(gap), float(np.float64(np.abs(modes.alpha[0])) / bulk)
 
 
 def deviation(

@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics import (
@@ -16,13 +15,11 @@ from optdyn.dynamics import (
     eigenmodes,
     find_fixed_points,
     linearize,
-    step_map,
 )
 from optdyn.errors import UserError
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    import optax
     from jaxtyping import Float
 
 NUM_STARTS = 16
@@ -44,17 +41,16 @@ class OperatingPoint:
 
 
 def operating_point(
-    tx: optax.GradientTransformation, gradients: Float[np.ndarray, "components steps"]
+    step: StepMap, gradients: Float[np.ndarray, "components steps"]
 ) -> OperatingPoint:
-    """Find where ``tx`` settles after the gradient histories of some components.
+    """Find where an optimizer settles after the gradient histories of some components.
 
     The search starts from states along those histories (early, halfway and
     last), follows the zero-gradient dynamics and polishes by Newton's method
-    (eqs. 3–5). ``tx`` should compute in float64.
+    (eqs. 3–5).
 
     Raises `UserError` when no candidate converges, with the best residual.
     """
-    step = step_map(tx)
     starts = _visited(step, gradients)
     candidates = find_fixed_points(step, starts)
     distinct = candidates.unique()
@@ -74,18 +70,23 @@ def _visited(
 ) -> Float[np.ndarray, "M N"]:
     """States visited along the gradient histories: after a quarter, half and all of the steps."""
     with double_precision():
-
-        def path(history: Float[jax.Array, " steps"]) -> Float[jax.Array, "steps N"]:
-            def advance(
-                h: Float[jax.Array, " N"], g: Float[jax.Array, ""]
-            ) -> tuple[Float[jax.Array, " N"], Float[jax.Array, " N"]]:
-                after = step(h, g)[0]
-                return after, after
-
-            return jax.lax.scan(advance, jnp.asarray(step.h), history)[1]
-
-        paths = np.asarray(jax.jit(jax.vmap(path))(jnp.asarray(gradients, jnp.float64)))
+        paths = np.asarray(_paths(step, step.h, np.asarray(gradients, np.float64)))
     last = paths.shape[1] - 1
     states = paths[:, [last // 4, last // 2, last]].reshape(-1, paths.shape[2])
     states = states[np.all(np.isfinite(states), axis=1)]
     return np.concatenate([step.h[None], states])[:NUM_STARTS]
+
+
+@jax.jit
+def _paths(
+    step: StepMap,
+    h0: Float[jax.Array, " N"],
+    gradients: Float[jax.Array, "components steps"],
+) -> Float[jax.Array, "components steps N"]:
+    def advance(
+        h: Float[jax.Array, " N"], g: Float[jax.Array, ""]
+    ) -> tuple[Float[jax.Array, " N"], Float[jax.Array, " N"]]:
+        after = step(h, g)[0]
+        return after, after
+
+    return jax.vmap(lambda history: jax.lax.scan(advance, h0, history)[1])(gradients)

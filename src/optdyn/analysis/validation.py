@@ -71,26 +71,34 @@ class Validation:
             return float("inf")
         return float(np.mean(meta_loss(jnp.asarray(losses.T), self.normalization)))
 
-    def gradients(
-        self, tx: optax.GradientTransformation, num_components: int
-    ) -> Float[np.ndarray, "components steps"]:
-        """Gradient histories of up to ``num_components`` components under ``tx``.
+    def compiled_gradients(
+        self, make: Callable[..., optax.GradientTransformation], num_components: int
+    ) -> Callable[..., Float[np.ndarray, "components steps"]]:
+        """As `compiled`, giving gradient histories of up to ``num_components`` components.
 
         Taken from the first problems, evenly spread over their components.
         """
-        count = min(4, self.problem_count)
-        few = jax.tree.map(lambda leaf: leaf[:count], self.problems)
-        recorded = jax.jit(
-            jax.vmap(lambda p: unroll(tx, p, self.num_steps, record=("gradients",)).record)
-        )(few)["gradients"]
-        rows = [
-            np.moveaxis(np.asarray(leaf), 1, -1).reshape(-1, self.num_steps)
-            for leaf in jax.tree.leaves(recorded)
-        ]
-        histories = np.concatenate(rows)
-        histories = histories[np.all(np.isfinite(histories), axis=1)]
-        picked = np.linspace(0, len(histories) - 1, min(num_components, len(histories)))
-        return histories[np.unique(picked.astype(int))]
+        few = jax.tree.map(lambda leaf: leaf[: min(4, self.problem_count)], self.problems)
+
+        @jax.jit
+        def recorded(*arguments: Any) -> Any:
+            tx = make(*arguments)
+            return jax.vmap(
+                lambda problem: unroll(tx, problem, self.num_steps, record=("gradients",)).record
+            )(few)["gradients"]
+
+        def histories(*arguments: Any) -> Float[np.ndarray, "components steps"]:
+            rows = np.concatenate(
+                [
+                    np.moveaxis(np.asarray(leaf), 1, -1).reshape(-1, self.num_steps)
+                    for leaf in jax.tree.leaves(recorded(*arguments))
+                ]
+            )
+            rows = rows[np.all(np.isfinite(rows), axis=1)]
+            picked = np.linspace(0, len(rows) - 1, min(num_components, len(rows)))
+            return rows[np.unique(picked.astype(int))]
+
+        return histories
 
     @property
     def problem_count(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
 from optdyn.cli.settings import AnalyzeSettings
@@ -23,7 +25,25 @@ def command(argv: list[str]) -> None:
     devices.start(settings.devices)
 
     def work() -> None:
-        analyze_task(run, settings.task, task_options, judged_on)
+        _print(analyze_task(run, settings.task, task_options, judged_on))
 
     with open_run(settings.out, create=False) as run:
         interruptible(work, "the analysis stopped; finished checkpoints are saved")
+
+
+def _print(analysis: dict[str, Any]) -> None:
+    """The momentum stage and the last checkpoint, in a few lines."""
+    tuned = analysis["tuned"]
+    print(
+        f"tuned momentum: learning rate {tuned['alpha']:.4g}, momentum {tuned['beta']:.4g}, "
+        f"meta-objective {tuned['meta_objective']:.4g}"
+    )
+    rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
+    for name in ("momentum_stage", "final"):
+        row = rows[analysis[name]]
+        objective = "diverged" if row["meta_objective"] is None else f"{row['meta_objective']:.4g}"
+        print(
+            f"{name.replace('_', ' ')}: meta-step {row['meta_step']}, "
+            f"meta-objective {objective}; leading mode: "
+            f"learning rate {row['alpha']:.4g}, momentum {row['beta']:.4g}"
+        )

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.dynamics.step_map import StepMap, step_map
+from optdyn.dynamics.step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    import optax
     from jaxtyping import Array, Float, Int, PyTree
-
-Map: TypeAlias = "Callable[[Float[Array, ' N']], Float[Array, ' N']]"
 
 # Jacobians [N, N] are formed for this many candidates at a time.
 JACOBIAN_BATCH = 16
@@ -90,7 +86,7 @@ class FixedPoints:
 
 
 def find_fixed_points(
-    tx: optax.GradientTransformation | StepMap,
+    tx: Optimizer | StepMap,
     starts: Float[np.ndarray, "M N"],
     gradient: float = 0.0,
     *,
@@ -122,21 +118,17 @@ def find_fixed_points(
     if starts.ndim != 2 or starts.shape[1] != len(step.names) or len(starts) == 0:
         raise UserError(f"starts: shape {starts.shape} is not allowed ((M, {len(step.names)}))")
     with double_precision():
-
-        def next_state(h: Float[Array, " N"]) -> Float[Array, " N"]:
-            return step(h, gradient, param)[0]
-
-        examine, move = _newton(next_state)
-        h = _iterate(next_state, jnp.asarray(starts), iterations)
-        residual, correction = examine(h)
+        held = _Held(step, jnp.asarray(gradient, float), jnp.asarray(param, float))
+        h = _iterate(held, jnp.asarray(starts), iterations)
+        residual, correction = _examine(held, h)
         for _ in range(newton_steps):
             if np.all(_within(h, residual, correction, tolerance) | ~_usable(h, starts)):
                 break
-            previous, h = h, move(h, correction)
-            residual, correction = examine(h)
+            previous, h = h, _move(held, h, correction)
+            residual, correction = _examine(held, h)
             if np.array_equal(previous, h, equal_nan=True):
                 break
-        update = jax.jit(jax.vmap(lambda h: step(h, gradient, param)[1]))(h)
+        update = _updates(held, h)
         usable = _usable(h, starts)
         found = usable & _within(h, residual, correction, tolerance)
         return FixedPoints(
@@ -147,58 +139,75 @@ def find_fixed_points(
             ),
             residual=np.asarray(residual),
             error_estimate=_norms(correction),
-            spectral_radius=_spectral_radii(next_state, np.asarray(h), found),
+            spectral_radius=_spectral_radii(held, np.asarray(h), found),
             update=np.asarray(update),
             multiplicity=np.ones(len(starts), int),
             gradient=float(gradient),
         )
 
 
-def _iterate(next_state: Map, starts: Float[Array, "M N"], iterations: int) -> Float[Array, "M N"]:
-    advance = jax.vmap(next_state)
-    run = jax.jit(lambda h: jax.lax.fori_loop(0, iterations, lambda _, s: advance(s), h))
-    return run(starts)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """A step map with gradient and parameter held, compiled once for all values."""
+
+    step: StepMap
+    gradient: Float[Array, ""]
+    param: Float[Array, ""]
+
+    def __call__(self, h: Float[Array, " N"]) -> Float[Array, " N"]:
+        return self.step(h, self.gradient, self.param)[0]
 
 
-def _newton(next_state: Map) -> tuple[Callable, Callable]:
-    """``examine(h) -> residual [M], Newton's correction [M, N]``; ``move(h, correction) -> h``."""
+@jax.jit
+def _iterate(held: _Held, starts: Float[Array, "M N"], iterations: int) -> Float[Array, "M N"]:
+    return jax.lax.fori_loop(0, iterations, lambda _, h: jax.vmap(held)(h), starts)
+
+
+@jax.jit
+def _examine(held: _Held, h: Float[Array, "M N"]) -> tuple[Float[Array, " M"], Float[Array, "M N"]]:
+    """The residual of each candidate and Newton's correction to it."""
 
     def correction(h: Float[Array, " N"]) -> tuple[Float[Array, ""], Float[Array, " N"]]:
-        difference = next_state(h) - h
+        difference = held(h) - h
         # Reverse mode: learned optimizers define their own reverse pass.
-        jacobian = jax.jacrev(next_state)(h)
+        jacobian = jax.jacrev(held)(h)
         full = jnp.linalg.solve(jnp.eye(h.size) - jacobian, difference)
         full = jnp.where(jnp.isnan(full), jnp.inf, full)
         # With no residual there is nothing to correct, even where I − J is singular.
         return jnp.linalg.norm(difference), jnp.where(difference.any(), full, 0.0)
 
-    def residuals(h: Float[Array, " N"]) -> Float[Array, ""]:
-        return jnp.linalg.norm(next_state(h) - h)
+    return jax.lax.map(correction, h, batch_size=JACOBIAN_BATCH)
 
-    @jax.jit
-    def examine(h: Float[Array, "M N"]) -> tuple[Float[Array, " M"], Float[Array, "M N"]]:
-        return jax.lax.map(correction, h, batch_size=JACOBIAN_BATCH)
 
-    @jax.jit
-    def move(h: Float[Array, "M N"], full: Float[Array, "M N"]) -> Float[Array, "M N"]:
-        trials = jnp.stack([h, *(h + factor * full for factor in STEP_FACTORS)], axis=1)
-        sizes = jax.vmap(jax.vmap(residuals))(trials)
-        best = jnp.argmin(jnp.where(jnp.isfinite(sizes), sizes, jnp.inf), axis=1)
-        return jnp.take_along_axis(trials, best[:, None, None], axis=1)[:, 0]
+@jax.jit
+def _move(held: _Held, h: Float[Array, "M N"], full: Float[Array, "M N"]) -> Float[Array, "M N"]:
+    """The best of Newton's step and its shortened forms, candidate by candidate."""
+    trials = jnp.stack([h, *(h + factor * full for factor in STEP_FACTORS)], axis=1)
+    sizes = jax.vmap(jax.vmap(lambda h: jnp.linalg.norm(held(h) - h)))(trials)
+    best = jnp.argmin(jnp.where(jnp.isfinite(sizes), sizes, jnp.inf), axis=1)
+    return jnp.take_along_axis(trials, best[:, None, None], axis=1)[:, 0]
 
-    return examine, move
+
+@jax.jit
+def _updates(held: _Held, h: Float[Array, "M N"]) -> Float[Array, " M"]:
+    return jax.vmap(lambda h: held.step(h, held.gradient, held.param)[1])(h)
+
+
+@jax.jit
+def _jacobian(held: _Held, h: Float[Array, " N"]) -> Float[Array, "N N"]:
+    return jax.jacrev(held)(h)
 
 
 def _spectral_radii(
-    next_state: Map, h: Float[np.ndarray, "M N"], found: np.ndarray
+    held: _Held, h: Float[np.ndarray, "M N"], found: np.ndarray
 ) -> Float[np.ndarray, " M"]:
     """Spectral radius of ∂F/∂h at each found candidate; computed once for coinciding ones."""
     radii = np.full(len(h), np.nan)
     rows = np.flatnonzero(found)
     groups = _group(h[rows], tolerance=1e-6)
-    jacobian = jax.jit(jax.jacrev(next_state))
     for leader in sorted(set(groups.tolist())):
-        eigenvalues = np.linalg.eigvals(np.asarray(jacobian(h[rows[leader]])))
+        eigenvalues = np.linalg.eigvals(np.asarray(_jacobian(held, h[rows[leader]])))
         radii[rows[groups == leader]] = np.max(np.abs(eigenvalues), initial=0.0)
     return radii
 

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.dynamics.step_map import StepMap, step_map
+from optdyn.dynamics.step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, require_positive_int
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    import optax
     from jaxtyping import Float, PyTree
 
 # One-sided slopes are taken at these distances from the operating point, and have
@@ -77,7 +76,7 @@ class Linearization:
 
 
 def linearize(
-    tx: optax.GradientTransformation | StepMap,
+    tx: Optimizer | StepMap,
     *,
     state: PyTree | None = None,
     h: Float[np.ndarray, " N"] | None = None,
@@ -158,28 +157,36 @@ def _value_and_jacobian(
 ) -> tuple[Float[np.ndarray, " outputs"], Float[np.ndarray, "outputs inputs"]]:
     """``[h', Δx]`` and its Jacobian at z = [h, g, x]. Raises `UserError` where there is none."""
     with double_precision():
-
-        def outputs(z: Float[jax.Array, " inputs"]) -> Float[jax.Array, " outputs"]:
-            h_next, dx = step(z[:-2], z[-2], z[-1])
-            return jnp.append(h_next, dx)
-
-        # Reverse mode: learned optimizers define their own reverse pass.
-        value, jacobian = jax.jit(lambda z: (outputs(z), jax.jacrev(outputs)(z)))(z)
-        value, jacobian = np.array(value), np.array(jacobian)
+        value, jacobian = (np.array(part) for part in _outputs_and_jacobian(step, z))
         wrong = ~np.isfinite(jacobian) | ~np.isfinite(value)[:, None]
         if not np.any(wrong):
-            wrong = _slopes_disagree(jax.jit(jax.vmap(outputs)), z, value, jacobian, step.precision)
+            wrong = _slopes_disagree(step, z, value, jacobian)
     if np.any(wrong):
         raise UserError(_undefined(step, z, wrong))
     return value, jacobian
 
 
+def _outputs(step: StepMap, z: Float[jax.Array, " inputs"]) -> Float[jax.Array, " outputs"]:
+    h_next, dx = step(z[:-2], z[-2], z[-1])
+    return jnp.append(h_next, dx)
+
+
+@jax.jit
+def _outputs_and_jacobian(
+    step: StepMap, z: Float[jax.Array, " inputs"]
+) -> tuple[Float[jax.Array, " outputs"], Float[jax.Array, "outputs inputs"]]:
+    # Reverse mode: learned optimizers define their own reverse pass.
+    return _outputs(step, z), jax.jacrev(_outputs, argnums=1)(step, z)
+
+
+_outputs_at_each = jax.jit(jax.vmap(_outputs, in_axes=(None, 0)))
+
+
 def _slopes_disagree(
-    outputs: jax.stages.Wrapped,
+    step: StepMap,
     z: Float[np.ndarray, " inputs"],
     value: Float[np.ndarray, " outputs"],
     jacobian: Float[np.ndarray, "outputs inputs"],
-    precision: float,
 ) -> np.ndarray:
     """[outputs, inputs]: where one-sided slopes do not approach the derivative.
 
@@ -194,11 +201,11 @@ def _slopes_disagree(
     for distance in PROBE_DISTANCES:
         gap, noise = np.zeros(jacobian.shape), np.zeros(jacobian.shape)
         for move in (distance * size, -distance * size):
-            moved = np.asarray(outputs(z[None, :] + np.diag(move))).T
+            moved = np.asarray(_outputs_at_each(step, z[None, :] + np.diag(move))).T
             slope = (moved - value[:, None]) / move[None, :]
             gap = np.maximum(gap, np.abs(slope - jacobian))
             magnitude = np.maximum(np.abs(moved), np.abs(value)[:, None])
-            noise = np.maximum(noise, 10 * precision * magnitude / np.abs(move)[None, :])
+            noise = np.maximum(noise, 10 * step.precision * magnitude / np.abs(move)[None, :])
             largest_slope = np.fmax(largest_slope, np.abs(slope))
         allowed = SLOPE_TOLERANCE * largest_slope
         telling = noise <= allowed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,29 @@ import optax
 
 from optdyn.dynamics.separability import keep_precision, require_componentwise
 from optdyn.errors import UserError, require_number, require_positive_int
-from optdyn.precision import double_precision
+from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
 
 
+class HasOptax(Protocol):
+    """A pytree of parameters that gives an optimizer."""
+
+    def as_optax(self) -> optax.GradientTransformation: ...
+
+
+Optimizer: TypeAlias = optax.GradientTransformation | HasOptax
+
+
+@jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepMap:
     """``(h [N], g, x) -> (h' [N], Δx)``: one step of one component. Made by `step_map`.
+
+    ``build(parameters)`` is the optimizer. A StepMap is a pytree, so that what is
+    compiled for one serves all that differ in ``parameters`` and ``state`` alone:
+    every checkpoint of a learned optimizer (`with_parameters`).
 
     The vector h holds the float leaves of the optimizer's state that exist once a
     component (``leaves`` are their positions in the flattened ``state``, ``names``
@@ -30,10 +45,42 @@ class StepMap:
     reverse-mode differentiation apply.
     """
 
-    tx: optax.GradientTransformation
+    parameters: PyTree
     state: PyTree
+    build: Callable[[PyTree], optax.GradientTransformation]
     leaves: tuple[int, ...]
     names: tuple[str, ...]
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Counters stand with the structure: optax computes schedules from them in float32,
+        exactly only where the compiler knows their values.
+        """
+        parts, treedef = jax.tree.flatten(self.state)
+        counters = {i: int(part) for i, part in enumerate(parts) if _is_counter(part)}
+        arrays = [part for i, part in enumerate(parts) if i not in counters]
+        fixed = (treedef, tuple(counters.items()), self.build, self.leaves, self.names)
+        return (self.parameters, arrays), fixed
+
+    @classmethod
+    def tree_unflatten(cls, fixed: tuple[Any, ...], children: tuple[Any, ...]) -> StepMap:
+        treedef, counters, build, leaves, names = fixed
+        parameters, arrays = children
+        parts = list(arrays)
+        for i, value in counters:
+            parts.insert(i, np.asarray(value, np.int32))
+        return cls(parameters, treedef.unflatten(parts), build, leaves, names)
+
+    @property
+    def tx(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return self.build(self.parameters)
+
+    def with_parameters(self, parameters: PyTree) -> StepMap:
+        """The same optimizer with other parameters, in its initial state."""
+        with double_precision():
+            wide = to_float64(parameters)
+            state = _one_component_state(self.build(wide), jnp.zeros((1,), jnp.float64))
+        return dataclasses.replace(self, parameters=wide, state=state)
 
     @property
     def h(self) -> Float[np.ndarray, " N"]:
@@ -65,19 +112,35 @@ class StepMap:
         return h_next, updates[0].astype(jnp.float64)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fixed:
+    """Builds one optimizer, whatever the parameters."""
+
+    tx: optax.GradientTransformation
+
+    def __call__(self, parameters: PyTree) -> optax.GradientTransformation:
+        del parameters
+        return self.tx
+
+
+def _as_optax(parameters: Any) -> optax.GradientTransformation:
+    return parameters.as_optax()
+
+
 def step_map(
-    tx: optax.GradientTransformation | StepMap,
+    tx: Optimizer | StepMap,
     *,
     state: PyTree | None = None,
     count: int | None = None,
 ) -> StepMap:
     """One component of ``tx`` as a `StepMap` (a StepMap is taken as it is).
 
+    ``tx`` is an optax pair, or a pytree of parameters with a method ``as_optax()``
+    that gives one, such as a learned optimizer; its parameters are taken in float64.
     ``state``: the optimizer state for a parameter of shape (1,), whose shared part is
     frozen; by default the one that ``tx.init`` gives. ``count``: sets every counter
     (scalar integer leaf), and with it schedules and bias corrections. Leaves keep the
-    precision that ``tx.init`` gives them for float64 parameters, so a learned
-    optimizer with float32 weights is to be widened first (`optdyn.precision.to_float64`).
+    precision that ``tx.init`` gives them for float64 parameters.
 
     Raises `UserError` for an optimizer that is not component-wise, and for a ``state``
     of another structure.
@@ -85,7 +148,6 @@ def step_map(
     if isinstance(tx, StepMap):
         step = tx
     else:
-        require_componentwise(tx)
         step = _initial_step_map(tx)
     if state is not None:
         step = dataclasses.replace(step, state=_conform(state, step.state))
@@ -96,7 +158,7 @@ def step_map(
 
 
 def settle(
-    tx: optax.GradientTransformation | StepMap,
+    tx: Optimizer | StepMap,
     gradient_scale: float = 1.0,
     *,
     alternating: bool = True,
@@ -143,8 +205,13 @@ def settle(
         return jax.tree.unflatten(treedef, parts)
 
 
-def _initial_step_map(tx: optax.GradientTransformation) -> StepMap:
+def _initial_step_map(optimizer: Optimizer) -> StepMap:
     with double_precision():
+        plain = isinstance(optimizer, optax.GradientTransformation)
+        parameters = () if plain else to_float64(optimizer)
+        build = _Fixed(optimizer) if plain else _as_optax
+        tx = build(parameters)
+        require_componentwise(tx)
         params = jnp.zeros((1,), jnp.float64)
         state = _one_component_state(tx, params)
         # A leaf belongs to the component when it grows with the number of components.
@@ -156,7 +223,7 @@ def _initial_step_map(tx: optax.GradientTransformation) -> StepMap:
                 leaves.append(i)
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 names += [f"{name}[{k}]" for k in range(leaf.size)] if leaf.size > 1 else [name]
-    return StepMap(tx=tx, state=state, leaves=tuple(leaves), names=tuple(names))
+    return StepMap(parameters, state, build, leaves=tuple(leaves), names=tuple(names))
 
 
 def _one_component_state(tx: optax.GradientTransformation, params: Array) -> PyTree:
@@ -191,8 +258,13 @@ def _conform(state: PyTree, template: PyTree) -> PyTree:
 
 def _set_counters(state: PyTree, count: int) -> PyTree:
     def set_one(leaf: Any) -> Any:
-        counts = jnp.issubdtype(leaf.dtype, jnp.signedinteger) and leaf.ndim == 0
-        return jnp.asarray(min(count, jnp.iinfo(leaf.dtype).max), leaf.dtype) if counts else leaf
+        if not _is_counter(leaf):
+            return leaf
+        return jnp.asarray(min(count, jnp.iinfo(leaf.dtype).max), leaf.dtype)
 
     with double_precision():
         return jax.tree.map(set_one, state)
+
+
+def _is_counter(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray)) and leaf.ndim == 0 and leaf.dtype == np.int32

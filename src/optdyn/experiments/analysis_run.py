@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,33 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdyn.analysis import (
+    MomentumComparison,
     OperatingPoint,
     StageRow,
-    TunedMomentum,
     Validation,
     mean_curve,
     nearest_to,
-    operating_point,
-    stage_row,
-    tuned_momentum,
 )
-from optdyn.analysis.momentum_stage import one_mode_curves
 from optdyn.dynamics import impulse_mismatch, optimal_momentum
 from optdyn.errors import UserError
 from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
 from optdyn.experiments.files import (
+    read_json,
     read_signed_json,
     to_plain,
-    write_json_if_changed,
+    write_json,
     write_signed_json,
 )
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.experiments.training_run import CHECKPOINTS
 from optdyn.experiments.tuning_run import table_path
-from optdyn.optimizers.baselines import momentum
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
-from optdyn.precision import double_precision, to_float64
 from optdyn.tasks import Task, make_task
 from optdyn.tuning import best, load_table
 
@@ -44,8 +40,6 @@ if TYPE_CHECKING:
 
 ANALYSIS = "analysis"
 SUMMARY = "analysis.json"
-HISTORIES = 8
-"""Gradient histories whose states the fixed-point search starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +73,18 @@ def analyze_task(
     tuned_point = best(load_table(table_path(folder, "momentum"))).hyperparameters
     run.settle(f"analyze/{task_name}", {"task_options": task_options, **vars(settings)})
 
-    validation = Validation(task, **vars(settings))
-    momentum_curves = validation.compiled(momentum)
-    learned_curves = validation.compiled(lambda optimizer: optimizer.as_optax())
-    tuned = tuned_momentum(momentum_curves, validation, **tuned_point)
+    inputs = {
+        "settings": to_plain(settings),
+        "momentum": tuned_point,
+        "checkpoints": {path.name: fingerprint(load_optimizer(path)[0]) for path in checkpoints},
+    }
+    with contextlib.suppress(UserError):
+        done = read_json(folder / SUMMARY)
+        if done.get("inputs") == inputs:
+            return done
+
+    comparison = MomentumComparison(Validation(task, **vars(settings)), **tuned_point)
+    tuned = comparison.tuned
     rows = []
     with progress(f"analyzing {task_name}", len(checkpoints)) as advance:
         for count, path in enumerate(checkpoints, start=1):
@@ -91,10 +93,9 @@ def analyze_task(
             origin = {"optimizer": fingerprint(optimizer), "tuned": to_plain(tuned)}
             row = _kept_row(kept, origin)
             if row is None:
-                full = learned_curves(optimizer)
-                point = _operating_point(optimizer, validation)
-                stage = stage_row(card.meta_step, point, full, tuned, momentum_curves, validation)
-                row = to_plain(_row(stage, point))
+                point = comparison.operating_point(optimizer)
+                full = comparison.learned_curves(optimizer)
+                row = to_plain(_row(comparison.row(card.meta_step, point, full), point))
                 write_signed_json(kept, {"origin": origin, "row": row})
             rows.append(row)
             advance(count, f"meta-step {card.meta_step}: {row['meta_objective'] or np.inf:.4g}")
@@ -106,21 +107,16 @@ def analyze_task(
     )
     optimizer, _ = load_optimizer(checkpoints[[r["meta_step"] for r in rows].index(chosen)])
     summary = {
+        "inputs": inputs,
         "tuned": tuned,
         "theory": _theory(task),
         "momentum_stage": chosen,
         "final": rows[-1]["meta_step"],
-        "curves": _curves(optimizer, tuned, learned_curves, momentum_curves, validation),
+        "curves": _curves(optimizer, comparison),
         "checkpoints": rows,
     }
-    write_json_if_changed(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, summary)
     return to_plain(summary)
-
-
-def _operating_point(optimizer: ComponentwiseRNN, validation: Validation) -> OperatingPoint:
-    histories = validation.gradients(optimizer.as_optax(), HISTORIES)
-    with double_precision():
-        return operating_point(to_float64(optimizer).as_optax(), histories)
 
 
 def _row(stage: StageRow, point: OperatingPoint) -> dict[str, Any]:
@@ -174,21 +170,15 @@ def _theory(task: Task) -> dict[str, float] | None:
     return {"alpha": alpha, "beta": beta}
 
 
-def _curves(
-    optimizer: ComponentwiseRNN,
-    tuned: TunedMomentum,
-    learned_curves: Any,
-    momentum_curves: Any,
-    validation: Validation,
-) -> dict[str, Any]:
+def _curves(optimizer: ComponentwiseRNN, comparison: MomentumComparison) -> dict[str, Any]:
     """Mean ± standard error of the loss curves that Fig. 7c shows."""
     losses = {
-        "full": learned_curves(optimizer),
-        "one_mode": one_mode_curves(_operating_point(optimizer, validation), validation),
-        "tuned": momentum_curves(tuned.alpha, tuned.beta),
+        "full": comparison.learned_curves(optimizer),
+        "one_mode": comparison.one_mode_curves(comparison.operating_point(optimizer)),
+        "tuned": comparison.momentum_curves(comparison.tuned.alpha, comparison.tuned.beta),
     }
     named = {}
     for name, curves in losses.items():
-        mean, error = mean_curve(curves, validation.normalization)
+        mean, error = mean_curve(curves, comparison.validation.normalization)
         named[name] = {"mean": mean, "standard_error": error}
     return named

@@ -6,12 +6,20 @@ from optdyn.figures.comparison import (
     performance_summary,
     reduction_losses,
 )
-from optdyn.figures.inputs import Curve, MomentumPoint, MomentumStage, Score, SearchPanel
+from optdyn.figures.inputs import (
+    Curve,
+    MomentumPoint,
+    MomentumStage,
+    Score,
+    SearchPanel,
+    StoredModes,
+)
 from optdyn.figures.modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
 from optdyn.figures.registry import FIGURES, Description, place
 from optdyn.figures.save import save_figure
 from optdyn.figures.schematic import optimizer_schematic
 from optdyn.figures.search import hyperparameter_searches
+from optdyn.figures.stages import mode_stages
 from optdyn.figures.tasks import condition_numbers, rosenbrock_surface, two_moons_data
 from optdyn.figures.training import momentum_stage, training_curve
 
@@ -23,10 +31,12 @@ __all__ = [
     "MomentumStage",
     "Score",
     "SearchPanel",
+    "StoredModes",
     "condition_numbers",
     "eigenvalue_plane",
     "hyperparameter_searches",
     "loss_curves",
+    "mode_stages",
     "modes_over_training",
     "momentum_hyperparameters",
     "momentum_stage",

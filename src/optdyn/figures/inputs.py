@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Complex, Float, Int
     from numpy import ndarray
 
 
@@ -59,6 +59,18 @@ class SearchPanel:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoredModes:
+    """The eigenmodes of one stored checkpoint, the leading one first.
+
+    ``beta`` and ``alpha`` [modes]: each mode's eigenvalue and learning rate.
+    """
+
+    meta_step: int
+    beta: Complex[ndarray, " modes"]
+    alpha: Complex[ndarray, " modes"]
+
+
+@dataclasses.dataclass(frozen=True)
 class MomentumStage:
     """How a learned optimizer passes through momentum, checkpoint by checkpoint.
 
@@ -69,7 +81,8 @@ class MomentumStage:
     relative deviation of the one-mode optimizer's loss curve). A value that
     could not be had is NaN. ``chosen`` is the meta-step of the checkpoint that
     is taken as the momentum stage; ``thresholds`` maps ``gain_gap``,
-    ``momentum_ratio``, ``deviation`` to the levels that claims test.
+    ``momentum_ratio``, ``deviation`` to the levels that claims test. ``theory``
+    is None where the task's range of curvatures is not known.
     """
 
     meta_step: Int[ndarray, " checkpoints"]
@@ -80,7 +93,7 @@ class MomentumStage:
     momentum_ratio: Float[ndarray, " checkpoints"]
     deviation: Float[ndarray, " checkpoints"]
     tuned: MomentumPoint
-    theory: MomentumPoint
+    theory: MomentumPoint | None
     tuned_meta_objective: float
     chosen: int
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -100,13 +100,13 @@ def momentum_hyperparameters(
     beta: Complex[ndarray, " modes"],
     alpha: Complex[ndarray, " modes"],
     tuned: MomentumPoint,
-    theory: MomentumPoint,
+    theory: MomentumPoint | None,
     leading: int = 0,
 ) -> Figure:
     """Fig. 7b: each mode as momentum, timescale against learning rate, both logarithmic.
 
     ``tuned`` is the best momentum found by search, ``theory`` the optimal one for
-    the task's range of curvature. Modes beyond the axes are counted in a note.
+    the task's range of curvature, where that is known. Modes beyond the axes are counted in a note.
     """
     beta, alpha = np.asarray(beta, complex), np.asarray(alpha, complex)
     figure, (axes,) = new_figure((5.8, 5.0))
@@ -137,7 +137,7 @@ def momentum_hyperparameters(
                 label=f"mode, {label}",
                 zorder=3,
             )
-    _references(axes, tuned, theory)
+    references(axes, tuned, theory)
     lead = (size[[leading]], steps[[leading]])
     axes.scatter(*lead, s=480, facecolor="none", edgecolor=VERMILLION, linewidth=2.0, zorder=4)
     axes.scatter(
@@ -232,17 +232,21 @@ def _half_width(beta: Complex[ndarray, " modes"], leading: int) -> float:
     return float(np.clip(max(abs(1 - beta[leading]), nearby), 0.01, 0.5))
 
 
-def _references(axes: Axes, tuned: MomentumPoint, theory: MomentumPoint) -> None:
-    """The gold star at the best tuned momentum and the cross at theory's."""
+def references(
+    axes: Axes, tuned: MomentumPoint, theory: MomentumPoint | None, size: float = 1.0
+) -> None:
+    """The gold star at the best tuned momentum and the cross at theory's, ``size`` times as big."""
     stars = (
         ("best tuned momentum", tuned, "*", GOLD, 330),
         ("optimal momentum (theory)", theory, "X", "white", 120),
     )
     for label, point, marker, face, area in stars:
+        if point is None:
+            continue
         axes.scatter(
             [point.alpha],
             [timescale(np.asarray(point.beta))],
-            s=area,
+            s=size * area,
             marker=marker,
             facecolor=face,
             edgecolor=BLACK,

@@ -86,8 +86,8 @@ FIGURES: dict[str, Description] = {
     "fig07b": Description(
         "Each mode as a momentum optimizer",
         "Momentum timescale against learning rate for every eigenmode. The gold star is the best "
-        "tuned momentum, the cross the optimum that theory gives for the task's curvatures, the "
-        "ringed diamond the mode with the largest steady-state gain.",
+        "tuned momentum, the cross the optimum that theory gives where the task's curvatures are "
+        "known, the ringed diamond the mode with the largest steady-state gain.",
         "linear_regression",
     ),
     "fig07c": Description(
@@ -100,9 +100,16 @@ FIGURES: dict[str, Description] = {
         "How momentum appears during meta-training",
         "At each stored checkpoint: the meta-objective with tuned momentum's level, how far the "
         "leading mode's steady-state gain exceeds the next mode's, its learning rate and "
-        "timescale beside the best tuned and the theoretical ones, how well momentum does with "
+        "timescale beside the best tuned and (where known) the theoretical ones, how well momentum does with "
         "those two numbers, and how closely the mode alone follows the full optimizer. The "
         "vertical line is the checkpoint taken as the momentum stage.",
+    ),
+    "mode_stages": Description(
+        "The modes at stored stages of meta-training",
+        "Momentum timescale against learning rate of every eigenmode, one panel a stored "
+        "checkpoint, on the same axes. The gold star is the best tuned momentum, the cross the "
+        "optimum that theory gives where the task's curvatures are known; the panel titled "
+        "momentum is the stage taken as such.",
     ),
     "modes_over_training": Description(
         "Timescales of all modes during meta-training",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optdyn.figures.inputs import MomentumStage
 
 SMOOTHING_FRACTION = 0.02
+THEORY_DASHES = (0, (5, 2))
 
 
 @styled
@@ -102,12 +103,13 @@ def momentum_stage(stage: MomentumStage) -> Figure:
         axes.set_title(title, loc="left")
         axes.grid(True, axis="y")
     _level(panels[0], stage.tuned_meta_objective, GREEN, "-")
-    for axes, tuned, theory in (
-        (panels[2], stage.tuned.alpha, stage.theory.alpha),
-        (panels[3], *timescale(np.array([stage.tuned.beta, stage.theory.beta]))),
+    for point, color, linestyle in (
+        (stage.tuned, GREEN, "-"),
+        (stage.theory, ORANGE, THEORY_DASHES),
     ):
-        _level(axes, tuned, GREEN, "-")
-        _level(axes, theory, ORANGE, (0, (5, 2)))
+        if point is not None:
+            _level(panels[2], point.alpha, color, linestyle)
+            _level(panels[3], float(timescale(np.asarray(point.beta))), color, linestyle)
     for axes, name in (
         (panels[1], "gain_gap"),
         (panels[4], "momentum_ratio"),
@@ -133,8 +135,9 @@ def _stage_legend(figure: Figure, stage: MomentumStage) -> None:
             {"color": VERMILLION, "linestyle": "--"},
         ),
         ("best tuned momentum", {"color": GREEN}),
-        ("optimal momentum (theory)", {"color": ORANGE, "linestyle": (0, (5, 2))}),
     ]
+    if stage.theory is not None:
+        looks.append(("optimal momentum (theory)", {"color": ORANGE, "linestyle": THEORY_DASHES}))
     if stage.thresholds:
         looks.append(("threshold of the claim", {"color": GREY, "linestyle": ":"}))
     handles = [axes.plot([], [], label=label, **look)[0] for label, look in looks]
