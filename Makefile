@@ -34,7 +34,7 @@ format: setup  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: setup  ## Resolve requirements.lock anew (needs uv on the path)
+lock:  ## Resolve requirements.lock anew (needs uv on the path)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 		--no-annotate --no-header --no-emit-index-url --quiet --upgrade --output-file requirements.lock
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
+from optdyn.experiments.recipes import Recipe
+from optdyn.meta_training.trainer import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.tasks import TASKS, Task
 
@@ -40,3 +44,25 @@ def random_rnn(
 def as_vector(tree: object) -> jax.Array:
     """All leaves of a pytree in one vector."""
     return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+TINY_RECIPE = Recipe(
+    architecture=Architecture("gru", 3, Encoding("asinh"), output_scale=0.1),
+    protocol=MetaTraining(
+        num_meta_steps=3, unroll_length=8, batch_size=2, normalization="first",
+        max_cotangent_norm=1.0,
+    ),
+    baselines=("momentum", "rmsprop"),
+    tuning_samples=40,
+    tuning_problems=2,
+    rescore_top=3,
+    rescore_problems=2,
+    test_problems=4,
+    analysis_problems=2,
+)  # fmt: skip
+TINY_RECIPES = {
+    "linear_regression": dataclasses.replace(TINY_RECIPE, task_options={"n": 3}),
+    "rosenbrock": TINY_RECIPE,
+    "two_moons": dataclasses.replace(TINY_RECIPE, shipped=True),
+}
+"""A study of seconds, in which two_moons stands for a task that does not ship."""

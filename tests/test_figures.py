@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,14 @@ from matplotlib.figure import Figure
 
 from optdyn import figures
 from optdyn.errors import UserError
-from optdyn.figures import Curve, MomentumPoint, MomentumStage, Score, SearchPanel
+from optdyn.figures import (
+    Curve,
+    MomentumPoint,
+    MomentumStage,
+    Score,
+    SearchPanel,
+    StoredModes,
+)
 from optdyn.figures.modes import timescale
 from optdyn.figures.style import STYLE
 
@@ -140,6 +148,24 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
             "threshold of the claim",
         ],
     ),
+    "momentum_hyperparameters_without_theory": (
+        lambda: figures.momentum_hyperparameters(BETA[:1], ALPHA[:1], TUNED, None),
+        ["best tuned momentum", "leading mode (ringed)", "mode, real, α > 0"],
+    ),
+    "momentum_stage_without_theory": (
+        lambda: figures.momentum_stage(dataclasses.replace(stage(), theory=None, thresholds={})),
+        [
+            "best tuned momentum",
+            "chosen checkpoint: meta-step 10",
+            "learned optimizer at each checkpoint",
+        ],
+    ),
+    "mode_stages": (
+        lambda: figures.mode_stages(
+            [StoredModes(step, BETA, ALPHA * step) for step in (0, 1, 2, 4, 8)], TUNED, None, 4
+        ),
+        ["best tuned momentum", "leading mode", "other modes"],
+    ),
     "modes_over_training": (
         lambda: figures.modes_over_training(
             STEPS, np.tile(BETA, (4, 1)), np.tile(np.abs(ALPHA), (4, 1)), chosen=10
@@ -163,7 +189,8 @@ def test_figures_are_labelled_and_legible(name: str) -> None:
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
     for axes in figure.axes:
-        assert axes.get_ylabel()
+        across = axes.get_shared_y_axes().get_siblings(axes)
+        assert any(a.get_ylabel() for a in across)
         beside = axes.get_shared_x_axes().get_siblings(axes)
         assert axes.get_label() == "<colorbar>" or any(a.get_xlabel() for a in beside)
     assert legend_entries(figure) == sorted(expected)

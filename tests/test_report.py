@@ -36,6 +36,7 @@ CLAIMS = [
         "passed": False,
         "task": "rosenbrock",
         "note": "one <b>seed</b>",
+        "origin": "shipped",
     },
     {"id": "later", "statement": "Not run.", "source": "Fig. 8", "measured": None, "passed": None},
 ]
@@ -95,7 +96,13 @@ def run(tmp_path: Path, drawn: Path) -> Path:
     config = {
         "format": "optdyn run",
         "versions": {"jax": "0.10.2"},
-        "settings": {"train": {"units": 32, "protocol": {"learning_rate": 0.003}}},
+        "settings": {
+            "train/rosenbrock": {
+                "architecture": {"units": 32},
+                "protocol": {"learning_rate": 0.003, "batch_size": 16},
+            },
+            "shipped/rosenbrock": {},
+        },
     }
     (folder / "config.json").write_text(json.dumps(config))
     rows = [
@@ -104,6 +111,9 @@ def run(tmp_path: Path, drawn: Path) -> Path:
     ]
     log = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rosenbrock" / "training.jsonl").write_text(log + '{"meta_step": 4, "me')
+    told = {"mean": [90.5, None], "median": [40.25, 0.125]}
+    losses = {"steps": [0, 10], "problems": 64, "optimizers": {"adam": told}}
+    (folder / "rosenbrock" / "losses_at_steps.json").write_text(json.dumps(losses))
     return folder
 
 
@@ -125,7 +135,12 @@ def test_the_page_shows_every_part(run: Path) -> None:
     for words in ("protocol.learning_rate", "0.003", "0.10.2", "rosenbrock.train", "61.25"):
         assert words in page.text
     assert figures.FIGURES["fig07a"].caption in page.text
-    assert re.search(r"Rosenbrock\s*4\s*0\.5\s*0\.125\s*0\.125\s*2\s*2\s*2", page.text)
+    words = r"Rosenbrock 4 0\.5 0\.125 0\.125 2 2 2 32 16 shipped with the package"
+    assert re.search(words.replace(" ", r"\s*"), page.text)
+    assert "Rosenbrock: shipped" in page.text
+    assert "Rosenbrock: loss on the same 64 test problems" in page.text
+    words = r"Step 10 Adam mean 90\.5 diverged Adam median 40\.25 0\.125"
+    assert re.search(words.replace(" ", r"\s*"), page.text)
     assert page.text.index("claims passed") < page.text.index(figures.FIGURES["fig08"].title)
     assert {"main", "header", "nav", "figure", "figcaption", "table", "caption", "h1"} <= page.tags
 
@@ -167,8 +182,10 @@ def test_a_ledger_may_be_an_object(run: Path) -> None:
 
 def test_an_empty_run_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     _, page = built(tmp_path)
-    assert page.text.count("Not available") == 6
-    for part in ("claims ledger", "figures", "training logs", "settings", "versions", "timings"):
+    assert page.text.count("Not available") == 7
+    for part in (
+        "claims ledger", "figures", "losses", "training logs", "settings", "versions", "timings"
+    ):  # fmt: skip
         assert f"Not available: {part}" in page.text or f"Not available: the {part}" in page.text
 
 

@@ -111,5 +111,8 @@ def mean_curve(
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
     """Mean and standard error over problems of the loss curves, normalised as the objective is."""
     scaled = losses / losses[:, :1] if normalization == "first" else losses
-    error = np.std(scaled, axis=0, ddof=1) / np.sqrt(len(scaled)) if len(scaled) > 1 else 0 * scaled
-    return np.mean(scaled, axis=0), np.reshape(error, scaled.shape[1:])
+    with np.errstate(over="ignore", invalid="ignore"):  # a problem may have diverged
+        mean = np.mean(scaled, axis=0)
+        if len(scaled) < 2:
+            return mean, np.zeros_like(mean)
+        return mean, np.std(scaled, axis=0, ddof=1) / np.sqrt(len(scaled))

@@ -19,6 +19,7 @@ COMMANDS = {
     "analyze": "take a learned optimizer apart",
     "reproduce": "do the whole study, from nothing to the report",
     "report": "write a run's report",
+    "export": "copy a run's weights and search tables to where they ship from",
 }
 BAD_INPUT = 2
 INTERRUPTED = 128

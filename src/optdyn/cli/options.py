@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -32,7 +33,8 @@ def option(
 ) -> Any:
     """A field with its default, its line of help and the function that reads its text.
 
-    ``repeat``: the option may be given several times, its values making a tuple.
+    ``repeat``: the option, a ``name=value``, may be given several times, the pairs
+    making a tuple.
     """
     metadata = {
         "help": help, "parse": parse, "metavar": metavar, "choices": choices, "repeat": repeat
@@ -131,6 +133,22 @@ def parse_settings(kind: type[S], command: str, argv: list[str]) -> S:
     return kind(
         **{name: tuple(v) if isinstance(v, list) else v for name, v in vars(parsed).items()}
     )
+
+
+def command_line(command: str, settings: Any) -> str:
+    """The command that gives ``settings``; options at their default are left out."""
+    words = ["optdyn", command]
+    for field in dataclasses.fields(settings):
+        value, flag = getattr(settings, field.name), f"--{field.name.replace('_', '-')}"
+        if value == field.default:
+            continue
+        if field.metadata["parse"] is None:
+            words.append(flag)
+        elif field.metadata["repeat"]:
+            words += [word for name, item in value for word in (flag, f"{name}={item}")]
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
 class _Parser(argparse.ArgumentParser):

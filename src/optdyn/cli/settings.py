@@ -209,9 +209,22 @@ class ReproduceSettings:
     task: str = choice("linear_regression", "the task, or all of them", [*TASKS, ALL_TASKS])
     scale: str = choice("laptop", "seconds, minutes, or the paper's sizes", SCALES)
     seed: int = integer(0, "seed of every random number", minimum=0, maximum=LARGEST_SEED)
-    retrain: bool = switch("train everything here, using no weights that ship with the package")
+    retrain: bool = switch(
+        "train and tune everything here, using nothing that ships with the package"
+    )
     devices: int | None = integer(
         None, "devices to spread problems over (none: every core, or every accelerator)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """Copy a finished run's weights and search tables to where they ship from."""
+
+    out: Path = path(Path("runs/reproduce"), "run folder")
+    task: str = choice("linear_regression", "whose weights and tables", TASKS)
+    to: Path | None = path(
+        None, "folder to copy into; none: the package's own, in a source checkout"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -12,7 +13,8 @@ class Claim:
     """A finding, the number that decides it, and the verdict.
 
     ``threshold`` states the comparison in words and numbers; ``passed`` is
-    whether ``measured`` meets it. ``id`` is unique in a ledger.
+    whether ``measured`` meets it. ``id`` is unique in a ledger. ``origin`` says
+    where the weights and search tables behind it came from.
     """
 
     id: str
@@ -23,6 +25,7 @@ class Claim:
     threshold: str
     passed: bool
     note: str = ""
+    origin: str = ""
 
 
 def at_most(bound: float, measured: float | None, **claim: Any) -> Claim:
@@ -46,13 +49,13 @@ def momentum_claims(task: str, analysis: dict[str, Any]) -> list[Claim]:
     step = analysis["momentum_stage"]
     row = next(r for r in analysis["checkpoints"] if r["meta_step"] == step)
     tuned = analysis["tuned"]
-    level = row["meta_objective"] / tuned["meta_objective"]
+    level = _ratio(row["meta_objective"], tuned["meta_objective"])
     where = f"checkpoint at meta-step {step}"
     mode = f"leading mode: learning rate {row['alpha']:.4g}, momentum {row['beta']:.4g}"
     return [
         at_most(
             0.05,
-            abs(level - 1.0),
+            None if level is None else abs(level - 1.0),
             id=f"{task}.momentum_stage",
             task=task,
             statement="Meta-training passes a stage at which the learned optimizer performs like "
@@ -129,23 +132,14 @@ def comparison_claims(
             f"learned {_score(learned)}, {name} {_score(baseline)}; "
             f"paired difference {_score(difference)}"
         )
-        claims.append(
-            at_least(
-                2.0,
-                _in_standard_errors(difference),
-                id=f"{task}.learned_beats_{name}",
-                task=task,
-                statement=f"The learned optimizer has a lower meta-objective than tuned {name} "
-                "on unseen problems (paired difference in standard errors).",
-                source="appendix C.2, Fig. 9",
-                note=scores,
-            )
-        )
-        if name in least_advantage and baseline["mean"] is not None:
+        lower_by = None if learned["mean"] is None else _in_standard_errors(difference)
+        claims.append(_beats(task, name, lower_by, scores))
+        if name in least_advantage:
+            ratio = _ratio(learned["mean"], baseline["mean"])
             claims.append(
                 at_least(
                     least_advantage[name],
-                    1.0 - learned["mean"] / baseline["mean"],
+                    None if ratio is None else 1.0 - ratio,
                     id=f"{task}.advantage_over_{name}",
                     task=task,
                     statement=f"With more meta-training the learned optimizer outperforms tuned "
@@ -154,6 +148,34 @@ def comparison_claims(
                     note=scores,
                 )
             )
+    return claims
+
+
+def claims_not_measured(task: str, baselines: Sequence[str], why: str) -> list[Claim]:
+    """Fig. 9's finding for a task that this study could not look at."""
+    return [_beats(task, name, None, f"not measured: {why}") for name in baselines]
+
+
+def rerun_claims(task: str, reruns: dict[str, dict[str, float]]) -> list[Claim]:
+    """Every search's best combination scores the same when run again from the stored table.
+
+    ``reruns`` maps each baseline to its ``stored`` and ``rerun`` scores.
+    """
+    claims = []
+    for name, scores in reruns.items():
+        ratio = _ratio(scores["rerun"], scores["stored"])
+        claims.append(
+            at_most(
+                1e-5,
+                None if ratio is None else abs(ratio - 1.0),
+                id=f"{task}.{name}_reproduces_from_its_table",
+                task=task,
+                statement=f"Tuned {name} reproduces its score when run again from the stored "
+                "search table (relative difference).",
+                source="appendix C.3",
+                note=f"stored {_number(scores['stored'])}, run again {_number(scores['rerun'])}",
+            )
+        )
     return claims
 
 
@@ -172,6 +194,28 @@ def interior_claims(task: str, edges: dict[str, list[str]]) -> list[Claim]:
         )
         for name, at_fault in edges.items()
     ]
+
+
+def _beats(task: str, baseline: str, lower_by: float | None, note: str) -> Claim:
+    return at_least(
+        2.0,
+        lower_by,
+        id=f"{task}.learned_beats_{baseline}",
+        task=task,
+        statement=f"The learned optimizer has a lower meta-objective than tuned {baseline} "
+        "on unseen problems (paired difference in standard errors).",
+        source="appendix C.2, Fig. 9",
+        note=note,
+    )
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    """Of two numbers as JSON holds them, where null stands for what is not finite."""
+    return above / below if above is not None and below else None
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.7g}"
 
 
 def _in_standard_errors(difference: dict[str, Any]) -> float | None:

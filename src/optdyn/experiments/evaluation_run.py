@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation"
 SUMMARY = "evaluation.json"
+LOSSES = "losses_at_steps.json"
+STEPS_TOLD = (0, 10, 50, 100, 200)
 LEARNED = "learned"
 
 
@@ -86,7 +88,8 @@ def evaluate_all(
 
     Each evaluation is kept in the task's ``evaluation/<optimizer>.json``, and
     ``evaluation.json`` sums up: ``optimizers`` (mean, standard error, …) and
-    ``learned_minus`` (paired differences). Raises `UserError` for settings that
+    ``learned_minus`` (paired differences); ``losses_at_steps.json`` tells the loss
+    along the way (`losses_at_steps`). Raises `UserError` for settings that
     differ from the folder's.
     """
     task = make_task(task_name, **task_options)
@@ -119,7 +122,25 @@ def evaluate_all(
             evaluations[contender.name] = evaluation
             advance(count, f"{contender.name}: {evaluation.mean:.4g}")
     _write_summary(folder / SUMMARY, chosen, evaluations)
+    write_json_if_changed(folder / LOSSES, losses_at_steps(evaluations))
     return evaluations
+
+
+def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    """Each optimizer's loss after the ``steps`` `STEPS_TOLD` and the last, over the problems.
+
+    ``mean`` is infinite where a problem diverged; ``median`` is not so easily.
+    Losses are as they are, whatever the objective's normalization.
+    """
+    curves = {name: np.asarray(e.losses, float) for name, e in evaluations.items()}
+    last = min(losses.shape[1] for losses in curves.values()) - 1
+    steps = sorted({*(step for step in STEPS_TOLD if step < last), last})
+    told = {}
+    for name, losses in curves.items():
+        some = np.where(np.isfinite(losses), losses, np.inf)[:, steps]
+        told[name] = {"mean": np.mean(some, axis=0), "median": np.median(some, axis=0)}
+    problems = min(len(losses) for losses in curves.values())
+    return {"steps": steps, "problems": problems, "optimizers": told}
 
 
 def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluation | None:

@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdyn.errors import UserError
+from optdyn.experiments.files import read_json, to_plain, write_json_if_changed
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.optimizers.baselines import get_baseline
 from optdyn.tasks import make_task
-from optdyn.tuning import SearchTable, load_table, random_search, save_table
+from optdyn.tuning import (
+    SearchTable,
+    best,
+    load_table,
+    random_search,
+    rerun_best,
+    save_table,
+)
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 TUNING = "tuning"
+RERUNS = "tuning_reruns.json"
 
 
 def table_path(task_folder: Path, baseline: str) -> Path:
@@ -74,6 +83,33 @@ def tune(
             done=_found(path),
             **counts,
         )
+
+
+def load_tables(task_folder: Path) -> dict[str, SearchTable]:
+    """A task folder's search tables by baseline, in the order of their names."""
+    paths = sorted((task_folder / TUNING).glob("*.parquet"))
+    return {path.stem: load_table(path) for path in paths}
+
+
+def rerun_tables(task_folder: Path) -> dict[str, dict[str, float | None]]:
+    """Run the best combination of each stored search again (`rerun_best`).
+
+    The task's ``tuning_reruns.json`` keeps, for each baseline, the ``stored`` and
+    the ``rerun`` score on the tuning problems (null: not finite); a search whose
+    best has been run again already is left alone.
+    """
+    path = task_folder / RERUNS
+    kept: dict[str, Any] = read_json(path) if path.exists() else {}
+    reruns = {}
+    for name, table in load_tables(task_folder).items():
+        winner = best(table)
+        row = {"hyperparameters": winner.hyperparameters, "stored": winner.tuning_score}
+        known = kept.get(name, {})
+        if {key: known.get(key) for key in row} != row:
+            known = {**row, "rerun": rerun_best(table)}
+        reruns[name] = to_plain(known)
+    write_json_if_changed(path, reruns)
+    return reruns
 
 
 def _found(path: Path) -> SearchTable | None:

@@ -100,9 +100,9 @@ FIGURES: dict[str, Description] = {
         "How momentum appears during meta-training",
         "At each stored checkpoint: the meta-objective with tuned momentum's level, how far the "
         "leading mode's steady-state gain exceeds the next mode's, its learning rate and "
-        "timescale beside the best tuned and (where known) the theoretical ones, how well momentum does with "
-        "those two numbers, and how closely the mode alone follows the full optimizer. The "
-        "vertical line is the checkpoint taken as the momentum stage.",
+        "timescale beside the best tuned and (where known) the theoretical ones, how well "
+        "momentum does with those two numbers, and how closely the mode alone follows the full "
+        "optimizer. The vertical line is the checkpoint taken as the momentum stage.",
     ),
     "mode_stages": Description(
         "The modes at stored stages of meta-training",

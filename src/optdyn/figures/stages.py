@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optdyn.figures.modes import ALPHA_DECADES, SHORTEST_TIMESCALE, references, timescale
-from optdyn.figures.style import BLACK, BLUE, VERMILLION, new_figure, styled
+from optdyn.figures.style import BLACK, BLUE, VERMILLION, new_figure, plain_log_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,7 @@ def mode_stages(
             axes.set_title(f"meta-step {stage.meta_step:,}: momentum", fontsize=9, color=VERMILLION)
             axes.patch.set(edgecolor=VERMILLION, linewidth=2.0)
     panels[0].set(xscale="log", yscale="log")
+    plain_log_ticks(panels[0].yaxis)
     for spare in panels[len(stages) :]:
         spare.remove()
     for position, axes in enumerate(panels[: len(stages)]):
@@ -79,3 +80,4 @@ def _draw_stage(axes: Axes, stage: StoredModes, largest: float) -> None:
     )
     axes.grid(True)
     axes.set_axisbelow(True)
+    axes.margins(0.1)

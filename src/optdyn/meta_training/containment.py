@@ -2,7 +2,8 @@
 
 In a joint problem every problem owns a block of rows: row b of the parameters
 [batch, n], rows b·n … (b+1)·n of the optimizer's state. Forward, a problem
-whose next parameters are not finite or beyond `LIMIT` is frozen where it was.
+whose gradient is not finite or beyond `GRADIENT_LIMIT` gives the optimizer a
+zero gradient, and one whose next parameters are beyond `LIMIT` stays put.
 Backward, a problem's cotangent that is not finite is replaced by zero and,
 where a bound is set, scaled down to it. Every such event is counted.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, PyTree
@@ -21,8 +23,25 @@ if TYPE_CHECKING:
 LIMIT = 1e6
 """Parameters beyond this magnitude count as exploded."""
 
+GRADIENT_LIMIT = 1e15
+"""Gradients beyond this magnitude count as exploded."""
+
 EXPLODED_RATIO = 1e4
 """A problem has exploded when its loss exceeds this multiple of its first value."""
+
+
+def contain_gradients() -> optax.GradientTransformation:
+    """Zero the gradients [batch, n] of each problem that has one beyond `GRADIENT_LIMIT`.
+
+    To be chained before an optimizer: a number that is not finite must not
+    enter it, not even where its cotangent is zero, because 0·∞ is not 0.
+    """
+
+    def contain(g: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
+        sane = jnp.all(jnp.abs(g) <= GRADIENT_LIMIT, axis=1, keepdims=True)
+        return jnp.where(sane, g, 0.0)
+
+    return optax.stateless(lambda gradients, _: jax.tree.map(contain, gradients))
 
 
 def freeze_exploded(previous: PyTree, following: PyTree, batch: int) -> PyTree:

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from optdyn.errors import UserError
 from optdyn.inner_loop import unroll
-from optdyn.meta_training.containment import contain_cotangents, exploded, freeze_exploded
+from optdyn.meta_training.containment import (
+    contain_cotangents,
+    contain_gradients,
+    exploded,
+    freeze_exploded,
+)
 from optdyn.objective import meta_loss
 from optdyn.random_streams import keys_at
 from optdyn.tasks.base import Task, joint, sample_batch
 
 if TYPE_CHECKING:
-    import optax
     from jaxtyping import Array, Float, Int, Key, PyTree
 
 BATCH_AXIS = "batch"
@@ -137,7 +142,7 @@ def _chunk_sums(
             return contain_cotangents(following, probe, bound)
 
         trajectory = unroll(
-            opt.as_optax(),
+            optax.chain(contain_gradients(), opt.as_optax()),
             problem,
             options.num_steps,
             between_steps=contain,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from optdyn.errors import UserError
+from optdyn.experiments.evaluation_run import LOSSES
 from optdyn.experiments.files import parse_json, read_bytes, read_json
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.figures.registry import FIGURES
@@ -19,7 +20,8 @@ class Contents:
     """A run folder's parts; ``faults`` says of each missing or unreadable one why.
 
     ``figures`` are names (files without suffix) under ``figures/``; ``training``
-    maps a task to the rows of its training log.
+    maps a task to the rows of its training log, ``losses`` to its losses at some
+    steps (see `optdyn.experiments.evaluation_run.losses_at_steps`).
     """
 
     path: Path
@@ -28,6 +30,7 @@ class Contents:
     timings: dict[str, Any]
     figures: list[str]
     training: dict[str, list[dict[str, Any]]]
+    losses: dict[str, dict[str, Any]]
     tasks: list[str]
     faults: dict[str, str]
 
@@ -56,13 +59,16 @@ def read_contents(path: Path) -> Contents:
         log.parent.name: attempt("training", lambda log=log: read_metrics(log), [])
         for log in sorted(path.glob("*/training.jsonl"))
     }
+    losses = {
+        told.parent.name: attempt("losses", lambda told=told: read_json(told), {})
+        for told in sorted(path.glob(f"*/{LOSSES}"))
+    }
     pictures = [p for p in (path / "figures").glob("*") if p.suffix in PICTURES]
     figures = sorted({picture.stem for picture in pictures})
     if not figures:
         faults["figures"] = f"{path / 'figures'} holds no figure"
-    return Contents(
-        path, config, claims, timings, figures, training, _tasks(claims, training), faults
-    )
+    tasks = _tasks(claims, training)
+    return Contents(path, config, claims, timings, figures, training, losses, tasks, faults)
 
 
 def _read_claims(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from optdyn.figures.style import readable
+
 
 def number(value: Any) -> str:
     """A measured or allowed value as text: numbers to four digits, lists and objects flat."""
@@ -68,6 +70,22 @@ def group_row(heading: str, columns: int) -> str:
     return (
         f'<tr class="group"><th scope="rowgroup" colspan="{columns}">{escape(heading)}</th></tr>\n'
     )
+
+
+def losses_table(task: str, told: dict[str, Any]) -> str:
+    """``losses_at_steps.json`` as a table: an optimizer's mean and median under each step."""
+    rows = [
+        (readable(name), kind, *(_loss(value) for value in values))
+        for name, kinds in told.get("optimizers", {}).items()
+        for kind, values in kinds.items()
+    ]
+    head = ("Optimizer", "Over problems", *(f"Step {step}" for step in told.get("steps", ())))
+    caption = f"{task}: loss on the same {number(told.get('problems'))} test problems"
+    return table(caption, head, [body(rows)])
+
+
+def _loss(value: float | None) -> str:
+    return "diverged" if value is None else number(value)
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

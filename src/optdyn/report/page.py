@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import string
 from collections.abc import Sequence
@@ -10,9 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from optdyn.experiments.files import write_bytes
+from optdyn.experiments.origins import shipped_part
 from optdyn.figures.style import readable
 from optdyn.report.contents import Contents, read_contents
-from optdyn.report.markup import anchor, body, flat, group_row, missing, number, section, table
+from optdyn.report.markup import (
+    anchor,
+    body,
+    flat,
+    group_row,
+    losses_table,
+    missing,
+    number,
+    section,
+    table,
+)
 from optdyn.report.pictures import figures_by_task
 
 REPORT = "report.html"
@@ -25,6 +37,9 @@ TRAINING_HEAD = (
     "Exploded problems",
     "Seconds",
     "Meta-steps/s",
+    "Units",
+    "Batch",
+    "Origin",
 )
 LEDGER_HEAD = ("Finding", "Result", "Measured", "Threshold", "Source")
 
@@ -35,7 +50,7 @@ def build_report(run: Path) -> Path:
     One page that needs no other file and no network: the claims ledger, the
     figures of each task, settings, versions and timings, from ``config.json``,
     ``claims.json``, ``timings.json``, ``figures/`` and the tasks' training
-    logs. A part that is missing is named as such. Raises `UserError` when the
+    logs and losses. A part that is missing is named as such. Raises `UserError` when the
     folder does not exist or cannot be written.
     """
     contents = read_contents(run)
@@ -71,6 +86,7 @@ def _sections(contents: Contents) -> list[tuple[str, str, str]]:
             sections.append((f"figures-{task or 'all'}", title, figures[task]))
     return [
         *sections,
+        ("losses", "Loss along the way", _losses(contents)),
         ("training", "Meta-training", _training(contents)),
         ("settings", "Settings", _settings(contents)),
         ("versions", "Versions", _versions(contents)),
@@ -102,11 +118,18 @@ def _claims(contents: Contents) -> str:
     named = len(groups) > 1 or "" not in groups
     bodies = []
     for task, claims in groups.items():
-        heading = readable(task) if task else "all tasks"
+        heading = _heading(task, claims)
         group = group_row(heading, len(LEDGER_HEAD)) if named else ""
         bodies.append(f"<tbody>\n{group}{''.join(map(_claim, claims))}</tbody>\n")
     caption = "Each finding with the number measured in this run and what it was tested against"
     return table(caption, LEDGER_HEAD, bodies)
+
+
+def _heading(task: str, claims: Sequence[dict[str, Any]]) -> str:
+    """A task's name, and where its weights came from if every claim says the same."""
+    found = {claim["origin"] for claim in claims if isinstance(claim.get("origin"), str)}
+    origin = f": {found.pop()}" if len(found) == 1 else ""
+    return (readable(task) if task else "all tasks") + origin
 
 
 def _claim(claim: dict[str, Any]) -> str:
@@ -135,9 +158,21 @@ def _claim_id(claim: dict[str, Any]) -> str:
     return anchor(f"claim-{claim.get('task') or 'general'}-{claim.get('id', '')}")
 
 
+def _losses(contents: Contents) -> str:
+    """A table a task: each optimizer's loss after some steps, mean and median over problems."""
+    tables = [losses_table(readable(task), told) for task, told in contents.losses.items() if told]
+    if not tables:
+        return missing("losses", contents.faults.get("losses", "no task has been evaluated"))
+    return "\n".join(tables)
+
+
 def _training(contents: Contents) -> str:
-    """One row a task: how its meta-training went and how long it took."""
-    rows = [_training_row(task, log) for task, log in contents.training.items()]
+    """One row a task: how its meta-training went, how long it took and what was trained."""
+    settings = contents.config.get("settings")
+    rows = [
+        (*_training_row(task, log), *_trained(settings if isinstance(settings, dict) else {}, task))
+        for task, log in contents.training.items()
+    ]
     if not rows:
         return missing("training logs", "no task folder holds a training.jsonl")
     caption = "Meta-objective and wall-clock time of meta-training, from the training logs"
@@ -160,6 +195,16 @@ def _training_row(task: str, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         f"{seconds:,.0f}",
         number(rate),
     )
+
+
+def _trained(settings: dict[str, Any], task: str) -> tuple[str, str, str]:
+    """Units and batch size of a task's meta-training, and whether it was done in this run."""
+    units, batch = None, None
+    with contextlib.suppress(KeyError, TypeError):
+        training = settings[f"train/{task}"]
+        units, batch = training["architecture"]["units"], training["protocol"]["batch_size"]
+    shipped = shipped_part(task) in settings
+    return number(units), number(batch), "shipped with the package" if shipped else "this run"
 
 
 def _settings(contents: Contents) -> str:

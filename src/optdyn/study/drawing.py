@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optdyn import figures
 from optdyn.analysis import mean_curve
 from optdyn.experiments.claims import THRESHOLDS
-from optdyn.figures import Curve, MomentumPoint, MomentumStage, Score, SearchPanel, save_figure
+from optdyn.figures import (
+    Curve,
+    MomentumPoint,
+    MomentumStage,
+    Score,
+    SearchPanel,
+    StoredModes,
+    save_figure,
+)
 from optdyn.random_streams import keys_at, stream
-from optdyn.study.results import TaskResults, column, complex_column
-from optdyn.tasks import LinearRegression, sample_batch
+from optdyn.study.results import TaskResults, column, complex_column, finite
+from optdyn.tasks import LinearRegression, TwoMoons, sample_batch
+from optdyn.tasks.rosenbrock import X_RANGE, Y_RANGE, rosenbrock
+from optdyn.tasks.two_moons import moons
 from optdyn.tuning import SearchTable, best
 
 FIGURE_STREAM = "figure problems"
+SURFACE_POINTS = 161
+STAGES_DRAWN = 12
 SEARCH_FIGURES = {"linear_regression": "fig10", "rosenbrock": "fig11", "two_moons": "fig12"}
 SYMBOLS = {"beta": "β", "gamma": "γ", "beta1": "β₁", "beta2": "β₂"}
 
 
-def draw_study(results: Sequence[TaskResults], folder: Path, normalization: str) -> None:
+def draw_study(results: Sequence[TaskResults], folder: Path) -> None:
     """Draw the figures that span tasks, then each task's own, into ``folder``."""
     save_figure(figures.optimizer_schematic(), {}, folder, "fig08")
     scores = {r.task: _scores(r) for r in results}
@@ -31,18 +44,42 @@ def draw_study(results: Sequence[TaskResults], folder: Path, normalization: str)
     differences = {r.task: _differences(r) for r in results}
     save_figure(figures.paired_differences(differences), differences, folder, "fig09_paired")
     for result in results:
-        if result.task == "linear_regression":
-            _draw_condition_numbers(folder)
+        if result.task in TASK_FIGURES:
+            TASK_FIGURES[result.task](folder)
         _draw_searches(result, folder)
         _draw_training(result, folder)
-        _draw_loss_curves(result, folder, normalization)
+        _draw_loss_curves(result, folder)
         _draw_modes(result, folder)
 
 
 def _draw_condition_numbers(folder: Path) -> None:
-    problems = sample_batch(LinearRegression(), keys_at(stream(0, FIGURE_STREAM), jnp.arange(2000)))
+    keys = keys_at(stream(0, FIGURE_STREAM), jnp.arange(2000))
+    problems = jax.jit(sample_batch, static_argnums=0)(LinearRegression(), keys)
     values = np.linalg.cond(np.asarray(problems.data[0], float)) ** 2
     save_figure(figures.condition_numbers(values), {"condition_number": values}, folder, "fig02a")
+
+
+def _draw_rosenbrock(folder: Path) -> None:
+    x, y = np.linspace(*X_RANGE, SURFACE_POINTS), np.linspace(*Y_RANGE, SURFACE_POINTS)
+    points = jnp.stack([*jnp.meshgrid(jnp.asarray(x), jnp.asarray(y))])
+    loss = np.asarray(jnp.vectorize(rosenbrock, signature="(n)->()")(jnp.moveaxis(points, 0, -1)))
+    data = {"x": x, "y": y, "loss": loss}
+    figure = figures.rosenbrock_surface(**data, minimum=(1.0, 1.0))
+    save_figure(figure, data, folder, "fig02b")
+
+
+def _draw_two_moons(folder: Path) -> None:
+    task = TwoMoons()
+    features, labels = moons(task.points, task.noise)
+    data = {"features": features, "labels": labels}
+    save_figure(figures.two_moons_data(**data), data, folder, "fig02c")
+
+
+TASK_FIGURES: dict[str, Callable[[Path], None]] = {
+    "linear_regression": _draw_condition_numbers,
+    "rosenbrock": _draw_rosenbrock,
+    "two_moons": _draw_two_moons,
+}
 
 
 def _draw_searches(result: TaskResults, folder: Path) -> None:
@@ -75,9 +112,9 @@ def _draw_training(result: TaskResults, folder: Path) -> None:
     )
 
 
-def _draw_loss_curves(result: TaskResults, folder: Path, normalization: str) -> None:
+def _draw_loss_curves(result: TaskResults, folder: Path) -> None:
     curves = [
-        Curve(name, *mean_curve(np.asarray(e.losses, float), normalization))
+        Curve(name, *mean_curve(np.asarray(e.losses, float), result.normalization))
         for name, e in result.evaluations.items()
     ]
     save_figure(
@@ -95,7 +132,7 @@ def _draw_modes(result: TaskResults, folder: Path) -> None:
         suffix = "" if paper and variant == "stage" else f"_{result.task}_{variant}"
         _draw_checkpoint(row, tuned, theory, folder, suffix)
     curves = {
-        name: Curve(label, *(np.asarray(part) for part in analysis["curves"][name].values()))
+        name: Curve(label, *(finite(part) for part in analysis["curves"][name].values()))
         for name, label in (("full", "learned"), ("one_mode", "one mode"), ("tuned", "momentum"))
     }
     save_figure(
@@ -104,6 +141,7 @@ def _draw_modes(result: TaskResults, folder: Path) -> None:
         folder,
         "fig07c" if paper else f"fig07c_{result.task}",
     )
+    _draw_stages(result, tuned, theory, folder)
     _draw_emergence(result, tuned, theory, folder)
 
 
@@ -114,15 +152,38 @@ def _draw_checkpoint(
     folder: Path,
     suffix: str,
 ) -> None:
-    beta = complex_column(row["modes"]["beta"])
-    alpha = complex_column(row["modes"]["alpha"])
-    data = {"meta_step": row["meta_step"], "beta": beta}
-    save_figure(figures.eigenvalue_plane(beta), data, folder, f"fig07a{suffix}")
+    modes = _stored_modes(row)
+    data = {"meta_step": modes.meta_step, "beta": modes.beta}
+    save_figure(figures.eigenvalue_plane(modes.beta), data, folder, f"fig07a{suffix}")
     save_figure(
-        figures.momentum_hyperparameters(beta, alpha, tuned, theory),
-        {**data, "alpha": alpha, "tuned": tuned, "theory": theory},
+        figures.momentum_hyperparameters(modes.beta, modes.alpha, tuned, theory),
+        {**data, "alpha": modes.alpha, "tuned": tuned, "theory": theory},
         folder,
         f"fig07b{suffix}",
+    )
+
+
+def _stored_modes(row: dict[str, Any]) -> StoredModes:
+    modes = row["modes"]
+    return StoredModes(
+        row["meta_step"], complex_column(modes["beta"]), complex_column(modes["alpha"])
+    )
+
+
+def _draw_stages(
+    result: TaskResults, tuned: MomentumPoint, theory: MomentumPoint | None, folder: Path
+) -> None:
+    """Some of the stored stages, evenly over them, with the momentum stage among them."""
+    rows, chosen = result.analysis["checkpoints"], result.analysis["momentum_stage"]
+    spread = np.linspace(0, len(rows) - 1, min(STAGES_DRAWN, len(rows))).round().astype(int)
+    steps = [row["meta_step"] for row in rows]
+    picked = sorted({*spread.tolist(), steps.index(chosen)})
+    stages = [_stored_modes(rows[index]) for index in picked]
+    save_figure(
+        figures.mode_stages(stages, tuned, theory, chosen),
+        {"stages": stages, "tuned": tuned, "theory": theory, "chosen": chosen},
+        folder,
+        f"mode_stages_{result.task}",
     )
 
 
@@ -145,7 +206,7 @@ def _draw_emergence(
         },
         tuned=tuned,
         theory=theory,
-        tuned_meta_objective=analysis["tuned"]["meta_objective"],
+        tuned_meta_objective=float(finite([analysis["tuned"]["meta_objective"]])[0]),
         chosen=analysis["momentum_stage"],
         thresholds=THRESHOLDS,
     )
@@ -155,7 +216,7 @@ def _draw_emergence(
     data = {
         "meta_step": stage.meta_step,
         "beta": np.stack([complex_column(row["modes"]["beta"]) for row in rows]),
-        "gain": np.stack([_finite(row["modes"]["gain"]) for row in rows]),
+        "gain": np.stack([finite(row["modes"]["gain"]) for row in rows]),
     }
     save_figure(
         figures.modes_over_training(**data, chosen=stage.chosen),
@@ -163,10 +224,6 @@ def _draw_emergence(
         folder,
         f"modes_over_training_{result.task}",
     )
-
-
-def _finite(values: list[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values])
 
 
 def _scores(result: TaskResults) -> list[Score]:

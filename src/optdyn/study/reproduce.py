@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator
@@ -14,17 +15,23 @@ from optdyn.errors import UserError
 from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
 from optdyn.experiments.claims import (
     Claim,
+    claims_not_measured,
     comparison_claims,
     interior_claims,
     momentum_claims,
+    rerun_claims,
 )
 from optdyn.experiments.evaluation_run import evaluate_all
 from optdyn.experiments.files import read_json, write_json, write_json_if_changed
 from optdyn.experiments.interrupts import interruptible
+from optdyn.experiments.origins import origin
 from optdyn.experiments.recipes import LAPTOP, Recipe, recipe_for
 from optdyn.experiments.run_folder import RunFolder, open_run
 from optdyn.experiments.training_run import train
-from optdyn.experiments.tuning_run import tune
+from optdyn.experiments.tuning_run import rerun_tables, tune
+from optdyn.pretrained import shipped_stages
+from optdyn.pretrained.shipped import STAGES
+from optdyn.study.shipped import place_shipped
 from optdyn.tuning import best
 
 if TYPE_CHECKING:
@@ -37,6 +44,7 @@ CLAIMS = "claims.json"
 TIMINGS = "timings.json"
 FIGURES = "figures"
 DRAWN = ".drawn.json"
+NOTHING_SHIPS = "no trained weights ship with the package"
 LEAST_ADVANTAGE = {"linear_regression": {"momentum": 0.25}}
 """How far below a baseline the learned optimizer is asked to be, where that is a finding."""
 
@@ -47,18 +55,30 @@ def reproduce(
     """Run the study of ``task`` (or ``"all"``) at ``scale`` in ``out``; returns the report's path.
 
     Each part goes on where it was left, and a finished study is left untouched.
-    ``seed`` settles every random number. Raises `UserError` for unknown names
-    and for a folder that holds other settings.
+    ``seed`` settles every random number. ``retrain``: train and tune even where
+    the recipe takes what ships with the package. Of all tasks, one whose weights
+    do not ship is left out, and its claims say so.
+
+    Raises `UserError` for unknown names, for a folder that holds other settings,
+    and when a single task's weights do not ship.
     """
     names = list(LAPTOP) if task == ALL_TASKS else [task]
     recipes = {name: recipe_for(name, scale) for name in names}
+    if retrain:
+        recipes = {n: dataclasses.replace(recipe, shipped=False) for n, recipe in recipes.items()}
+    absent = {n: recipe for n, recipe in recipes.items() if recipe.shipped and not _ships(n)}
+    for name in absent:
+        if task != ALL_TASKS:
+            raise UserError(f"--task: {NOTHING_SHIPS} for {name} (give --retrain to train it here)")
+        print(f"{name}: left out, as {NOTHING_SHIPS} for it (--retrain trains it here)", flush=True)
+    present = {name: recipe for name, recipe in recipes.items() if name not in absent}
     with open_run(out) as run:
         run.settle("reproduce", {"task": task, "scale": scale, "seed": seed, "retrain": retrain})
 
         def work() -> None:
-            for name, recipe in recipes.items():
+            for name, recipe in present.items():
                 _run_task(run, name, recipe, seed, mesh)
-            _conclude(run, recipes)
+            _conclude(run, present, absent)
 
         interruptible(work, "study stopped; what is finished is kept")
     report = out / "report.html"
@@ -67,12 +87,41 @@ def reproduce(
     return report
 
 
+def _ships(task: str) -> bool:
+    return shipped_stages().get(task) == STAGES
+
+
 def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh | None) -> None:
-    protocol, options = recipe.protocol, recipe.task_options
+    options = recipe.task_options
     objective: dict[str, Any] = {
-        "num_steps": protocol.unroll_length,
-        "normalization": protocol.normalization,
+        "num_steps": recipe.protocol.unroll_length,
+        "normalization": recipe.protocol.normalization,
     }
+    if recipe.shipped:
+        place_shipped(run, task, recipe)
+    else:
+        _train_and_tune(run, task, recipe, objective, seed, mesh)
+    with _timed(run, task, "tuned baselines again"):
+        rerun_tables(run.task_folder(task))
+    with _timed(run, task, "evaluation"):
+        evaluate_all(
+            run, task, options, seed=seed, num_problems=recipe.test_problems, mesh=mesh,
+            **objective,
+        )  # fmt: skip
+    with _timed(run, task, "analysis"):
+        settings = AnalysisSettings(seed=seed, num_problems=recipe.analysis_problems, **objective)
+        analyze_task(run, task, options, settings)
+
+
+def _train_and_tune(
+    run: RunFolder,
+    task: str,
+    recipe: Recipe,
+    objective: dict[str, Any],
+    seed: int,
+    mesh: Mesh | None,
+) -> None:
+    protocol, options = recipe.protocol, recipe.task_options
     with _timed(run, task, "training"):
         train(
             run, task, options, recipe.architecture, protocol, recipe.training_seed + seed,
@@ -93,19 +142,11 @@ def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh |
                 mesh=mesh,
                 **objective,
             )
-    with _timed(run, task, "evaluation"):
-        evaluate_all(
-            run, task, options, seed=seed, num_problems=recipe.test_problems, mesh=mesh,
-            **objective,
-        )  # fmt: skip
-    with _timed(run, task, "analysis"):
-        settings = AnalysisSettings(seed=seed, num_problems=recipe.analysis_problems, **objective)
-        analyze_task(run, task, options, settings)
 
 
-def _conclude(run: RunFolder, recipes: dict[str, Recipe]) -> None:
+def _conclude(run: RunFolder, present: dict[str, Recipe], absent: dict[str, Recipe]) -> None:
     """Claims, figures and report, made again only where their inputs changed."""
-    inputs = _fingerprint(run, list(recipes))
+    inputs = {**_fingerprint(run, list(present)), **dict.fromkeys(absent, NOTHING_SHIPS)}
     marker = run.path / FIGURES / DRAWN
     with contextlib.suppress(UserError):
         if read_json(marker) == inputs:
@@ -115,12 +156,21 @@ def _conclude(run: RunFolder, recipes: dict[str, Recipe]) -> None:
     from optdyn.study.drawing import draw_study
     from optdyn.study.results import read_results
 
-    results = [read_results(run.task_folder(task), task) for task in recipes]
-    claims = [claim for result in results for claim in _claims(result)]
+    results = [
+        read_results(run.task_folder(task), task, recipe.protocol.normalization)
+        for task, recipe in present.items()
+    ]
+    settings = run.settings()
+    claims = [
+        dataclasses.replace(claim, origin=origin(settings, result.task))
+        for result in results
+        for claim in _claims(result)
+    ]
+    for task, recipe in absent.items():
+        claims += claims_not_measured(task, recipe.baselines, NOTHING_SHIPS)
     write_json_if_changed(run.path / CLAIMS, {"claims": claims})
     with _timed(run, "all tasks", "figures"):
-        normalization = next(iter(recipes.values())).protocol.normalization
-        draw_study(results, run.path / FIGURES, normalization)
+        draw_study(results, run.path / FIGURES)
     build_report(run.path)
     write_json(marker, inputs)
 
@@ -132,6 +182,7 @@ def _claims(result: TaskResults) -> list[Claim]:
         *comparison_claims(result.task, result.summary, least),
         *momentum_claims(result.task, result.analysis),
         *interior_claims(result.task, edges),
+        *rerun_claims(result.task, result.reruns),
     ]
 
 

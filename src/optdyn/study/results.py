@@ -15,13 +15,16 @@ from optdyn.experiments.evaluation_run import SUMMARY as EVALUATION_SUMMARY
 from optdyn.experiments.files import read_json
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.training_run import METRICS
-from optdyn.experiments.tuning_run import TUNING
-from optdyn.tuning import SearchTable, load_table
+from optdyn.experiments.tuning_run import RERUNS, load_tables
+from optdyn.tuning import SearchTable
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskResults:
-    """One task's results: ``analysis`` and ``summary`` are its two JSON summaries."""
+    """One task's results: ``analysis`` and ``summary`` are its two JSON summaries.
+
+    ``reruns``: see `rerun_tables`. ``normalization``: the meta-objective's.
+    """
 
     task: str
     training: list[dict[str, Any]]
@@ -29,9 +32,11 @@ class TaskResults:
     evaluations: dict[str, Evaluation]
     summary: dict[str, Any]
     analysis: dict[str, Any]
+    reruns: dict[str, dict[str, Any]]
+    normalization: str
 
 
-def read_results(folder: Path, task: str) -> TaskResults:
+def read_results(folder: Path, task: str, normalization: str) -> TaskResults:
     """Read the folder of ``task``. Raises `UserError` for a part missing or damaged."""
     summary = read_json(folder / EVALUATION_SUMMARY)
     evaluations = {
@@ -41,18 +46,23 @@ def read_results(folder: Path, task: str) -> TaskResults:
     return TaskResults(
         task=task,
         training=read_metrics(folder / METRICS),
-        tables={
-            path.stem: load_table(path) for path in sorted((folder / TUNING).glob("*.parquet"))
-        },
+        tables=load_tables(folder),
         evaluations={name: found for name, found in evaluations.items() if found is not None},
         summary=summary,
         analysis=read_json(folder / ANALYSIS_SUMMARY),
+        reruns=read_json(folder / RERUNS),
+        normalization=normalization,
     )
 
 
 def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
-    """One field of ``rows`` as an array; null, which stands for what is not finite, is NaN."""
-    return np.array([np.nan if row[name] is None else row[name] for row in rows])
+    """One field of ``rows`` as an array (see `finite`)."""
+    return finite([row[name] for row in rows])
+
+
+def finite(values: list[float | None]) -> np.ndarray:
+    """Stored numbers as an array; null, which stands for what is not finite, is NaN."""
+    return np.array([np.nan if value is None else value for value in values])
 
 
 def complex_column(pairs: list[list[float]]) -> np.ndarray:

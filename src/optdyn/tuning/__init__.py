@@ -1,8 +1,8 @@
 """Random search over an optimizer's hyperparameters (appendix C.3)."""
 
 from optdyn.tuning.grid import Grid
-from optdyn.tuning.random_search import random_search, score
-from optdyn.tuning.search_table import Best, SearchSettings, SearchTable, best
+from optdyn.tuning.random_search import random_search, rerun_best, score
+from optdyn.tuning.search_table import Best, SearchSettings, SearchTable, best, is_finished
 from optdyn.tuning.tables import load_table, save_table
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "SearchSettings",
     "SearchTable",
     "best",
+    "is_finished",
     "load_table",
     "random_search",
+    "rerun_best",
     "save_table",
     "score",
 ]

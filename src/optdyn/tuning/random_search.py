@@ -14,8 +14,9 @@ import numpy as np
 from optdyn.batching import map_runs, runs_at_once
 from optdyn.inner_loop import unroll
 from optdyn.objective import meta_loss
+from optdyn.optimizers.baselines import get_baseline
 from optdyn.random_streams import keys_at, stream
-from optdyn.tasks import Problem, sample_batch
+from optdyn.tasks import Problem, make_task, sample_batch
 from optdyn.tuning.grid import Grid
 from optdyn.tuning.search_table import (
     Round,
@@ -23,6 +24,7 @@ from optdyn.tuning.search_table import (
     SearchTable,
     best,
     describe_task,
+    is_finished,
     require_same_settings,
 )
 
@@ -190,14 +192,11 @@ def random_search(
     else:
         require_same_settings(done.settings, settings)
         table = done
-    if _finished(table):
+    if is_finished(table):
         return table
 
-    def problems(stream_name: str, count: int) -> Problem:
-        return sample_batch(task, keys_at(stream(seed, stream_name), jnp.arange(count)))
-
-    tuning = problems(TUNING_STREAM, num_problems)
-    rescoring = problems(RESCORING_STREAM, rescore_problems)
+    tuning = sample_batch(task, _keys(seed, TUNING_STREAM, num_problems))
+    rescoring = sample_batch(task, _keys(seed, RESCORING_STREAM, rescore_problems))
     if at_once is None:
         at_once = _runs_at_once(baseline, tuning)
     if runs_per_chunk is None:
@@ -220,7 +219,7 @@ def random_search(
         for rows, results in _in_chunks(table, table.to_rescore(), rescore_rows, rescoring_chunk):
             table = dataclasses.replace(table, rescores=_with(table.rescores, rows, results))
             on_chunk(table)
-        if _finished(table):
+        if is_finished(table):
             return table
         winner = best(table)
         widened = table.grid.widened(winner.edges)
@@ -228,11 +227,28 @@ def random_search(
         table = _new_round(settings, widened, (*table.earlier, ended))
 
 
-def _finished(table: SearchTable) -> bool:
-    """Whether every row is scored, and the winner interior or the last round over."""
-    if table.to_score().size or table.to_rescore().size:
-        return False
-    return not best(table).edges or table.round + 1 >= table.settings.max_rounds
+def rerun_best(table: SearchTable) -> float:
+    """The best combination's score on the tuning problems, computed again.
+
+    Task, problems and hyperparameters are those of the table's settings, so that
+    it should equal `Best.tuning_score`. Raises `UserError` for a table without a
+    best, or of a task or an optimizer that is not in its registry.
+    """
+    settings = table.settings
+    scores = score(
+        get_baseline(settings.baseline),
+        make_task(settings.task, **settings.task_options),
+        {name: np.array([value]) for name, value in best(table).hyperparameters.items()},
+        _keys(settings.seed, TUNING_STREAM, settings.num_problems),
+        num_steps=settings.num_steps,
+        normalization=settings.normalization,
+    )
+    return float(scores[0])
+
+
+def _keys(seed: int, stream_name: str, count: int) -> Key[Array, " count"]:
+    """The keys of one stream's problems."""
+    return keys_at(stream(seed, stream_name), jnp.arange(count))
 
 
 def _new_round(settings: SearchSettings, grid: Grid, earlier: tuple[Round, ...]) -> SearchTable:

@@ -172,3 +172,10 @@ def best(table: SearchTable) -> Best:
             if side is not None and axis.at_limit(side)
         },
     )
+
+
+def is_finished(table: SearchTable) -> bool:
+    """Whether every row is scored, and the winner interior or the last round over."""
+    if table.to_score().size or table.to_rescore().size:
+        return False
+    return not best(table).edges or table.round + 1 >= table.settings.max_rounds

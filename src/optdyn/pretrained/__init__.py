@@ -1,0 +1,21 @@
+"""Learned optimizers and search tables that ship with the package."""
+
+from optdyn.pretrained.export import export_task
+from optdyn.pretrained.shipped import (
+    PRETRAINED,
+    Shipped,
+    load_pretrained,
+    load_shipped,
+    pretrained_card,
+    shipped_stages,
+)
+
+__all__ = [
+    "PRETRAINED",
+    "Shipped",
+    "export_task",
+    "load_pretrained",
+    "load_shipped",
+    "pretrained_card",
+    "shipped_stages",
+]

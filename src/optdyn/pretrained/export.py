@@ -1,0 +1,109 @@
+"""Copy a finished run's weights, training log and search tables to where they ship from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optdyn.errors import UserError
+from optdyn.experiments.analysis_run import SUMMARY
+from optdyn.experiments.cards import Card
+from optdyn.experiments.checkpoints import analysis_checkpoints, analysis_path, load_optimizer
+from optdyn.experiments.files import read_bytes, read_json, write_bytes, write_json
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.training_run import CHECKPOINTS, METRICS
+from optdyn.experiments.tuning_run import load_tables, table_path
+from optdyn.pretrained.shipped import FORMAT, FORMAT_VERSION, card_path, load_shipped
+from optdyn.tuning import best, is_finished
+
+if TYPE_CHECKING:
+    from optdyn.tuning import SearchSettings, SearchTable
+
+
+def export_task(
+    run: RunFolder,
+    task: str,
+    to: Path,
+    train_command: Callable[[Card], str],
+    tune_command: Callable[[SearchSettings], str],
+) -> dict[str, int]:
+    """Write what ships of ``task`` into ``to``; returns each file's size in bytes, by its place.
+
+    The weights are those of the last checkpoint (``final``) and of the stage that
+    the analysis names (``momentum``). The two functions tell the command lines
+    that give the training and a search, for the cards. The same run gives the
+    same bytes; files of the same names are replaced.
+
+    Raises `UserError`, before it writes anything, for a run whose training, a
+    search or the analysis is not finished.
+    """
+    folder = run.task_folder(task)
+    stages, tables = _finished_stages(folder), _finished_tables(folder)
+    contents: dict[str, tuple[bytes, dict[str, Any]]] = {}
+    for stage, (path, card) in stages.items():
+        told = {"stage": stage, "command": train_command(card), **vars(card)}
+        contents[f"{stage}.safetensors"] = (read_bytes(path), told)
+    log = {"task": task, "command": train_command(stages["final"][1])}
+    contents[METRICS] = (read_bytes(folder / METRICS), log)
+    for baseline, table in tables.items():
+        winner = best(table)
+        told = {
+            "task": task,
+            "baseline": baseline,
+            "command": tune_command(table.settings),
+            "rounds": table.round + 1,
+            "best": {"hyperparameters": winner.hyperparameters, "score": winner.score},
+        }
+        contents[str(table_path(Path(), baseline))] = (
+            read_bytes(table_path(folder, baseline)), told
+        )  # fmt: skip
+    for place, (content, told) in contents.items():
+        _write_with_card(to / task / place, content, told)
+    load_shipped(task, to)
+    return {place: len(content) for place, (content, _) in contents.items()}
+
+
+def _finished_stages(folder: Path) -> dict[str, tuple[Path, Card]]:
+    """The two checkpoints that ship, with their cards."""
+    checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
+        raise UserError(f"--out: {folder} has no checkpoints (run optdyn train first)")
+    last = load_optimizer(checkpoints[-1])[1]
+    if last.meta_step < last.protocol.num_meta_steps:
+        raise UserError(
+            f"--out: {folder}: training has done {last.meta_step} of "
+            f"{last.protocol.num_meta_steps} meta-steps (run optdyn train to the end)"
+        )
+    if not (folder / SUMMARY).exists():
+        raise UserError(f"--out: {folder} has no {SUMMARY} (run optdyn analyze first)")
+    analysis = read_json(folder / SUMMARY)
+    analysed = analysis.get("inputs", {}).get("checkpoints", {})
+    if sorted(analysed) != [path.name for path in checkpoints]:
+        raise UserError(f"--out: {folder / SUMMARY} is of other checkpoints (run optdyn analyze)")
+    chosen = analysis_path(folder / CHECKPOINTS, analysis["momentum_stage"])
+    return {"final": (checkpoints[-1], last), "momentum": (chosen, load_optimizer(chosen)[1])}
+
+
+def _finished_tables(folder: Path) -> dict[str, SearchTable]:
+    tables = load_tables(folder)
+    for name, table in tables.items():
+        if not is_finished(table):
+            raise UserError(
+                f"--out: {table_path(folder, name)} is not finished (run optdyn tune "
+                f"--baseline {name} to the end)"
+            )
+    return tables
+
+
+def _write_with_card(path: Path, content: bytes, told: dict[str, Any]) -> None:
+    write_bytes(path, content)
+    sealed = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "file": path.name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_json(card_path(path), {**sealed, **told})

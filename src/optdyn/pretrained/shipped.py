@@ -1,0 +1,153 @@
+"""Read what ships: each file beside a JSON card that tells its size and its SHA-256.
+
+A folder of it holds, for each task, ``final.safetensors`` and
+``momentum.safetensors`` (checkpoints as `optdyn.experiments.checkpoints` writes
+them), ``training.jsonl`` (the log of the training they come from) and
+``tuning/<baseline>.parquet`` (finished search tables).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from optdyn.errors import UserError, require_choice
+from optdyn.experiments.cards import Card
+from optdyn.experiments.checkpoints import analysis_path, load_optimizer
+from optdyn.experiments.files import read_bytes, read_json, to_plain
+from optdyn.experiments.run_folder import first_difference
+from optdyn.experiments.training_run import CHECKPOINTS, METRICS
+from optdyn.experiments.tuning_run import TUNING, table_path
+from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
+from optdyn.tuning import SearchTable, is_finished, load_table
+
+FOLDER = Path(__file__).parent
+"""What ships with the package itself."""
+FORMAT = "optdyn pretrained"
+FORMAT_VERSION = 1
+STAGES = ("final", "momentum")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shipped:
+    """Everything that ships for a task, checked.
+
+    ``card``: the final weights' (both stages are of one training). ``files`` maps
+    a place in the task's part of a run folder to the content that belongs there.
+    """
+
+    card: Card
+    tables: dict[str, SearchTable]
+    files: dict[str, bytes]
+
+
+def shipped_stages(folder: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """Each task's stages in ``folder`` (default: the package's own), by the files present."""
+    found: dict[str, tuple[str, ...]] = {}
+    for task in sorted(path for path in (folder or FOLDER).glob("*") if path.is_dir()):
+        stages = tuple(s for s in STAGES if (task / f"{s}.safetensors").is_file())
+        if stages:
+            found[task.name] = stages
+    return found
+
+
+PRETRAINED = shipped_stages()
+"""The stages that ship with the package, by task."""
+
+
+def load_pretrained(
+    name: str, stage: str = "final", folder: Path | None = None
+) -> ComponentwiseRNN:
+    """The learned optimizer that was meta-trained on the task ``name``.
+
+    ``stage="final"``: at the end of meta-training; ``"momentum"``: when it did as
+    well as the best tuned momentum. ``folder``: another than the package's own,
+    such as ``optdyn export --to`` makes.
+
+    >>> tx = optdyn.load_pretrained("rosenbrock").as_optax()
+
+    Raises `UserError`, naming the first fault, for an unknown name or stage and
+    for a file that is missing, damaged, or not what its card tells.
+    """
+    optimizer, _ = _weights(name, stage, folder)
+    return optimizer
+
+
+def pretrained_card(name: str, stage: str = "final", folder: Path | None = None) -> dict[str, Any]:
+    """The card of `load_pretrained`'s weights, with its errors.
+
+    Its task, architecture, protocol, seed, meta-step, meta-objective and
+    versions; the ``file``, its size in ``bytes`` and ``sha256``; and the
+    ``command`` whose run it comes from.
+    """
+    _weights(name, stage, folder)
+    return read_json(card_path(_weights_path(name, stage, folder)))
+
+
+def load_shipped(task: str, folder: Path | None = None) -> Shipped:
+    """Everything that ships for ``task``; raises `UserError` at the first fault."""
+    files, cards = {}, {}
+    for stage in STAGES:
+        _, cards[stage] = _weights(task, stage, folder)
+        place = analysis_path(Path(CHECKPOINTS), cards[stage].meta_step)
+        files[str(place)] = read_checked(_weights_path(task, stage, folder))[0]
+    source = (folder or FOLDER) / task
+    differs = first_difference(cards["final"].settings(), cards["momentum"].settings())
+    if differs:
+        raise UserError(f"{source}: its stages are of two trainings ({differs[0]} differs)")
+    files[METRICS] = read_checked(source / METRICS)[0]
+    tables = {}
+    for path in sorted((source / TUNING).glob("*.parquet")):
+        files[str(table_path(Path(), path.stem))] = read_checked(path)[0]
+        tables[path.stem] = load_table(path)
+        if not is_finished(tables[path.stem]):
+            raise UserError(f"{path}: its search is not finished")
+    return Shipped(cards["final"], tables, files)
+
+
+def read_checked(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """A shipped file's content and its card; raises `UserError` unless they agree."""
+    card, where = read_json(card_path(path)), card_path(path)
+    if card.get("format") != FORMAT or card.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{where}: not a card of format {FORMAT!r}, version {FORMAT_VERSION}")
+    for name, kind in (("file", str), ("bytes", int), ("sha256", str), ("command", str)):
+        if not isinstance(card.get(name), kind):
+            raise UserError(f"{where}: {name}: {card.get(name)!r} is not of type {kind.__name__}")
+    if card["file"] != path.name:
+        raise UserError(f"{where}: file: {card['file']!r}, not {path.name!r}")
+    content = read_bytes(path)
+    if len(content) != card["bytes"]:
+        raise UserError(f"{path}: damaged ({len(content)} bytes, its card says {card['bytes']})")
+    if hashlib.sha256(content).hexdigest() != card["sha256"]:
+        raise UserError(f"{path}: damaged (its SHA-256 is not the one on its card)")
+    return content, card
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of a shipped file lies."""
+    return path.with_suffix(".json")
+
+
+def _weights_path(name: str, stage: str, folder: Path | None) -> Path:
+    known = shipped_stages(folder)
+    if not known:
+        raise UserError(f"pretrained name: {name!r}: no weights are in {folder or FOLDER}")
+    require_choice("pretrained name", name, list(known))
+    require_choice(f"stage of {name}", stage, list(known[name]))
+    return (folder or FOLDER) / name / f"{stage}.safetensors"
+
+
+def _weights(name: str, stage: str, folder: Path | None) -> tuple[ComponentwiseRNN, Card]:
+    path = _weights_path(name, stage, folder)
+    _, told = read_checked(path)
+    optimizer, card = load_optimizer(path)
+    if card.task != name:
+        raise UserError(f"{path}: was trained on {card.task!r}, not on {name!r}")
+    plain = {"stage": stage, **to_plain(card)}
+    differs = first_difference(plain, {key: told.get(key) for key in plain})
+    if differs:
+        fault, inside, outside = differs
+        raise UserError(f"{card_path(path)}: {fault}: {outside!r}, but {path.name} says {inside!r}")
+    return optimizer, card

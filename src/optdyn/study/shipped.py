@@ -1,0 +1,53 @@
+"""What ships with the package, put where a run's own results would lie."""
+
+from __future__ import annotations
+
+import hashlib
+
+from optdyn.errors import UserError
+from optdyn.experiments.files import read_bytes, write_bytes
+from optdyn.experiments.origins import shipped_part
+from optdyn.experiments.recipes import Recipe
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.pretrained import Shipped, load_shipped
+from optdyn.tasks import make_task
+from optdyn.tuning.search_table import describe_task
+
+
+def place_shipped(run: RunFolder, task: str, recipe: Recipe) -> None:
+    """Copy a task's shipped checkpoints, training log and search tables into ``run``.
+
+    Everything after training and tuning then finds them where it finds a run's
+    own. ``config.json`` records their SHA-256, under ``shipped/<task>``, and the
+    training's settings as if it had been done here.
+
+    Raises `UserError` for a damaged file, for tables or weights of another
+    objective or task than the recipe's, and for a folder that holds others.
+    """
+    shipped = load_shipped(task)
+    _require_fit(task, recipe, shipped)
+    digests = {place: hashlib.sha256(c).hexdigest() for place, c in shipped.files.items()}
+    run.settle(shipped_part(task), {"files": digests})
+    run.settle(f"train/{task}", shipped.card.settings())
+    folder = run.task_folder(task)
+    for place, content in shipped.files.items():
+        if not (folder / place).exists() or read_bytes(folder / place) != content:
+            write_bytes(folder / place, content)
+
+
+def _require_fit(task: str, recipe: Recipe, shipped: Shipped) -> None:
+    """What was trained and tuned must have been so for the objective it is judged by."""
+    protocol, found = recipe.protocol, shipped.card.protocol
+    if (found.normalization, found.unroll_length) != (
+        protocol.normalization, protocol.unroll_length
+    ):  # fmt: skip
+        raise UserError(f"shipped {task}: its weights were trained for another meta-objective")
+    missing = [name for name in recipe.baselines if name not in shipped.tables]
+    if missing:
+        raise UserError(f"shipped {task}: no search table of {', '.join(missing)}")
+    _, options = describe_task(make_task(task, **recipe.task_options))
+    expected = (task, options, protocol.normalization, protocol.unroll_length)
+    for name, table in shipped.tables.items():
+        s = table.settings
+        if (s.task, s.task_options, s.normalization, s.num_steps) != expected:
+            raise UserError(f"shipped {task}: {name} was tuned for another task or meta-objective")

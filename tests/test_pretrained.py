@@ -1,0 +1,282 @@
+"""What ships: round trips, and any fault refused by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import optdyn
+from optdyn.cli.export import train_command, tune_command
+from optdyn.cli.main import main
+from optdyn.cli.options import parse_settings
+from optdyn.cli.settings import TrainSettings, TuneSettings
+from optdyn.errors import UserError
+from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.experiments.recipes import LAPTOP
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.tuning_run import load_tables
+from optdyn.pretrained import (
+    PRETRAINED,
+    export_task,
+    load_pretrained,
+    load_shipped,
+    pretrained_card,
+    shipped,
+    shipped_stages,
+)
+from optdyn.tuning import load_table, save_table
+
+TASK = "rosenbrock"
+SIZE_LIMIT = 20e6
+
+
+def export(run: Path, to: Path) -> Path:
+    export_task(RunFolder(run), TASK, to, train_command, tune_command)
+    return to
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tiny_study, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_weights_come_back_as_they_were(tiny_study: Path, exported: Path) -> None:
+    checkpoints = analysis_checkpoints(tiny_study / TASK / "checkpoints")
+    last, card = load_optimizer(checkpoints[-1])
+    found = load_pretrained(TASK, folder=exported)
+    assert fingerprint(found) == fingerprint(last)
+    tx = found.as_optax()
+    updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert np.all(np.isfinite(updates))
+
+    told = pretrained_card(TASK, folder=exported)
+    content = (exported / TASK / "final.safetensors").read_bytes()
+    assert told["sha256"] == hashlib.sha256(content).hexdigest()
+    assert told["bytes"] == len(content)
+    assert (told["task"], told["stage"], told["meta_step"]) == (TASK, "final", 3)
+    assert told["meta_objective"] == card.meta_objective
+    assert told["versions"]["jax"] == jax.__version__
+    analysis = json.loads((tiny_study / TASK / "analysis.json").read_text())
+    momentum = pretrained_card(TASK, "momentum", exported)
+    assert momentum["meta_step"] == analysis["momentum_stage"]
+
+
+def test_the_commands_on_cards_give_the_same_settings(tiny_study: Path, exported: Path) -> None:
+    card = load_shipped(TASK, exported).card
+    words = shlex.split(pretrained_card(TASK, folder=exported)["command"])
+    assert words[:2] == ["optdyn", "train"]
+    train = parse_settings(TrainSettings, "train", words[2:])
+    assert train.protocol(train.learning_rate) == card.protocol
+    assert train.architecture() == card.architecture
+    assert (train.task, train.seed, train.initial) == (TASK, card.seed, None)
+
+    search = load_table(tiny_study / "linear_regression" / "tuning" / "rmsprop.parquet").settings
+    tune = parse_settings(TuneSettings, "tune", shlex.split(tune_command(search))[2:])
+    assert (tune.samples, tune.rescore_top) == (search.num_samples, search.rescore_top)
+    assert tune.task_options() == {"n": 3}
+    fine_tuned = dataclasses.replace(card, initial="0" * 64)
+    assert "--initial initial.safetensors" in train_command(fine_tuned)
+
+
+def test_the_same_run_gives_the_same_bytes(
+    tiny_study: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "again"
+    assert main(["export", "--out", str(tiny_study), "--task", TASK, "--to", str(again)]) == 0
+    assert "final.safetensors" in capsys.readouterr().out
+
+    def contents(folder: Path) -> dict[Path, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder): path.read_bytes() for path in files}
+
+    assert contents(again) == contents(exported)
+    assert len(contents(again)) == 10
+
+
+def test_everything_that_ships_is_listed_and_read(tiny_study: Path, exported: Path) -> None:
+    assert shipped_stages(exported) == {TASK: ("final", "momentum")}
+    found = load_shipped(TASK, exported)
+    tables = load_tables(tiny_study / TASK)
+    assert set(found.tables) == set(tables) == {"momentum", "rmsprop"}
+    for name, table in tables.items():
+        assert found.tables[name].settings == table.settings
+        np.testing.assert_array_equal(found.tables[name].rescores, table.rescores)
+    run = tiny_study / TASK
+    assert all((run / place).read_bytes() == content for place, content in found.files.items())
+
+
+def test_unknown_names_tell_what_is_there(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"name: unknown value 'foo' \(allowed: rosenbrock\)"):
+        load_pretrained("foo", folder=exported)
+    with pytest.raises(UserError, match=r"unknown value 'last' \(allowed: final, momentum\)"):
+        pretrained_card(TASK, "last", exported)
+    with pytest.raises(UserError, match="no weights are in"):
+        load_pretrained(TASK, folder=tmp_path)
+    (exported.parent / "partial" / TASK).mkdir(parents=True)
+    shutil.copy(exported / TASK / "final.safetensors", exported.parent / "partial" / TASK)
+    assert shipped_stages(exported.parent / "partial") == {TASK: ("final",)}
+    with pytest.raises(UserError, match="cannot read"):
+        load_pretrained(TASK, folder=exported.parent / "partial")
+
+
+def edit_card(name: str, value: Any) -> Callable[[Path], None]:
+    """A change of one field of the final weights' card."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "final.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+
+    return edit
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "final.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def flip(folder: Path) -> None:
+    path = folder / "final.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def forge(folder: Path) -> None:
+    """A changed weight, with its card made to fit."""
+    flip(folder)
+    content = (folder / "final.safetensors").read_bytes()
+    edit_card("sha256", hashlib.sha256(content).hexdigest())(folder)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "fault"),
+    [
+        (truncate, r"final\.safetensors: damaged \(\d+ bytes, its card says"),
+        (flip, r"final\.safetensors: damaged \(its SHA-256 is not the one on its card\)"),
+        (forge, r"final\.safetensors: damaged \(its content does not match its SHA-256\)"),
+        (lambda f: (f / "final.json").unlink(), r"final\.json: cannot read"),
+        (lambda f: (f / "final.json").write_text("{"), r"final\.json: not valid JSON"),
+        (edit_card("format_version", 2), "not a card of format"),
+        (edit_card("sha256", None), r"final\.json: sha256: None is not of type str"),
+        (edit_card("bytes", "9"), r"final\.json: bytes: '9' is not of type int"),
+        (edit_card("file", "momentum.safetensors"), "file: 'momentum.safetensors', not"),
+        (edit_card("seed", 7), r"final\.json: seed: 7, but final\.safetensors says 0"),
+        (edit_card("stage", "momentum"), "stage: 'momentum', but"),
+        (edit_card("protocol", {}), r"protocol\.num_meta_steps: None, but .* says 3"),
+    ],
+)
+def test_a_fault_is_refused_by_its_name(
+    copy: Path, tamper: Callable[[Path], None], fault: str
+) -> None:
+    tamper(copy / TASK)
+    for refuse in (load_pretrained, pretrained_card):
+        with pytest.raises(UserError, match=fault):
+            refuse(TASK, folder=copy)
+
+
+def test_weights_of_another_task_are_refused(copy: Path) -> None:
+    (copy / TASK).rename(copy / "digits")
+    with pytest.raises(UserError, match="was trained on 'rosenbrock', not on 'digits'"):
+        load_pretrained("digits", folder=copy)
+
+
+def test_damaged_tables_and_logs_are_refused(copy: Path) -> None:
+    for place in ("tuning/momentum.parquet", "training.jsonl"):
+        path = copy / TASK / place
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        with pytest.raises(UserError, match=f"{path.name}: damaged"):
+            load_shipped(TASK, copy)
+        path.write_bytes(content)
+    load_shipped(TASK, copy)
+
+
+anything = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.just({}), st.just([])
+)  # fmt: skip
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_change_of_a_card_is_refused_or_harmless(
+    exported: Path, copy: Path, data: st.DataObject
+) -> None:
+    card = json.loads((exported / TASK / "final.json").read_text())
+    name = data.draw(st.sampled_from(sorted(card)))
+    value = data.draw(anything)
+    (copy / TASK / "final.json").write_text(json.dumps({**card, name: value}))
+    if value == card[name] or (name == "command" and isinstance(value, str)):
+        load_pretrained(TASK, folder=copy)
+    else:
+        with pytest.raises(UserError, match=r"final\.json|final\.safetensors"):
+            load_pretrained(TASK, folder=copy)
+
+
+def unfinished_table(run: Path) -> None:
+    path = run / TASK / "tuning" / "rmsprop.parquet"
+    table = load_table(path)
+    scores = np.where(np.arange(table.scores.size) == 1, np.nan, table.scores)
+    save_table(path, dataclasses.replace(table, scores=scores))
+
+
+@pytest.mark.parametrize(
+    ("undo", "fault"),
+    [
+        (lambda r: analysis_checkpoints(r / TASK / "checkpoints")[-1].unlink(), "done 2 of 3"),
+        (lambda r: (r / TASK / "analysis.json").unlink(), "run optdyn analyze first"),
+        (
+            lambda r: analysis_checkpoints(r / TASK / "checkpoints")[1].unlink(),
+            "is of other checkpoints",
+        ),
+        (unfinished_table, r"rmsprop\.parquet is not finished \(run optdyn tune --baseline rmsp"),
+        (lambda r: shutil.rmtree(r / TASK), r"has no checkpoints \(run optdyn train first\)"),
+        (lambda r: (r / TASK / "training.jsonl").unlink(), r"training\.jsonl: cannot read"),
+    ],
+)
+def test_an_unfinished_run_is_not_exported(
+    tiny_study: Path, tmp_path: Path, undo: Callable[[Path], None], fault: str
+) -> None:
+    run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
+    undo(run)
+    with pytest.raises(UserError, match=fault):
+        export(run, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_export_needs_a_folder_outside_a_checkout(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tiny_study / "a" / "b" / "c")
+    assert main(["export", "--out", str(tiny_study), "--task", TASK]) == 2
+    assert "--to: give a folder" in capsys.readouterr().err
+
+
+def test_the_package_ships_what_it_lists() -> None:
+    assert optdyn.PRETRAINED == PRETRAINED == shipped_stages()
+    for task in PRETRAINED:
+        found = load_shipped(task)
+        assert set(found.tables) >= set(LAPTOP[task].baselines)
+        for stage in PRETRAINED[task]:
+            assert optdyn.load_pretrained(task, stage).architecture == found.card.architecture
+    files = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < SIZE_LIMIT

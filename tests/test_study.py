@@ -1,0 +1,165 @@
+"""The whole study, end to end, and the same study on weights that ship."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import TINY_RECIPE, TINY_RECIPES
+from optdyn.cli.export import train_command, tune_command
+from optdyn.errors import UserError
+from optdyn.experiments.checkpoints import analysis_checkpoints
+from optdyn.experiments.claims import Claim, comparison_claims, rerun_claims
+from optdyn.experiments.recipes import LAPTOP, SCALES, Recipe, recipe_for
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.pretrained import export_task, shipped
+from optdyn.tasks import TASKS
+
+# The package's attribute of this name is the function.
+study = importlib.import_module("optdyn.study.reproduce")
+
+SHIPPED = dataclasses.replace(TINY_RECIPE, shipped=True)
+EVERY_TASK = (
+    "training_curve", "loss_curves", "mode_stages", "momentum_stage", "modes_over_training"
+)  # fmt: skip
+
+
+def run_study(
+    monkeypatch: pytest.MonkeyPatch, out: Path, task: str, recipes: dict[str, Recipe]
+) -> None:
+    monkeypatch.setattr(study, "LAPTOP", recipes)
+    monkeypatch.setattr(study, "recipe_for", lambda task, scale: recipes[task])
+    study.reproduce(out, task, "smoke", 0, False)
+
+
+def claims_of(run: Path) -> dict[str, dict[str, Any]]:
+    claims = json.loads((run / "claims.json").read_text())["claims"]
+    assert len({claim["id"] for claim in claims}) == len(claims)
+    return {claim["id"]: claim for claim in claims}
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_study_judges_every_claim_and_draws_every_figure(tiny_study: Path) -> None:
+    claims = claims_of(tiny_study)
+    for task in ("linear_regression", "rosenbrock"):
+        for baseline in ("momentum", "rmsprop"):
+            assert claims[f"{task}.{baseline}_best_is_interior"]["measured"] in (0, 1, 2)
+            assert claims[f"{task}.{baseline}_reproduces_from_its_table"]["passed"]
+            claim = claims[f"{task}.learned_beats_{baseline}"]
+            assert claim["measured"] is not None or "diverged" in claim["note"]
+            assert claim["origin"].startswith("trained and tuned in this run; meta-training: 3")
+        for name in EVERY_TASK:
+            assert (tiny_study / "figures" / f"{name}_{task}.svg").exists()
+        told = json.loads((tiny_study / task / "losses_at_steps.json").read_text())
+        assert told["steps"] == [0, 8]
+        assert set(told["optimizers"]) == {"learned", "momentum", "rmsprop"}
+        assert len({o["mean"][0] for o in told["optimizers"].values()}) == 1
+    drawn = {path.stem for path in (tiny_study / "figures").glob("fig*.svg")}
+    expected = {"fig02a", "fig02b", "fig08", "fig09", "fig09_paired", "fig10", "fig11"}
+    expected |= {"fig07a", "fig07b", "fig07c", "fig07c_rosenbrock"}
+    expected |= {f"fig07{x}_linear_regression_final" for x in "ab"}
+    expected |= {f"fig07{x}_rosenbrock_{stage}" for x in "ab" for stage in ("stage", "final")}
+    assert drawn == expected
+    assert "loss on the same 4 test problems" in (tiny_study / "report.html").read_text()
+
+
+def test_a_task_that_does_not_ship_is_told_and_not_passed(tiny_study: Path) -> None:
+    found = [claim for claim in claims_of(tiny_study).values() if claim["task"] == "two_moons"]
+    assert [claim["id"] for claim in found] == [
+        "two_moons.learned_beats_momentum", "two_moons.learned_beats_rmsprop"
+    ]  # fmt: skip
+    for claim in found:
+        assert claim["measured"] is None
+        assert claim["passed"] is False
+        assert "no trained weights ship" in claim["note"]
+
+
+def test_a_finished_study_is_left_untouched(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = times(tiny_study)
+    monkeypatch.setattr(study, "shipped_stages", dict)
+    run_study(monkeypatch, tiny_study, "all", TINY_RECIPES)
+    assert times(tiny_study) == before
+    assert "two_moons: left out" in capsys.readouterr().out
+
+
+def test_a_single_task_that_does_not_ship_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "shipped_stages", dict)
+    with pytest.raises(UserError, match=r"--task: no trained weights ship .* --retrain"):
+        run_study(monkeypatch, tmp_path / "run", "two_moons", TINY_RECIPES)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shipped_weights_take_the_place_of_training(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipping, out = tmp_path / "shipping", tmp_path / "run"
+    export_task(RunFolder(tiny_study), "rosenbrock", shipping, train_command, tune_command)
+    monkeypatch.setattr(shipped, "FOLDER", shipping)
+    monkeypatch.setattr(study, "train", None)
+    monkeypatch.setattr(study, "tune", None)
+    other = dataclasses.replace(TINY_RECIPE.protocol, normalization="none")
+    with pytest.raises(UserError, match="trained for another meta-objective"):
+        run_study(
+            monkeypatch, tmp_path / "refused", "rosenbrock",
+            {"rosenbrock": dataclasses.replace(SHIPPED, protocol=other)},
+        )  # fmt: skip
+
+    run_study(monkeypatch, out, "rosenbrock", {"rosenbrock": SHIPPED})
+    analysis = json.loads((tiny_study / "rosenbrock" / "analysis.json").read_text())
+    kept = analysis_checkpoints(out / "rosenbrock" / "checkpoints")
+    steps = sorted({analysis["momentum_stage"], analysis["final"]})
+    assert [int(path.stem.removeprefix("step-")) for path in kept] == steps
+    claims = claims_of(out)
+    for claim in claims.values():
+        assert "shipped with the package" in claim["origin"]
+        assert "3 units (gru), batch 2, 3 meta-steps" in claim["origin"]
+    there = (tiny_study / "rosenbrock" / "evaluation.json").read_text()
+    assert (out / "rosenbrock" / "evaluation.json").read_text() == there
+    page = (out / "report.html").read_text()
+    assert "shipped with the package" in page
+    settings = json.loads((out / "config.json").read_text())["settings"]
+    assert set(settings["shipped/rosenbrock"]["files"]) >= {
+        "training.jsonl", "tuning/momentum.parquet", "tuning/rmsprop.parquet"
+    }  # fmt: skip
+    before = times(out)
+    run_study(monkeypatch, out, "rosenbrock", {"rosenbrock": SHIPPED})
+    assert times(out) == before
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_task_has_a_recipe(scale: str) -> None:
+    assert set(LAPTOP) == set(TASKS)
+    for task in LAPTOP:
+        recipe = recipe_for(task, scale)
+        TASKS[task](**recipe.task_options)
+        assert recipe.shipped == (scale == "laptop" and task in ("two_moons", "digits"))
+    with pytest.raises(UserError, match="--task: unknown value 'foo'"):
+        recipe_for("foo", scale)
+
+
+def test_what_diverged_fails_its_claims_and_stops_nothing() -> None:
+    scores = {"mean": None, "standard_error": None}
+    finite = {"mean": 0.5, "standard_error": 0.1}
+
+    def lower(learned: dict[str, Any], momentum: dict[str, Any]) -> list[Claim]:
+        optimizers = {"learned": learned, "momentum": momentum}
+        summary = {"optimizers": optimizers, "learned_minus": {"momentum": scores}}
+        return comparison_claims("rosenbrock", summary, {"momentum": 0.25})
+
+    assert [claim.passed for claim in lower(finite, scores)] == [True, False]
+    assert [claim.passed for claim in lower(scores, finite)] == [False, False]
+    (rerun,) = rerun_claims("rosenbrock", {"adam": {"stored": 0.5, "rerun": None}})
+    assert not rerun.passed
+    assert not rerun_claims("rosenbrock", {"adam": {"stored": 1.0, "rerun": 1.0001}})[0].passed
