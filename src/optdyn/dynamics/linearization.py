@@ -195,6 +195,8 @@ def _slopes_disagree(
     distances at which rounding is too small to hide the gap.
     """
     size = np.where(z == 0.0, 1.0, np.abs(z))
+    # What the terms of each output sum up to before they cancel bounds its rounding.
+    terms = np.abs(value) + np.abs(jacobian) @ np.abs(z)
     largest_slope = np.abs(jacobian)
     approached = np.zeros(jacobian.shape, bool)
     informative = np.zeros(jacobian.shape, int)
@@ -204,7 +206,7 @@ def _slopes_disagree(
             moved = np.asarray(_outputs_at_each(step, z[None, :] + np.diag(move))).T
             slope = (moved - value[:, None]) / move[None, :]
             gap = np.maximum(gap, np.abs(slope - jacobian))
-            magnitude = np.maximum(np.abs(moved), np.abs(value)[:, None])
+            magnitude = np.maximum(np.abs(moved), terms[:, None])
             noise = np.maximum(noise, 10 * step.precision * magnitude / np.abs(move)[None, :])
             largest_slope = np.fmax(largest_slope, np.abs(slope))
         allowed = SLOPE_TOLERANCE * largest_slope

@@ -19,7 +19,12 @@ from optdyn.analysis import (
 )
 from optdyn.dynamics import impulse_mismatch, optimal_momentum
 from optdyn.errors import UserError
-from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.experiments.checkpoints import (
+    analysis_checkpoints,
+    analysis_path,
+    fingerprint,
+    load_optimizer,
+)
 from optdyn.experiments.files import (
     read_json,
     read_signed_json,
@@ -60,7 +65,8 @@ def analyze_task(
     Needs the task's trained checkpoints and its tuned momentum. One file a
     checkpoint is kept under ``analysis/``, so that an interrupted analysis goes
     on; ``analysis.json``, which is returned, holds them all with the tuned and
-    the theoretical momentum and the loss curves at the momentum stage.
+    the theoretical momentum and the loss curves at the momentum stage. A checkpoint
+    with no fixed point to linearise at is listed under ``faults`` instead.
 
     Raises `UserError` when training or tuning has not been done here, and for
     settings that differ from the folder's.
@@ -85,7 +91,7 @@ def analyze_task(
 
     comparison = MomentumComparison(Validation(task, **vars(settings)), **tuned_point)
     tuned = comparison.tuned
-    rows = []
+    rows, faults = [], []
     with progress(f"analyzing {task_name}", len(checkpoints)) as advance:
         for count, path in enumerate(checkpoints, start=1):
             optimizer, card = load_optimizer(path)
@@ -93,19 +99,25 @@ def analyze_task(
             origin = {"optimizer": fingerprint(optimizer), "tuned": to_plain(tuned)}
             row = _kept_row(kept, origin)
             if row is None:
-                point = comparison.operating_point(optimizer)
+                try:
+                    point = comparison.operating_point(optimizer)
+                except UserError as error:
+                    faults.append({"meta_step": card.meta_step, "fault": str(error)})
+                    continue
                 full = comparison.learned_curves(optimizer)
                 row = to_plain(_row(comparison.row(card.meta_step, point, full), point))
                 write_signed_json(kept, {"origin": origin, "row": row})
             rows.append(row)
             advance(count, f"meta-step {card.meta_step}: {row['meta_objective'] or np.inf:.4g}")
 
+    if not rows:
+        raise UserError(f"{task_name}: no checkpoint could be analyzed ({faults[0]['fault']})")
     chosen = nearest_to(
         tuned.meta_objective,
         [row["meta_step"] for row in rows],
         [row["meta_objective"] or np.inf for row in rows],
     )
-    optimizer, _ = load_optimizer(checkpoints[[r["meta_step"] for r in rows].index(chosen)])
+    optimizer, _ = load_optimizer(analysis_path(folder / CHECKPOINTS, chosen))
     summary = {
         "inputs": inputs,
         "tuned": tuned,
@@ -114,6 +126,7 @@ def analyze_task(
         "final": rows[-1]["meta_step"],
         "curves": _curves(optimizer, comparison),
         "checkpoints": rows,
+        "faults": faults,
     }
     write_json(folder / SUMMARY, summary)
     return to_plain(summary)

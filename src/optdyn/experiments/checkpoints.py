@@ -34,7 +34,7 @@ FORMAT = "optdyn checkpoint"
 FORMAT_VERSION = 1
 KEPT_FOR_RESUME = 3
 GROWTH = 1.1
-REGULARLY = 50
+REGULARLY = 250
 DTYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
 OPTIMIZER = "optimizer"
 FILE_NAME = re.compile(r"(step|resume)-(\d{1,9})\.safetensors")
@@ -47,7 +47,7 @@ Layout = dict[str, list[Any]]
 def analysis_steps(num_meta_steps: int) -> list[int]:
     """Meta-steps at which a checkpoint for analysis is made.
 
-    0, then every one at first and 10 % further each time, every 50th, and the
+    0, then every one at first and 10 % further each time, every 250th, and the
     last: dense where the optimizer changes fastest. Longer runs only add steps.
     """
     steps = {0, *range(0, num_meta_steps, REGULARLY), num_meta_steps}
