@@ -16,6 +16,7 @@ from optdyn.errors import UserError
 from optdyn.inner_loop import losses_and_gradients
 from optdyn.precision import to_float64
 from optdyn.tasks import TASKS, LinearRegression, Problem, Task, joint, make_task, sample_batch
+from optdyn.tasks.linear_regression import random_orthogonal
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -170,3 +171,17 @@ def test_digits_is_a_64_32_10_network_on_all_digits() -> None:
 def test_bad_options_are_named(name: str, options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_task(name, **options)
+
+
+@pytest.mark.usefixtures("x64")
+def test_random_bases_are_orthogonal_and_uniform():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    Q = np.asarray(jax.vmap(lambda key: random_orthogonal(key, 3))(keys))
+    np.testing.assert_allclose(
+        Q @ np.swapaxes(Q, 1, 2), np.broadcast_to(np.eye(3), Q.shape), atol=1e-12
+    )
+    # Uniform: entries have mean 0, variance 1/n and no preferred determinant or position.
+    np.testing.assert_allclose(Q.mean(axis=0), 0.0, atol=0.05)
+    np.testing.assert_allclose((Q**2).mean(axis=0), 1 / 3, atol=0.03)
+    np.testing.assert_allclose((Q**4).mean(axis=0), 3 / (3 * 5), atol=0.03)
+    assert abs(np.linalg.det(Q).mean()) < 0.06

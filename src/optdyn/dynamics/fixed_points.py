@@ -17,8 +17,6 @@ from optdyn.precision import double_precision
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PyTree
 
-# Jacobians [N, N] are formed for this many candidates at a time.
-JACOBIAN_BATCH = 16
 # Newton steps are tried in full and cut by these factors; the best is taken.
 STEP_FACTORS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001)
 # A state this much larger than any start has run away.
@@ -177,7 +175,8 @@ def _examine(held: _Held, h: Float[Array, "M N"]) -> tuple[Float[Array, " M"], F
         # With no residual there is nothing to correct, even where I − J is singular.
         return jnp.linalg.norm(difference), jnp.where(difference.any(), full, 0.0)
 
-    return jax.lax.map(correction, h, batch_size=JACOBIAN_BATCH)
+    # One at a time: LAPACK on a batch can wait for itself forever on a CPU with few threads.
+    return jax.lax.map(correction, h)
 
 
 @jax.jit

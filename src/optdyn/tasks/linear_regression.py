@@ -23,6 +23,27 @@ def least_squares(
     return 0.5 * residual @ residual
 
 
+def random_orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
+    """A uniformly distributed orthogonal matrix: a product of reflections (Stewart 1980).
+
+    Reflection k acts on the coordinates from k on and takes a normal vector there
+    to an axis. (`jax.random.orthogonal` calls LAPACK on the whole batch, which on a
+    CPU with few threads can wait for itself forever.)
+    """
+    vectors = jax.random.normal(key, (n, n))
+    coordinate = jnp.arange(n)
+
+    def reflect(k: int, Q: Float[Array, "n n"]) -> Float[Array, "n n"]:
+        x = jnp.where(coordinate >= k, vectors[k], 0.0)
+        sign = jnp.where(x[k] < 0, -1.0, 1.0)
+        v = x.at[k].add(sign * jnp.linalg.norm(x))
+        v = v / jnp.linalg.norm(v)
+        Q = Q - 2.0 * jnp.outer(Q @ v, v)
+        return Q * jnp.where(coordinate >= k, -sign, 1.0)[None, :]
+
+    return jax.lax.fori_loop(0, n, reflect, jnp.eye(n))
+
+
 @dataclasses.dataclass(frozen=True)
 class LinearRegression:
     """``½‖Ax − b‖²`` with random A, b and starting point.
@@ -67,6 +88,6 @@ class LinearRegression:
             return jax.random.normal(key, (self.n, self.n)) / jnp.sqrt(float(self.n))
         key_values, key_left, key_right = jax.random.split(key, 3)
         exponents = jax.random.uniform(key_values, (self.n,), minval=self.low, maxval=self.high)
-        left = jax.random.orthogonal(key_left, self.n)
-        right = jax.random.orthogonal(key_right, self.n)
+        left = random_orthogonal(key_left, self.n)
+        right = random_orthogonal(key_right, self.n)
         return (left * 10.0 ** (exponents[None, :] / 2)) @ right
