@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCALE ?= laptop
 OUT ?= runs/reproduce
 
-.PHONY: help setup reproduce test lint format lock clean
+.PHONY: help setup reproduce test test-lowest test-newest lint format lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,17 @@ reproduce: setup  ## Run the main job (SCALE=smoke|laptop|paper, OUT=folder)
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest
 
+test-lowest:  ## Run the tests on the lowest versions that pyproject.toml allows (needs uv)
+	python3.11 -m venv --clear .venv-lowest
+	uv pip install --quiet --python .venv-lowest --resolution lowest-direct --group dev --editable .
+	.venv-lowest/bin/python -m pytest
+
+test-newest:  ## Run the tests on the newest versions, with Python 3.12
+	python3.12 -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	.venv-newest/bin/python -m pip install --quiet --upgrade --group dev --editable .
+	.venv-newest/bin/python -m pytest
+
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +47,7 @@ format: setup  ## Rewrite the code in the project's style
 
 lock:  ## Resolve requirements.lock anew (needs uv on the path)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
-		--no-annotate --no-header --no-emit-index-url --quiet --upgrade --output-file requirements.lock
+		--no-annotate --no-header --quiet --upgrade --output-file requirements.lock
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

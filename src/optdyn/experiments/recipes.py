@@ -40,10 +40,12 @@ class Recipe:
     shipped: bool = False
 
 
+# A small gain keeps the network near its linear regime early on, where it can be momentum.
 LINEAR_REGRESSION = Recipe(
-    architecture=Architecture("gru", 32, Encoding("linear", gain=0.05), output_scale=20.0),
-    protocol=MetaTraining(learning_rate=2e-2, normalization="first"),
+    architecture=Architecture("gru", 32, Encoding("linear", gain=0.3), output_scale=1 / 0.3),
+    protocol=MetaTraining(learning_rate=1e-2, normalization="first"),
     training_seed=3,
+    analysis_problems=256,
 )
 
 # Curvatures reach thousands: meta-gradients must be contained, and the best momentum
