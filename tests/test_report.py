@@ -175,11 +175,6 @@ def test_claims_are_text_and_not_markup(run: Path) -> None:
     assert "b" not in page.tags
 
 
-def test_a_ledger_may_be_an_object(run: Path) -> None:
-    (run / "claims.json").write_text(json.dumps({"claims": CLAIMS[:1]}))
-    assert "1 of 1 claims passed" in built(run)[1].text
-
-
 def test_an_empty_run_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     _, page = built(tmp_path)
     assert page.text.count("Not available") == 7

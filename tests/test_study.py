@@ -38,7 +38,7 @@ def run_study(
 
 
 def claims_of(run: Path) -> dict[str, dict[str, Any]]:
-    claims = json.loads((run / "claims.json").read_text())["claims"]
+    claims = json.loads((run / "claims.json").read_text())
     assert len({claim["id"] for claim in claims}) == len(claims)
     return {claim["id"]: claim for claim in claims}
 

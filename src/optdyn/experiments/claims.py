@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from optdyn.errors import UserError
+from optdyn.experiments.files import parse_json, read_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,21 @@ def at_least(bound: float, measured: float | None, **claim: Any) -> Claim:
     """A claim that holds when ``measured`` ≥ ``bound``; a number that is missing fails."""
     passed = measured is not None and not math.isnan(measured) and measured >= bound
     return Claim(measured=measured, threshold=f">= {bound:g}", passed=passed, **claim)
+
+
+LEDGER = "claims.json"
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """The claims in a ledger file; raises `UserError` when it is not a list of objects."""
+    content = read_bytes(path)
+    try:
+        ledger = parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(ledger, list) or not all(isinstance(claim, dict) for claim in ledger):
+        raise UserError(f"{path}: not a list of claims")
+    return ledger
 
 
 THRESHOLDS = {"gain_gap": 3.0, "momentum_ratio": 1.10, "deviation": 0.05}

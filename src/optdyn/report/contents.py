@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from optdyn.errors import UserError
+from optdyn.experiments.claims import LEDGER, read_ledger
 from optdyn.experiments.evaluation_run import LOSSES
-from optdyn.experiments.files import parse_json, read_bytes, read_json
+from optdyn.experiments.files import read_json
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.figures.registry import FIGURES
 
@@ -53,7 +54,7 @@ def read_contents(path: Path) -> Contents:
             return default
 
     config = attempt("settings", lambda: read_json(path / "config.json"), {})
-    claims = attempt("claims", lambda: _read_claims(path / "claims.json"), [])
+    claims = attempt("claims", lambda: read_ledger(path / LEDGER), [])
     timings = attempt("timings", lambda: read_json(path / "timings.json"), {})
     training = {
         log.parent.name: attempt("training", lambda log=log: read_metrics(log), [])
@@ -69,20 +70,6 @@ def read_contents(path: Path) -> Contents:
         faults["figures"] = f"{path / 'figures'} holds no figure"
     tasks = _tasks(claims, training)
     return Contents(path, config, claims, timings, figures, training, losses, tasks, faults)
-
-
-def _read_claims(path: Path) -> list[dict[str, Any]]:
-    """The ledger: a list of objects, or an object that holds it as ``claims``."""
-    content = read_bytes(path)
-    try:
-        ledger = parse_json(content)
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if isinstance(ledger, dict):
-        ledger = ledger.get("claims")
-    if not isinstance(ledger, list) or not all(isinstance(claim, dict) for claim in ledger):
-        raise UserError(f"{path}: not a list of claims")
-    return ledger
 
 
 def _tasks(claims: list[dict[str, Any]], training: dict[str, Any]) -> list[str]:

@@ -14,15 +14,17 @@ import optdyn
 from optdyn.errors import UserError
 from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
 from optdyn.experiments.claims import (
+    LEDGER,
     Claim,
     claims_not_measured,
     comparison_claims,
     interior_claims,
     momentum_claims,
+    read_ledger,
     rerun_claims,
 )
 from optdyn.experiments.evaluation_run import evaluate_all
-from optdyn.experiments.files import read_json, write_json, write_json_if_changed
+from optdyn.experiments.files import read_json, write_json
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.origins import origin
 from optdyn.experiments.recipes import LAPTOP, Recipe, recipe_for
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from optdyn.study.results import TaskResults
 
 ALL_TASKS = "all"
-CLAIMS = "claims.json"
 TIMINGS = "timings.json"
 FIGURES = "figures"
 DRAWN = ".drawn.json"
@@ -82,7 +83,7 @@ def reproduce(
 
         interruptible(work, "study stopped; what is finished is kept")
     report = out / "report.html"
-    _print_ledger(read_json(out / CLAIMS)["claims"])
+    _print_ledger(read_ledger(out / LEDGER))
     print(f"report: {report}", flush=True)
     return report
 
@@ -168,7 +169,7 @@ def _conclude(run: RunFolder, present: dict[str, Recipe], absent: dict[str, Reci
     ]
     for task, recipe in absent.items():
         claims += claims_not_measured(task, recipe.baselines, NOTHING_SHIPS)
-    write_json_if_changed(run.path / CLAIMS, {"claims": claims})
+    write_json(run.path / LEDGER, claims)
     with _timed(run, "all tasks", "figures"):
         draw_study(results, run.path / FIGURES)
     build_report(run.path)
