@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import optax
     from jaxtyping import Array, Float
 
-Curves = "Float[np.ndarray, 'problems steps']"
-
 
 class Validation:
     """A fixed set of problems from the validation stream, on which optimizers are compared.
