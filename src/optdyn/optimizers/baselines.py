@@ -79,14 +79,16 @@ BASELINES: dict[str, Baseline] = {
     baseline.name: baseline
     for baseline in (
         Baseline("momentum", momentum, (STEEPEST, BETA)),
-        Baseline("rmsprop", rmsprop, (NORMALIZED, Axis("gamma", "one_minus_log", 0.0, 0.9999, 61))),
+        Baseline(
+            "rmsprop", rmsprop, (NORMALIZED, Axis("gamma", "one_minus_log", 0.0, 0.99999, 76))
+        ),
         Baseline(
             "adam",
             adam,
             (
                 NORMALIZED,
                 Axis("beta1", "one_minus_log", 0.0, 0.999, 31),
-                Axis("beta2", "one_minus_log", 0.0, 0.9999, 41),
+                Axis("beta2", "one_minus_log", 0.0, 0.99999, 51),
             ),
         ),
         Baseline("gradient_descent", gradient_descent, (STEEPEST,)),
