@@ -16,7 +16,7 @@ import helpers
 from optdyn.errors import UserError
 from optdyn.inner_loop import unroll
 from optdyn.meta_training import UnrollOptions, meta_value_and_grad
-from optdyn.meta_training.containment import contain_cotangents, freeze_exploded
+from optdyn.meta_training.containment import Contained, contain_cotangents, freeze_exploded
 from optdyn.objective import meta_loss
 from optdyn.optimizers import CELLS
 from optdyn.random_streams import keys_at
@@ -162,9 +162,72 @@ def test_cotangents_are_bounded_problem_by_problem():
 
 
 def test_a_problem_that_leaves_the_finite_world_is_frozen_alone():
-    before = (jnp.zeros((2, 2)), jnp.zeros((4, 3)))
-    after = (jnp.array([[1.0, 2.0], [jnp.inf, 0.0]]), jnp.ones((4, 3)))
+    nothing = jnp.zeros((2, 2))
+    before = (jnp.zeros((2, 2)), Contained(nothing, jnp.zeros((4, 3))))
+    after = (jnp.array([[1.0, 2.0], [jnp.inf, 0.0]]), Contained(nothing, jnp.ones((4, 3))))
     params, state = freeze_exploded(before, after, batch=2)
     np.testing.assert_allclose(params, [[1.0, 2.0], [0.0, 0.0]])
-    np.testing.assert_allclose(state[:2], 1.0)
-    np.testing.assert_allclose(state[2:], 0.0)
+    np.testing.assert_allclose(state.inner[:2], 1.0)
+    np.testing.assert_allclose(state.inner[2:], 0.0)
+    np.testing.assert_allclose(state.events, [[0, 0], [0, 1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinked:
+    """Every second problem has a finite loss whose gradient at the start is not."""
+
+    def sample(self, key):
+        weight = jnp.where(jax.random.bernoulli(key), 1.0, 0.0)
+        return Problem(
+            params=jnp.zeros((2,)),
+            loss_fn=lambda x, w: 1.0 + jnp.sum(w * jnp.sqrt(x**2) + (1 - w) * (x - 1) ** 2),
+            data=(weight,),
+        )
+
+
+def test_gradients_that_are_not_finite_are_counted_though_losses_are():
+    key, batch = jax.random.key(0), 8
+    kinked = sum(
+        Kinked().sample(k).data[0] > 0 for k in keys_at(key, jnp.arange(batch))
+    )
+    rnn = helpers.random_rnn(scale=0.5)
+    options = UnrollOptions(num_steps=3)
+    value, gradient, diagnostics = meta_value_and_grad(
+        rnn, Kinked(), key, batch_size=batch, options=options
+    )
+    assert jnp.isfinite(value)
+    assert bool(jnp.all(jnp.isfinite(helpers.as_vector(gradient))))
+    assert 0 < int(kinked) < batch
+    assert int(diagnostics.contained) >= int(kinked)
+
+
+def test_frozen_problems_count_as_exploded_though_their_losses_stand_still():
+    rnn = helpers.random_rnn()
+    leaping = dataclasses.replace(rnn, w=jnp.full_like(rnn.w, 1e9), h0=jnp.ones_like(rnn.h0))
+    options = UnrollOptions(num_steps=3, normalization="first")
+    task = helpers.small_task("linear_regression")
+    _, gradient, diagnostics = meta_value_and_grad(
+        leaping, task, jax.random.key(0), batch_size=4, options=options
+    )
+    assert int(diagnostics.exploded) == 4
+    assert not helpers.as_vector(gradient).any()
+
+
+@dataclasses.dataclass(frozen=True)
+class AtItsOptimum:
+    """Starts where its loss is zero, by which it cannot be divided."""
+
+    def sample(self, key):
+        return Problem(params=jnp.zeros((2,)), loss_fn=lambda x: jnp.sum(x**2))
+
+
+@pytest.mark.parametrize("bound", [None, 1.0])
+def test_a_loss_that_cannot_be_normalised_poisons_nothing(bound):
+    options = UnrollOptions(num_steps=3, normalization="first", max_cotangent_norm=bound)
+    for rnn in (helpers.random_rnn(), helpers.random_rnn(scale=0.0)):
+        value, gradient, diagnostics = meta_value_and_grad(
+            rnn, AtItsOptimum(), jax.random.key(0), batch_size=2, options=options
+        )
+        assert value == 0
+        assert int(diagnostics.exploded) == 2
+        assert bool(jnp.all(jnp.isfinite(helpers.as_vector(gradient))))

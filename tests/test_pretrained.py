@@ -27,7 +27,7 @@ from optdyn.errors import UserError
 from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
 from optdyn.experiments.recipes import LAPTOP
 from optdyn.experiments.run_folder import RunFolder
-from optdyn.experiments.tuning_run import load_tables
+from optdyn.experiments.tuning_run import load_tables, save_table
 from optdyn.pretrained import (
     PRETRAINED,
     export_task,
@@ -37,7 +37,7 @@ from optdyn.pretrained import (
     shipped,
     shipped_stages,
 )
-from optdyn.tuning import load_table, save_table
+from optdyn.tuning import load_table
 
 TASK = "rosenbrock"
 SIZE_LIMIT = 20e6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -11,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.batching import map_runs, runs_at_once
-from optdyn.errors import UserError, require_positive_int
+from optdyn.errors import UserError, require_choice, require_positive_int
 from optdyn.inner_loop import unroll
 from optdyn.meta_training.containment import exploded
-from optdyn.objective import meta_loss
+from optdyn.objective import NORMALIZATIONS, meta_loss
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks import Problem, sample_batch
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from optdyn.tasks import Task
 
 EVALUATION_STREAM = "evaluation problems"
+
+FEWEST_PROBLEMS = 8
+"""The problems in a chunk, where more do not fit at once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +71,8 @@ def evaluate(
     normalization: str = "none",
     at_once: int | None = None,
     mesh: Mesh | None = None,
+    on_chunk: Callable[[np.ndarray], None] = lambda losses: None,
+    done: Float[np.ndarray, "some steps"] | None = None,
 ) -> Evaluation:
     """Run ``tx`` on ``num_problems`` problems that neither training nor tuning sees.
 
@@ -74,10 +80,15 @@ def evaluate(
     problem by problem. ``at_once`` problems (default: `runs_at_once`) are held
     in memory together on each device of ``mesh``.
 
+    ``on_chunk`` is given the losses [problems so far, T + 1] after each chunk of
+    problems; passed back as ``done``, an evaluation goes on after them, to the
+    same bits (for one device count).
+
     Raises `UserError` for bad counts or an unknown normalization.
     """
     require_positive_int("num_problems", num_problems)
     require_positive_int("num_steps", num_steps)
+    require_choice("normalization", normalization, list(NORMALIZATIONS))
     keys = keys_at(stream(seed, EVALUATION_STREAM), jnp.arange(num_problems))
     batch = sample_batch(task, keys)
     width = runs_at_once(tx, batch) if at_once is None else at_once
@@ -86,16 +97,26 @@ def evaluate(
         return unroll(tx, problem, num_steps).losses
 
     @jax.jit
-    def curves(problems: Problem) -> tuple[Array, Array, Array]:
-        losses = map_runs(curve, (problems,), width, mesh)
-        return losses, meta_loss(losses.T, normalization), exploded(losses.T)
+    def curves(problems: Problem) -> Array:
+        return map_runs(curve, (problems,), width, mesh)
 
-    losses, each, blown = curves(batch)
-    each = np.asarray(each, np.float64)
+    devices = 1 if mesh is None else mesh.size
+    chunk = min(num_problems, max(FEWEST_PROBLEMS, width * devices))
+    parts = [] if done is None else [done]
+    for start in range(0 if done is None else len(done), num_problems, chunk):
+        rows = np.arange(start, min(start + chunk, num_problems))
+        # Rows are repeated in a short last chunk so that one compiled shape serves all.
+        filled = np.resize(rows, chunk)
+        some = np.asarray(curves(jax.tree.map(lambda leaf: leaf[filled], batch)))  # noqa: B023
+        parts.append(some[: rows.size])
+        on_chunk(np.concatenate(parts))
+    losses = np.concatenate(parts)
+    each = np.asarray(meta_loss(losses.T, normalization), np.float64)
+    blown = exploded(losses.T)
     each = np.where(np.isfinite(each), each, np.inf)
     mean, standard_error = _mean_and_standard_error(each)
     return Evaluation(
-        losses=np.asarray(losses),
+        losses=losses,
         meta_objectives=each,
         mean=mean,
         standard_error=standard_error,

@@ -39,6 +39,12 @@ def _print(analysis: dict[str, Any]) -> None:
         f"meta-objective {tuned['meta_objective']:.4g}"
     )
     rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
+    degenerate = [step for step, row in rows.items() if row["modes"]["degenerate"]]
+    if degenerate:
+        print(
+            f"eigenvectors nearly parallel at {len(degenerate)} of {len(rows)} checkpoints "
+            f"(first at meta-step {degenerate[0]}): there only sums of modes mean anything"
+        )
     for name in ("momentum_stage", "final"):
         row = rows[analysis[name]]
         objective = "diverged" if row["meta_objective"] is None else f"{row['meta_objective']:.4g}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
-import signal
 import sys
 
 from optdyn.errors import UserError
-from optdyn.experiments.interrupts import Interrupted
+from optdyn.experiments.interrupts import Interrupted, raised_signals
 
 COMMANDS = {
     "train": "meta-train a learned optimizer",
@@ -33,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        _dispatch(arguments)
+        with raised_signals("stopped; what was finished is saved"):
+            _dispatch(arguments)
     except UserError as error:
         return _complain(str(error))
     except OSError as error:
@@ -42,9 +42,6 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _complain("--units: out of memory (lower it or --batch-size, or set --chunk)")
-    except KeyboardInterrupt:
-        print("optdyn: interrupted", file=sys.stderr)
-        return INTERRUPTED + signal.SIGINT
     except Interrupted as error:
         code = INTERRUPTED + error.signum
         again = shlex.join(["optdyn", *arguments])

@@ -26,10 +26,8 @@ from optdyn.experiments.checkpoints import (
     load_optimizer,
 )
 from optdyn.experiments.files import (
-    read_json,
     read_signed_json,
     to_plain,
-    write_json,
     write_signed_json,
 )
 from optdyn.experiments.progress import progress
@@ -85,7 +83,7 @@ def analyze_task(
         "checkpoints": {path.name: fingerprint(load_optimizer(path)[0]) for path in checkpoints},
     }
     with contextlib.suppress(UserError):
-        done = read_json(folder / SUMMARY)
+        done = read_signed_json(folder / SUMMARY)
         if done.get("inputs") == inputs:
             return done
 
@@ -128,7 +126,7 @@ def analyze_task(
         "checkpoints": rows,
         "faults": faults,
     }
-    write_json(folder / SUMMARY, summary)
+    write_signed_json(folder / SUMMARY, summary)
     return to_plain(summary)
 
 
@@ -151,6 +149,7 @@ def _row(stage: StageRow, point: OperatingPoint) -> dict[str, Any]:
             "timescale": modes.timescale,
             "feedthrough": modes.feedthrough,
             "condition_number": modes.condition_number,
+            "degenerate": modes.degenerate,
             "impulse_mismatch": impulse_mismatch(modes.linearization, modes),
         },
     }

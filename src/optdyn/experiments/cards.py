@@ -49,10 +49,11 @@ def card_from_plain(plain: dict[str, Any]) -> Card:
     values["protocol"] = MetaTraining(**_fields_of(MetaTraining, values["protocol"]))
     for name, kind in (
         ("task", str), ("task_options", dict), ("seed", int), ("meta_step", int),
-        ("versions", dict),
+        ("versions", dict), ("initial", str | None), ("meta_objective", float | int | None),
     ):  # fmt: skip
-        if not isinstance(values[name], kind):
-            raise UserError(f"{name}: {values[name]!r} is not of type {kind.__name__}")
+        if not isinstance(values[name], kind) or isinstance(values[name], bool):
+            told = getattr(kind, "__name__", kind)
+            raise UserError(f"{name}: {values[name]!r} is not of type {told}")
     return Card(**values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ SUMMARY = "evaluation.json"
 LOSSES = "losses_at_steps.json"
 STEPS_TOLD = (0, 10, 50, 100, 200)
 LEARNED = "learned"
+UNFINISHED = ".unfinished.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,8 @@ def evaluate_all(
 ) -> dict[str, Evaluation]:
     """`evaluate` each of the folder's `contenders` that has not been evaluated yet.
 
-    Each evaluation is kept in the task's ``evaluation/<optimizer>.json``, and
+    Each evaluation is kept in the task's ``evaluation/<optimizer>.json`` (until it is
+    finished the losses so far in ``….unfinished.json``, to go on from), and
     ``evaluation.json`` sums up: ``optimizers`` (mean, standard error, …) and
     ``learned_minus`` (paired differences); ``losses_at_steps.json`` tells the loss
     along the way (`losses_at_steps`). Raises `UserError` for settings that
@@ -109,6 +112,7 @@ def evaluate_all(
             path = folder / EVALUATION / f"{safe_name(contender.name)}.json"
             evaluation = load_evaluation(path, contender.origin)
             if evaluation is None:
+                unfinished = _Unfinished(path.with_suffix(UNFINISHED), contender.origin)
                 evaluation = evaluate(
                     contender.tx,
                     task,
@@ -117,13 +121,32 @@ def evaluate_all(
                     num_steps=num_steps,
                     normalization=normalization,
                     mesh=mesh,
+                    on_chunk=functools.partial(unfinished.keep, num_problems),
+                    done=unfinished.losses(),
                 )
                 write_signed_json(path, {"origin": contender.origin, **to_plain(evaluation)})
+            path.with_suffix(UNFINISHED).unlink(missing_ok=True)
             evaluations[contender.name] = evaluation
             advance(count, f"{contender.name}: {evaluation.mean:.4g}")
     _write_summary(folder / SUMMARY, chosen, evaluations)
     write_json_if_changed(folder / LOSSES, losses_at_steps(evaluations))
     return evaluations
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unfinished:
+    """The losses of an evaluation that is under way."""
+
+    path: Path
+    origin: dict[str, Any]
+
+    def keep(self, num_problems: int, losses: np.ndarray) -> None:
+        if len(losses) < num_problems:
+            write_signed_json(self.path, {"origin": self.origin, "losses": losses})
+
+    def losses(self) -> np.ndarray | None:
+        kept = _kept(self.path, self.origin)
+        return None if kept is None else _floats(kept["losses"], np.float32)
 
 
 def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
@@ -145,6 +168,19 @@ def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
 
 def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluation | None:
     """A kept evaluation; None where there is none of ``origin`` (if given) or it is damaged."""
+    plain = _kept(path, origin)
+    if plain is None:
+        return None
+    return Evaluation(
+        losses=_floats(plain["losses"], np.float32),
+        meta_objectives=_floats(plain["meta_objectives"], np.float64),
+        mean=float(_floats(plain["mean"], np.float64)),
+        standard_error=float(_floats(plain["standard_error"], np.float64)),
+        exploded=plain["exploded"],
+    )
+
+
+def _kept(path: Path, origin: dict[str, Any] | None) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
@@ -152,19 +188,13 @@ def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluat
     except UserError as error:
         print(f"evaluating again: {error}", flush=True)
         return None
-    if plain.pop("origin") != origin and origin is not None:
-        return None
-    finite = {name: _infinite_if_null(value) for name, value in plain.items()}
-    finite["losses"] = np.asarray(finite["losses"], np.float32)
-    finite["meta_objectives"] = np.asarray(finite["meta_objectives"], np.float64)
-    return Evaluation(**finite)
+    return plain if origin is None or plain.get("origin") == to_plain(origin) else None
 
 
-def _infinite_if_null(value: Any) -> Any:
-    """``value`` with each null of the file, which has no other word for it, infinite."""
-    if isinstance(value, list):
-        return [_infinite_if_null(item) for item in value]
-    return float("inf") if value is None else value
+def _floats(value: Any, dtype: type) -> np.ndarray:
+    """Stored numbers as an array, each null (JSON has no word for it) infinite."""
+    numbers = np.asarray(value, float)
+    return np.where(np.isnan(numbers), np.inf, numbers).astype(dtype)
 
 
 def _write_summary(path: Path, chosen: list[Contender], evaluations: dict[str, Evaluation]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from optdyn.errors import UserError
 
 SIGNATURE = "sha256"
+TEMPORARY = ".tmp"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -39,7 +40,7 @@ def temporary_beside(path: Path) -> Path:
     The name is fixed, so that what a killed process left behind is overwritten
     by the next attempt; the run folder's lock keeps two writers apart.
     """
-    return path.with_name(f".{path.name}.tmp")
+    return path.with_name(f".{path.name}{TEMPORARY}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -53,7 +54,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         _write_flushed(temporary, content)
         os.replace(temporary, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -153,11 +154,27 @@ def to_plain(value: Any) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Make ``path`` and its parents; raises `UserError` where that is impossible."""
+    """Make ``path`` and its parents, durably; raises `UserError` where that is impossible."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            return
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush_folder(path.parent)
     except OSError as error:
         raise cannot(path, "make the folder", error) from None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left anywhere below ``folder``, which no one else may write to.
+
+    Raises `UserError` where the disk refuses.
+    """
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise cannot(path, "remove", error) from None
 
 
 def cannot(path: Path, act: str, error: OSError) -> UserError:
@@ -176,8 +193,8 @@ def _write_flushed(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename durable: it lives in the folder's own data."""
+def flush_folder(folder: Path) -> None:
+    """Make names in ``folder`` durable: new and renamed ones live in its own data."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

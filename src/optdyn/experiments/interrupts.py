@@ -16,10 +16,11 @@ SECONDS_BETWEEN_LOOKS = 0.2
 T = TypeVar("T")
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal asked the run to stop, and what it had done is saved.
 
-    The command line prints the message and exits with ``128 + signum``.
+    The command line prints the message and exits with ``128 + signum``. Like
+    `KeyboardInterrupt` it is no `Exception`, so that no library swallows it.
     """
 
     def __init__(self, signum: int, message: str) -> None:
@@ -31,8 +32,8 @@ class Interrupted(Exception):
 def noted_signals() -> Iterator[Callable[[], int | None]]:
     """Within the block signals are only noted; the yielded function tells which one came.
 
-    A signal that nobody acted upon before the block ended is sent again then.
-    Outside the main thread (where Python cannot handle signals) nothing changes.
+    A signal that nobody acted upon before the block ended is sent again then, unless
+    the block ends with an error, which must be told. Outside the main thread (where Python cannot handle signals) nothing changes.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -43,17 +44,34 @@ def noted_signals() -> Iterator[Callable[[], int | None]]:
         noted.append(signum)
 
     previous = {signum: signal.signal(signum, note) for signum in SIGNALS}
-    acted_upon = False
     try:
         yield lambda: noted[0] if noted else None
-    except Interrupted:
-        acted_upon = True
-        raise
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-        if noted and not acted_upon:
-            signal.raise_signal(noted[0])
+    if noted:
+        signal.raise_signal(noted[0])
+
+
+@contextlib.contextmanager
+def raised_signals(message: str) -> Iterator[None]:
+    """Within the block signals raise `Interrupted` with ``message``, save in `noted_signals`.
+
+    Outside the main thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise Interrupted(signum, message)
+
+    previous = {signum: signal.signal(signum, stop) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from optdyn.experiments.files import (
     cannot,
+    flush_folder,
     make_folder,
     parse_json,
     read_bytes,
@@ -18,14 +20,16 @@ from optdyn.experiments.files import (
 )
 
 STEP = "meta_step"
+CHECKSUM = "crc32"
 
 
 class MetricsLog:
     """Rows appended to ``path``, in increasing order of their ``meta_step``.
 
     Opened at ``resume_at``, the log keeps the rows before that step, each step
-    once; a torn last line and rows of steps that will be done again go. The
-    file is rewritten only if that changes it, and opened at the first row.
+    once; a torn last line and rows of steps that will be done again go, and rows
+    that were damaged, which is told. The file is rewritten only if that changes
+    it, and opened at the first row. Every row carries a checksum of itself.
     """
 
     def __init__(self, path: Path, resume_at: int = 0) -> None:
@@ -36,6 +40,8 @@ class MetricsLog:
         content = read_bytes(path)
         kept = [row for row in _rows(content) if row[STEP] < resume_at]
         repaired = b"".join(map(_line, kept))
+        if len(kept) < resume_at:
+            print(f"{path}: {resume_at - len(kept)} rows are damaged or missing", flush=True)
         if repaired != content:
             write_bytes(path, repaired)
 
@@ -46,6 +52,7 @@ class MetricsLog:
                 make_folder(self._path.parent)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._descriptor = os.open(self._path, flags, 0o644)
+                flush_folder(self._path.parent)
             line = _line(to_plain(row))
             while line:
                 line = line[os.write(self._descriptor, line) :]
@@ -90,10 +97,20 @@ def _rows(content: bytes) -> list[dict[str, Any]]:
             row = parse_json(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get(STEP), int):
+        if isinstance(row, dict) and isinstance(row.get(STEP), int) and _is_intact(row):
             rows[row[STEP]] = row
     return [rows[step] for step in sorted(rows)]
 
 
+def _is_intact(row: dict[str, Any]) -> bool:
+    """Whether ``row`` agrees with its checksum, which is taken out (logs once had none)."""
+    told = row.pop(CHECKSUM, None)
+    return told is None or told == _checksum(row)
+
+
+def _checksum(row: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(row).encode()):08x}"
+
+
 def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, allow_nan=False).encode() + b"\n"
+    return json.dumps({**row, CHECKSUM: _checksum(row)}, allow_nan=False).encode() + b"\n"

@@ -13,7 +13,9 @@ from typing import Any
 from optdyn.errors import UserError
 from optdyn.experiments.files import (
     cannot,
+    make_folder,
     read_json,
+    remove_temporaries,
     safe_name,
     temporary_beside,
     to_plain,
@@ -79,6 +81,7 @@ def open_run(path: Path, create: bool = True) -> Iterator[RunFolder]:
     Unless ``create`` is false, the folder is made if need be.
 
     The lock is the kernel's: it goes when its process does, however that ends.
+    What a killed writer left half-written in the folder is removed.
     Raises `UserError`, having changed nothing, when ``path`` holds other things
     than a run, cannot be written, or is held by another process.
     """
@@ -86,11 +89,12 @@ def open_run(path: Path, create: bool = True) -> Iterator[RunFolder]:
     if not create and not path.exists():
         raise UserError(f"--out: {path} does not exist (give a run folder)")
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _refused(path, "make the folder", error) from None
+        make_folder(path)
+    except UserError as error:
+        raise UserError(f"--out: {error}") from None
     with _locked(path):
         require_own(path)
+        remove_temporaries(path)
         yield RunFolder(path)
 
 

@@ -121,6 +121,17 @@ def _resumed(folder: Path, card: Card) -> TrainingState | None:
     return state
 
 
+def _completed(meta_step: MetaStep, state: TrainingState) -> tuple[TrainingState, Metrics]:
+    """One meta-step, compiled if need be, and waited for."""
+    return jax.block_until_ready(meta_step(state))
+
+
+def _in_words(metrics: Metrics) -> str:
+    counts = {"exploded": int(metrics.exploded), "contained": int(metrics.contained)}
+    told = [f"{count} problems {name}" for name, count in counts.items() if count]
+    return ", ".join([f"meta-objective {float(metrics.meta_objective):.4g}", *told])
+
+
 @dataclasses.dataclass
 class _Loop:
     """The loop's surroundings: where it saves, and what it has seen."""
@@ -146,8 +157,7 @@ class _Loop:
         ):
             while step < total:
                 started = time.monotonic()
-                future = waiter.submit(jax.block_until_ready, meta_step(state))
-                following = result_unless(noted, future)
+                following = result_unless(noted, waiter.submit(_completed, meta_step, state))
                 if following is None:
                     self._stop(state, step, noted() or 0)
                 state, metrics = following
@@ -155,7 +165,7 @@ class _Loop:
                 hopeless = hopeless + 1 if self._learned_nothing(metrics) else 0
                 self._require_hope(hopeless, step)
                 step += 1
-                advance(step, f"meta-objective {float(metrics.meta_objective):.4g}")
+                advance(step, _in_words(metrics))
                 if step in scheduled:
                     self._save_for_analysis(state, step)
                 if step == total or time.monotonic() - saved_at >= self.seconds_between_saves:

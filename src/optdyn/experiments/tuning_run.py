@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdyn.errors import UserError
-from optdyn.experiments.files import read_json, to_plain, write_json_if_changed
+from optdyn.experiments.files import (
+    read_signed_json,
+    to_plain,
+    write_bytes,
+    write_signed_json,
+)
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.optimizers.baselines import get_baseline
@@ -19,7 +24,7 @@ from optdyn.tuning import (
     load_table,
     random_search,
     rerun_best,
-    save_table,
+    table_bytes,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +37,11 @@ RERUNS = "tuning_reruns.json"
 def table_path(task_folder: Path, baseline: str) -> Path:
     """The file of a baseline's search table in a task's folder."""
     return task_folder / TUNING / f"{baseline}.parquet"
+
+
+def save_table(path: Path, table: SearchTable) -> None:
+    """Write a search table, finished or not, atomically. Raises `UserError`."""
+    write_bytes(path, table_bytes(table))
 
 
 def tune(
@@ -99,7 +109,7 @@ def rerun_tables(task_folder: Path) -> dict[str, dict[str, float | None]]:
     best has been run again already is left alone.
     """
     path = task_folder / RERUNS
-    kept: dict[str, Any] = read_json(path) if path.exists() else {}
+    kept = _kept_reruns(path)
     reruns = {}
     for name, table in load_tables(task_folder).items():
         winner = best(table)
@@ -108,8 +118,19 @@ def rerun_tables(task_folder: Path) -> dict[str, dict[str, float | None]]:
         if {key: known.get(key) for key in row} != row:
             known = {**row, "rerun": rerun_best(table)}
         reruns[name] = to_plain(known)
-    write_json_if_changed(path, reruns)
+    if reruns != kept:
+        write_signed_json(path, reruns)
     return reruns
+
+
+def _kept_reruns(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return read_signed_json(path)
+    except UserError as error:
+        print(f"running tuned baselines again: {error}", flush=True)
+        return {}
 
 
 def _found(path: Path) -> SearchTable | None:

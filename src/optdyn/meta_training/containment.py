@@ -4,6 +4,7 @@ In a joint problem every problem owns a block of rows: row b of the parameters
 [batch, n], rows b·n … (b+1)·n of the optimizer's state. Forward, a problem
 whose gradient is not finite or beyond `GRADIENT_LIMIT` gives the optimizer a
 zero gradient, and one whose next parameters are beyond `LIMIT` stays put.
+Such a problem is frozen for good, as the same state meets the same gradient again.
 Backward, a problem's cotangent that is not finite is replaced by zero and,
 where a bound is set, scaled down to it. Every such event is counted.
 """
@@ -11,7 +12,7 @@ where a bound is set, scaled down to it. Every such event is counted.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,27 +31,48 @@ EXPLODED_RATIO = 1e4
 """A problem has exploded when its loss exceeds this multiple of its first value."""
 
 
-def contain_gradients() -> optax.GradientTransformation:
-    """Zero the gradients [batch, n] of each problem that has one beyond `GRADIENT_LIMIT`.
+class Contained(NamedTuple):
+    """An optimizer's state and, for each problem, at how many steps it was contained.
 
-    To be chained before an optimizer: a number that is not finite must not
-    enter it, not even where its cotangent is zero, because 0·∞ is not 0.
+    The columns of ``events``: gradients replaced, steps not taken.
     """
 
-    def contain(g: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
-        sane = jnp.all(jnp.abs(g) <= GRADIENT_LIMIT, axis=1, keepdims=True)
-        return jnp.where(sane, g, 0.0)
-
-    return optax.stateless(lambda gradients, _: jax.tree.map(contain, gradients))
+    events: Float[Array, "batch 2"]
+    inner: PyTree
 
 
-def freeze_exploded(previous: PyTree, following: PyTree, batch: int) -> PyTree:
-    """``following``, with the rows of exploded problems taken from ``previous``."""
+def contain_gradients(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """``tx`` given zero for the gradients [batch, n] of a problem with one beyond `GRADIENT_LIMIT`.
+
+    A number that is not finite must not enter it, not even where its cotangent
+    is zero, because 0·∞ is not 0.
+    """
+
+    def init(params: Float[Array, "batch n"]) -> Contained:
+        return Contained(jnp.zeros((params.shape[0], 2), params.dtype), tx.init(params))
+
+    def update(
+        g: Float[Array, "batch n"], state: Contained, params: Float[Array, "batch n"] | None = None
+    ) -> tuple[PyTree, Contained]:
+        sane = jnp.all(jnp.abs(g) <= GRADIENT_LIMIT, axis=1)
+        updates, inner = tx.update(jnp.where(sane[:, None], g, 0.0), state.inner, params)
+        return updates, Contained(state.events.at[:, 0].add(~sane), inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def freeze_exploded(
+    previous: tuple[PyTree, Contained], following: tuple[PyTree, Contained], batch: int
+) -> tuple[PyTree, Contained]:
+    """``following``, with the rows of exploded problems taken from ``previous``, counting them."""
     params, _ = following
     sane = jnp.all(jnp.abs(params) <= LIMIT, axis=tuple(range(1, params.ndim)))
     for leaf in jax.tree.leaves(following):
         sane &= jnp.all(jnp.isfinite(_rows(leaf, batch)), axis=1)
-    return jax.tree.map(lambda new, old: _where(sane, new, old, batch), following, previous)
+    params, state = jax.tree.map(
+        lambda new, old: _where(sane, new, old, batch), following, previous
+    )
+    return params, state._replace(events=state.events.at[:, 1].add(~sane))
 
 
 def exploded(losses: Float[Array, "steps batch"]) -> Bool[Array, " batch"]:

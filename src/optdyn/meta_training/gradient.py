@@ -61,9 +61,9 @@ class Diagnostics:
     """Counts over the batch of one meta-gradient."""
 
     exploded: Int[Array, ""]
-    """Problems whose loss blew up in the unroll; they are left out of ``value``."""
+    """Problems whose loss blew up, or which were frozen; they are left out of ``value``."""
     contained: Int[Array, ""]
-    """Problems with a cotangent that was bounded or replaced in the reverse pass."""
+    """Problems with a gradient replaced forward or a cotangent changed in the reverse pass."""
 
 
 def meta_value_and_grad(
@@ -136,26 +136,27 @@ def _chunk_sums(
     problem = joint(sample_batch(task, keys))
     bound = options.max_cotangent_norm
 
-    def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array]]:
+    def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         def contain(previous: PyTree, following: PyTree) -> PyTree:
             following = freeze_exploded(previous, following, batch)
             return contain_cotangents(following, probe, bound)
 
         trajectory = unroll(
-            optax.chain(contain_gradients(), opt.as_optax()),
+            contain_gradients(opt.as_optax()),
             problem,
             options.num_steps,
             between_steps=contain,
             segment=options.segment,
         )
-        blown = exploded(trajectory.losses)
         each = meta_loss(trajectory.losses, options.normalization)
+        replaced, frozen = trajectory.state.events.T
+        blown = exploded(trajectory.losses) | (frozen > 0) | ~jnp.isfinite(each)
         kept = jnp.where(blown, 0.0, each)
         differentiated = kept if bound is None else each
-        return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown))
+        return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown), replaced)
 
     probe = jnp.zeros((batch,), problem.params.dtype)
-    (_, (total, counted)), (gradient, events) = jax.value_and_grad(
+    (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
         objective, argnums=(0, 1), has_aux=True
     )(optimizer, probe)
-    return (total, counted, jnp.sum(events > 0)), gradient
+    return (total, counted, jnp.sum((events > 0) | (replaced > 0))), gradient

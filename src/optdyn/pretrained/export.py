@@ -11,7 +11,7 @@ from optdyn.errors import UserError
 from optdyn.experiments.analysis_run import SUMMARY
 from optdyn.experiments.cards import Card
 from optdyn.experiments.checkpoints import analysis_checkpoints, analysis_path, load_optimizer
-from optdyn.experiments.files import read_bytes, read_json, write_bytes, write_json
+from optdyn.experiments.files import read_bytes, read_signed_json, write_bytes, write_json
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS
 from optdyn.experiments.tuning_run import load_tables, table_path
@@ -78,7 +78,7 @@ def _finished_stages(folder: Path) -> dict[str, tuple[Path, Card]]:
         )
     if not (folder / SUMMARY).exists():
         raise UserError(f"--out: {folder} has no {SUMMARY} (run optdyn analyze first)")
-    analysis = read_json(folder / SUMMARY)
+    analysis = read_signed_json(folder / SUMMARY)
     analysed = analysis.get("inputs", {}).get("checkpoints", {})
     if sorted(analysed) != [path.name for path in checkpoints]:
         raise UserError(f"--out: {folder / SUMMARY} is of other checkpoints (run optdyn analyze)")

@@ -12,7 +12,7 @@ from optdyn.evaluation import Evaluation
 from optdyn.experiments.analysis_run import SUMMARY as ANALYSIS_SUMMARY
 from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
 from optdyn.experiments.evaluation_run import SUMMARY as EVALUATION_SUMMARY
-from optdyn.experiments.files import read_json
+from optdyn.experiments.files import read_json, read_signed_json
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.training_run import METRICS
 from optdyn.experiments.tuning_run import RERUNS, load_tables
@@ -49,8 +49,8 @@ def read_results(folder: Path, task: str, normalization: str) -> TaskResults:
         tables=load_tables(folder),
         evaluations={name: found for name, found in evaluations.items() if found is not None},
         summary=summary,
-        analysis=read_json(folder / ANALYSIS_SUMMARY),
-        reruns=read_json(folder / RERUNS),
+        analysis=read_signed_json(folder / ANALYSIS_SUMMARY),
+        reruns=read_signed_json(folder / RERUNS),
         normalization=normalization,
     )
 

@@ -3,7 +3,7 @@
 from optdyn.tuning.grid import Grid
 from optdyn.tuning.random_search import random_search, rerun_best, score
 from optdyn.tuning.search_table import Best, SearchSettings, SearchTable, best, is_finished
-from optdyn.tuning.tables import load_table, save_table
+from optdyn.tuning.tables import load_table, table_bytes
 
 __all__ = [
     "Best",
@@ -15,6 +15,6 @@ __all__ = [
     "load_table",
     "random_search",
     "rerun_best",
-    "save_table",
     "score",
+    "table_bytes",
 ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
+import io
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,46 +21,40 @@ from optdyn.tuning.search_table import (
     require_same_settings,
 )
 
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
 METADATA_KEY = b"optdyn search"
 DIGEST_KEY = b"optdyn digest"
+MOST_POINTS = 10**6
+"""On an axis: more are no grid of ours, but would fill the memory."""
 
 
-def save_table(path: str | Path, table: SearchTable) -> None:
-    """Write a search table, finished or not, as Parquet; the file is whole or not there.
+def table_bytes(table: SearchTable) -> bytes:
+    """A search table, finished or not, as the content of a Parquet file.
 
     Columns: each hyperparameter, its ``<name>_index`` on the grid, ``score``,
-    ``rescore`` (NaN: none, +inf: diverged), ``round``. Raises `UserError` when
-    the folder cannot be written.
+    ``rescore`` (NaN: none, +inf: diverged), ``round``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
     columns = _columns(table)
     metadata = json.dumps(_to_json(table), sort_keys=True).encode()
     arrow = pa.table(columns).replace_schema_metadata(
         {METADATA_KEY: metadata, DIGEST_KEY: _digest(columns, metadata)}
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            pq.write_table(arrow, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"tuning table {path}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    buffer = io.BytesIO()
+    pq.write_table(arrow, buffer)
+    return buffer.getvalue()
 
 
 def load_table(path: str | Path, expected: SearchSettings | None = None) -> SearchTable:
-    """Read and check what `save_table` wrote.
+    """Read and check a file of `table_bytes`.
 
-    Raises `UserError` for a file that is missing, damaged, not such a table, or
-    (where ``expected`` is given) of other settings.
+    Sizes and types are checked against the file's settings before any column is
+    read. Raises `UserError`, naming the first fault, for a file that is missing,
+    damaged, not such a table, or (where ``expected`` is given) of other settings.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,22 +74,48 @@ def _parse(content: bytes) -> SearchTable:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrow = pq.read_table(pa.BufferReader(content))
-    metadata = arrow.schema.metadata[METADATA_KEY]
+    file = pq.ParquetFile(pa.BufferReader(content))
+    keys = file.schema_arrow.metadata or {}
+    if METADATA_KEY not in keys or DIGEST_KEY not in keys:
+        raise ValueError("it has no search settings")
+    fields = json.loads(keys[METADATA_KEY])
+    grid, settings = _grid(fields["grid"]), fields["settings"]
+    settings = SearchSettings(**{**settings, "grid": _grid(settings["grid"])})
+    _require_layout(file, grid, settings)
+    arrow = file.read()
     stored = {name: arrow.column(name).to_numpy() for name in arrow.column_names}
-    if _digest(stored, metadata) != arrow.schema.metadata[DIGEST_KEY]:
+    if _digest(stored, keys[METADATA_KEY]) != keys[DIGEST_KEY]:
         raise ValueError("its contents do not match their digest")
-    fields = json.loads(metadata)
-    grid = _grid(fields["grid"])
-    settings = fields["settings"]
+    for axis in grid.axes:
+        column = stored[f"{axis.name}_index"]
+        if np.any((column < 0) | (column >= axis.points)):
+            raise ValueError(f"{axis.name}_index: not on the grid's {axis.points} points")
     return SearchTable(
-        settings=SearchSettings(**{**settings, "grid": _grid(settings["grid"])}),
+        settings=settings,
         grid=grid,
         indices=np.stack([stored[f"{name}_index"] for name in grid.names], axis=1),
         scores=stored["score"],
         rescores=stored["rescore"],
         earlier=tuple(Round(**{**r, "grid": _grid(r["grid"])}) for r in fields["earlier"]),
     )
+
+
+def _require_layout(file: pq.ParquetFile, grid: Grid, settings: SearchSettings) -> None:
+    """Raise `ValueError` unless columns and rows are those that the settings need."""
+    found = {field.name: str(field.type) for field in file.schema_arrow}
+    needed = {
+        **dict.fromkeys(grid.names, "double"),
+        **{f"{name}_index": "int32" for name in grid.names},
+        "score": "double",
+        "rescore": "double",
+        "round": "int32",
+    }
+    if found != needed:
+        names = sorted(name for name in found | needed if found.get(name) != needed.get(name))
+        raise ValueError(f"column {names[0]}: {found.get(names[0])}, not {needed.get(names[0])}")
+    rows = min(settings.num_samples, grid.size)
+    if file.metadata.num_rows != rows:
+        raise ValueError(f"{file.metadata.num_rows} rows, its settings need {rows}")
 
 
 def _columns(table: SearchTable) -> dict[str, np.ndarray]:
@@ -131,4 +150,8 @@ def _to_json(table: SearchTable) -> dict[str, Any]:
 
 
 def _grid(fields: dict[str, Any]) -> Grid:
-    return Grid(tuple(Axis(**axis) for axis in fields["axes"]))
+    axes = tuple(Axis(**axis) for axis in fields["axes"])
+    for axis in axes:
+        if axis.points > MOST_POINTS:
+            raise ValueError(f"axis {axis.name}: {axis.points} points (at most {MOST_POINTS})")
+    return Grid(axes)
