@@ -187,9 +187,7 @@ class Kinked:
 
 def test_gradients_that_are_not_finite_are_counted_though_losses_are():
     key, batch = jax.random.key(0), 8
-    kinked = sum(
-        Kinked().sample(k).data[0] > 0 for k in keys_at(key, jnp.arange(batch))
-    )
+    kinked = sum(Kinked().sample(k).data[0] > 0 for k in keys_at(key, jnp.arange(batch)))
     rnn = helpers.random_rnn(scale=0.5)
     options = UnrollOptions(num_steps=3)
     value, gradient, diagnostics = meta_value_and_grad(

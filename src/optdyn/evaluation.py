@@ -111,8 +111,8 @@ def evaluate(
         parts.append(some[: rows.size])
         on_chunk(np.concatenate(parts))
     losses = np.concatenate(parts)
-    each = np.asarray(meta_loss(losses.T, normalization), np.float64)
-    blown = exploded(losses.T)
+    by_step = jnp.asarray(losses.T)
+    each = np.asarray(meta_loss(by_step, normalization), np.float64)
     each = np.where(np.isfinite(each), each, np.inf)
     mean, standard_error = _mean_and_standard_error(each)
     return Evaluation(
@@ -120,7 +120,7 @@ def evaluate(
         meta_objectives=each,
         mean=mean,
         standard_error=standard_error,
-        exploded=int(np.sum(blown)),
+        exploded=int(jnp.sum(exploded(by_step))),
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from optdyn.cli.options import parse_settings
 from optdyn.cli.settings import ReportSettings
+from optdyn.experiments.run_folder import require_own
 
 
 def command(argv: list[str]) -> None:
     """Parse ``argv``, write the report and print where it is."""
     settings = parse_settings(ReportSettings, "report", argv)
+    require_own(settings.out)
     from optdyn.report import build_report
 
     print(build_report(settings.out))

@@ -156,11 +156,10 @@ def to_plain(value: Any) -> Any:
 def make_folder(path: Path) -> None:
     """Make ``path`` and its parents, durably; raises `UserError` where that is impossible."""
     try:
-        if path.is_dir():
-            return
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        flush_folder(path.parent)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            flush_folder(folder.parent)
     except OSError as error:
         raise cannot(path, "make the folder", error) from None
 

@@ -33,7 +33,8 @@ def noted_signals() -> Iterator[Callable[[], int | None]]:
     """Within the block signals are only noted; the yielded function tells which one came.
 
     A signal that nobody acted upon before the block ended is sent again then, unless
-    the block ends with an error, which must be told. Outside the main thread (where Python cannot handle signals) nothing changes.
+    the block ends with an error, which must be told. Outside the main thread (where
+    Python cannot handle signals) nothing changes.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,0 +1,132 @@
+"""Whatever is wrong on a command line: exit code 2, one line, and nothing made."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from optdyn.cli import settings as cli_settings
+from optdyn.cli.main import COMMANDS, main
+from optdyn.experiments.files import write_json
+from tiny_runs import TASK
+
+FULL, SMALL = 1200, 60
+SETTINGS = {
+    "train": cli_settings.TrainSettings,
+    "search-lr": cli_settings.SearchSettings,
+    "tune": cli_settings.TuneSettings,
+    "evaluate": cli_settings.EvaluateSettings,
+    "analyze": cli_settings.AnalyzeSettings,
+    "reproduce": cli_settings.ReproduceSettings,
+    "export": cli_settings.ExportSettings,
+    "report": cli_settings.ReportSettings,
+}
+NOT_ALLOWED = {
+    "INT": ["0.5", "-1", "1e3", "nan", "inf", "x", "", " ", "9" * 30, "9" * 5000, "0x10", "1,000"],
+    "NUMBER": ["nan", "-nan", "inf", "-inf", "-1", "1e31", "1e400", "x", "", "1/2", "0,5"],
+    "PATH": ["", "a\0b"],
+    "NAME=VALUE": ["n", "=3", "n=0", "n=1.5", "n=x", "other=1", "low=nan", "self=1", "a b=1", ""],
+    None: ["no such name", "", "*", "../..", "\udcff", "a\nb"],
+}
+SOUND = {"INT": "3", "NUMBER": "0.5", "NAME=VALUE": "n=3"}
+done = {"count": 0}
+
+
+def options(command: str) -> list[tuple[str, str | None]]:
+    """The options of ``command`` that take a value, and the kind of it."""
+    return [
+        (f"--{field.name.replace('_', '-')}", field.metadata["metavar"])
+        for field in dataclasses.fields(SETTINGS[command])
+        if field.metadata["parse"] is not None
+    ]
+
+
+@st.composite
+def bad_command_lines(draw: st.DrawFn) -> tuple[list[str], str]:
+    """A command line with one fault, and the words its complaint must hold."""
+    command = draw(st.sampled_from(sorted(SETTINGS)))
+    known = options(command)
+    words = [command]
+    sound = [(flag, kind) for flag, kind in known if kind in SOUND and flag != "--devices"]
+    for flag, kind in draw(st.lists(st.sampled_from(sound), max_size=2)) if sound else []:
+        words += [flag, SOUND[kind]]
+    fault = draw(st.sampled_from(["value", "value", "value", "text", "option", "stray", "missing"]))
+    flag, kind = draw(st.sampled_from(known))
+    if fault == "value":
+        value = draw(st.sampled_from(NOT_ALLOWED[kind]))
+        joined = draw(st.booleans())
+        return [*words, *([f"{flag}={value}"] if joined else [flag, value])], flag
+    if fault == "text" and kind != "PATH":
+        value = draw(st.text(min_size=1, max_size=20).map(lambda text: f"?{text}"))
+        return [*words, f"{flag}={value}"], flag
+    if fault == "missing":
+        return [*words, flag], flag
+    if fault == "stray":
+        return [*words, draw(st.text("abcxyz./", min_size=1, max_size=8))], "unknown"
+    return [*words, f"--{draw(st.text('abcxyz', min_size=3, max_size=8))}-x=1"], "unknown"
+
+
+def complaint(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    assert main(argv) == 2, argv
+    captured = capsys.readouterr()
+    assert captured.out == "", argv
+    assert re.fullmatch(r"optdyn: error: [^\n\r]+\n", captured.err), (argv, captured.err)
+    done["count"] += 1
+    return captured.err
+
+
+def test_every_command_is_covered() -> None:
+    assert set(SETTINGS) == set(COMMANDS)
+
+
+def test_bad_command_lines_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], full: bool, figures: dict[str, object]
+) -> None:
+    @settings(
+        max_examples=FULL if full else SMALL,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(bad=bad_command_lines())
+    def check(bad: tuple[list[str], str]) -> None:
+        argv, expected = bad
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            command, *rest = argv
+            assert expected in complaint(capsys, [command, "--out", str(out), *rest])
+            assert not out.exists()
+
+    check()
+    figures["bad command lines"] = f"{done['count']}, each exit code 2 and one line"
+
+
+FOLDERS = {
+    "config.json": "not JSON",
+    "thesis.tex": "precious",
+}
+
+
+@pytest.mark.parametrize("command", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_foreign_folders_are_refused_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    (tmp_path / name).write_text(FOLDERS[name])
+    complaint(capsys, [command, "--out", str(tmp_path)])
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, FOLDERS[name])]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "analyze", "export"])
+def test_empty_runs_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    config = {"format": "optdyn run", "format_version": 1, "versions": {}, "settings": {}}
+    write_json(tmp_path / "config.json", config)
+    complaint(capsys, [command, "--out", str(tmp_path), "--task", TASK])

@@ -1,0 +1,186 @@
+"""Truncated files and flipped bits: refused by name, or nothing that is read has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from optdyn.errors import UserError
+from optdyn.experiments.checkpoints import fingerprint, load_optimizer, load_state
+from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
+from optdyn.experiments.files import read_signed_json, to_plain, write_json, write_signed_json
+from optdyn.experiments.metrics_log import read_metrics
+from optdyn.experiments.run_folder import open_run
+from optdyn.experiments.search_run import load_rows
+from optdyn.experiments.training_run import METRICS
+from optdyn.experiments.tuning_run import rerun_tables, table_path
+from optdyn.pretrained import load_pretrained
+from optdyn.pretrained.shipped import FORMAT, FORMAT_VERSION, card_path
+from optdyn.tuning import load_table
+from tiny_runs import PROTOCOL, TASK, run_evaluation, run_training, run_tuning
+
+FULL, SMALL = 2400, 120
+
+Reader = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with every kind of file, and one with weights that ship."""
+    run = tmp_path_factory.mktemp("damage") / "run"
+    run_training(run, dataclasses.replace(PROTOCOL, num_meta_steps=3))
+    run_tuning(run)
+    run_evaluation(run)
+    rerun_tables(run / TASK)
+    row = {"learning_rate": 0.1, "num_meta_steps": 3, "seed": 0, "meta_objective": 0.5}
+    write_signed_json(run / TASK / "learning_rate_search.json", {"rows": [row] * 3})
+    shipped = run.parent / "shipped" / TASK / "final.safetensors"
+    shipped.parent.mkdir(parents=True)
+    content = _step(run).read_bytes()
+    shipped.write_bytes(content)
+    told = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "file": shipped.name,
+        "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "stage": "final",
+        "command": "optdyn train", **to_plain(load_optimizer(shipped)[1]),
+    }  # fmt: skip
+    write_json(card_path(shipped), told)
+    return run
+
+
+def _step(run: Path) -> Path:
+    return run / TASK / "checkpoints" / "step-000003.safetensors"
+
+
+def _bits(tree: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def _weights(path: Path) -> Any:
+    optimizer, card = load_optimizer(path)
+    return fingerprint(optimizer), card
+
+
+def _state(path: Path) -> Any:
+    state, card = load_state(path)
+    return _bits(state), card
+
+
+def _table(path: Path) -> Any:
+    table = load_table(path)
+    return table.settings, table.grid, _bits([table.indices, table.scores, table.rescores])
+
+
+def _evaluation(path: Path) -> Any:
+    found = load_evaluation(path)
+    if found is None:
+        raise UserError(f"{path} will be made again")
+    return to_plain(found)
+
+
+def _rows(path: Path) -> Any:
+    found = load_rows(path)
+    if not found:
+        raise UserError(f"{path}: searching again")
+    return found
+
+
+def _settings(path: Path) -> Any:
+    with open_run(path.parent) as run:
+        return run.settings()
+
+
+def _pretrained(path: Path) -> Any:
+    return fingerprint(load_pretrained(TASK, folder=path.parents[1]))
+
+
+def _readers(run: Path) -> dict[str, tuple[Path, Reader]]:
+    shipped = run.parent / "shipped" / TASK / "final.safetensors"
+    return {
+        "weights": (_step(run), _weights),
+        "training states": (_step(run).with_name("resume-000003.safetensors"), _state),
+        "search tables": (table_path(run / TASK, "momentum"), _table),
+        "evaluations": (run / TASK / EVALUATION / "learned.json", _evaluation),
+        "tuning reruns": (run / TASK / "tuning_reruns.json", read_signed_json),
+        "learning rates": (run / TASK / "learning_rate_search.json", _rows),
+        "shipped weights": (shipped, _pretrained),
+        "shipped cards": (card_path(shipped), _pretrained),
+    }
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """``content`` cut off somewhere, or with one bit flipped (sometimes several)."""
+    if chance.random() < 0.3:
+        return content[: chance.randrange(len(content))]
+    flipped = bytearray(content)
+    for _ in range(chance.choice([1, 1, 1, 2, 20])):
+        # Headers, cards and footers steer what is read: a third of the flips each.
+        low, high = chance.choice([(0, 200), (0, len(content)), (len(content) - 600, len(content))])
+        flipped[chance.randrange(max(0, low), min(high, len(content)))] ^= 1 << chance.randrange(8)
+    return bytes(flipped)
+
+
+def test_no_damaged_file_is_taken_for_a_sound_one(
+    folder: Path, full: bool, figures: dict[str, object]
+) -> None:
+    chance, counts = random.Random(0), {"refused": 0, "nothing that is read had changed": 0}
+    readers = _readers(folder)
+    for name, (path, read) in readers.items():
+        content, sound = path.read_bytes(), read(path)
+        for _ in range((FULL if full else SMALL) // (len(readers) + 2)):
+            path.write_bytes(damaged(content, chance))
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                try:
+                    found = read(path)
+                except UserError as error:
+                    assert str(folder.parent) in str(error), name
+                    assert "\n" not in str(error), name
+                    counts["refused"] += 1
+                else:
+                    assert found == sound, name
+                    counts["nothing that is read had changed"] += 1
+        path.write_bytes(content)
+        assert read(path) == sound
+    _count_settings(folder, chance, full, counts)
+    _count_logs(folder, chance, full, counts)
+    figures["damaged files"] = f"{sum(counts.values())} ({counts}), none taken for a sound one"
+
+
+def _count_settings(
+    folder: Path, chance: random.Random, full: bool, counts: dict[str, int]
+) -> None:
+    """A run folder's settings are refused, the same, or others, which no run then accepts."""
+    path = folder / "config.json"
+    content, sound = path.read_bytes(), _settings(path)
+    for _ in range((FULL if full else SMALL) // 10):
+        path.write_bytes(damaged(content, chance))
+        try:
+            with open_run(folder) as run:
+                same = all(run.check(part, settings) for part, settings in sound.items())
+        except UserError as error:
+            assert "\n" not in str(error)
+            same = False
+        counts["nothing that is read had changed" if same else "refused"] += 1
+    path.write_bytes(content)
+
+
+def _count_logs(folder: Path, chance: random.Random, full: bool, counts: dict[str, int]) -> None:
+    """The rows that are still read of a damaged log are rows that it had."""
+    path = folder / TASK / METRICS
+    content, sound = path.read_bytes(), read_metrics(path)
+    for _ in range((FULL if full else SMALL) // 10):
+        path.write_bytes(damaged(content, chance))
+        rows = read_metrics(path)
+        assert all(row in sound for row in rows)
+        counts["nothing that is read had changed" if rows == sound else "refused"] += 1
+    path.write_bytes(content)

@@ -1,0 +1,80 @@
+"""Runs of a second or two that save as often as they can."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from optdyn import batching, evaluation
+from optdyn.cli.main import main
+from optdyn.experiments.evaluation_run import evaluate_all
+from optdyn.experiments.metrics_log import read_metrics
+from optdyn.experiments.run_folder import LOCK, open_run
+from optdyn.experiments.training_run import METRICS, train
+from optdyn.experiments.tuning_run import tune
+from optdyn.meta_training.trainer import MetaTraining
+from optdyn.optimizers.componentwise_rnn import Architecture
+
+searching = importlib.import_module("optdyn.tuning.random_search")
+
+TASK = "rosenbrock"
+ARCHITECTURE = Architecture(cell="rnn", units=3)
+PROTOCOL = MetaTraining(num_meta_steps=20, unroll_length=5, batch_size=2)
+
+
+def run_training(folder: Path, protocol: MetaTraining = PROTOCOL) -> None:
+    """Meta-train, saving after each meta-step."""
+    with open_run(folder) as run:
+        train(run, TASK, {}, ARCHITECTURE, protocol, 0, seconds_between_saves=0.0)
+
+
+def run_tuning(folder: Path) -> None:
+    """Tune momentum, four combinations to a chunk."""
+    with (
+        open_run(folder) as run,
+        mock.patch.object(batching, "ELEMENTS_AT_ONCE", 1),
+        mock.patch.object(searching, "FEWEST_RUNS", 8),
+    ):
+        tune(
+            run, TASK, {}, "momentum", seed=0, num_samples=60, num_problems=2, num_steps=5,
+            rescore_top=8, rescore_problems=2,
+        )  # fmt: skip
+
+
+def run_evaluation(folder: Path) -> None:
+    """Evaluate what the folder holds, one problem to a chunk."""
+    with (
+        open_run(folder) as run,
+        mock.patch.object(batching, "ELEMENTS_AT_ONCE", 1),
+        mock.patch.object(evaluation, "FEWEST_PROBLEMS", 1),
+    ):
+        evaluate_all(run, TASK, {}, seed=0, num_problems=16, num_steps=5)
+
+
+def run_command(folder: Path) -> int:
+    """Meta-train from the command line; the exit code."""
+    words = f"train --task {TASK} --cell rnn --units 3 --meta-steps 400 --unroll-length 5"
+    return main([*words.split(), "--batch-size", "2", "--devices", "1", "--out", str(folder)])
+
+
+RUNS = {
+    "training": run_training,
+    "tuning": run_tuning,
+    "evaluation": run_evaluation,
+    "command": run_command,
+}
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """All that a run folder holds, but for how long each meta-step took."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name == METRICS:
+            rows = read_metrics(path)
+            found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        elif path.is_file() and path.name != LOCK:
+            found[name] = path.read_bytes()
+    return found
