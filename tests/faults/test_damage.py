@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from optdyn.errors import UserError
+from optdyn.experiments import checkpoints
 from optdyn.experiments.checkpoints import fingerprint, load_optimizer, load_state
 from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
 from optdyn.experiments.files import read_signed_json, to_plain, write_json, write_signed_json
@@ -184,3 +188,73 @@ def _count_logs(folder: Path, chance: random.Random, full: bool, counts: dict[st
         assert all(row in sound for row in rows)
         counts["nothing that is read had changed" if rows == sound else "refused"] += 1
     path.write_bytes(content)
+
+
+ANYTHING = [
+    None,
+    True,
+    -1,
+    0,
+    3.5,
+    1e308,
+    10**400,
+    "",
+    "x",
+    "\ud800",
+    "../x",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+]
+
+
+def forged(plain: Any, chance: random.Random) -> Any:
+    """``plain`` with one thing somewhere in it removed, renamed or replaced by anything."""
+    if isinstance(plain, dict) and plain and chance.random() < 0.9:
+        name = chance.choice(sorted(plain))
+        rest = {key: value for key, value in plain.items() if key != name}
+        if chance.random() < 0.15:
+            return chance.choice([rest, {**rest, "other": plain[name]}])
+        return {**plain, name: forged(plain[name], chance)}
+    if isinstance(plain, list) and plain and chance.random() < 0.9:
+        place = chance.randrange(len(plain))
+        return [*plain[:place], forged(plain[place], chance), *plain[place + 1 :]]
+    return chance.choice(ANYTHING)
+
+
+def test_forged_files_with_sound_checksums_are_read_or_refused(
+    folder: Path, full: bool, figures: dict[str, object]
+) -> None:
+    """Whoever writes a file can sign it: a checksum alone makes no content sound."""
+    chance, count = random.Random(1), 0
+    readers = _readers(folder)
+    for name in ("weights", "training states", "evaluations", "learning rates", "tuning reruns"):
+        path, read = readers[name]
+        content = path.read_bytes()
+        for _ in range((FULL if full else SMALL) // 20):
+            _forge(path, chance)
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                try:
+                    read(path)
+                except UserError as error:
+                    assert "\n" not in str(error)
+            path.write_bytes(content)
+            count += 1
+    figures["forged files with sound checksums"] = f"{count}, none of them a traceback"
+
+
+def _forge(path: Path, chance: random.Random) -> None:
+    if path.suffix == ".json":
+        changed = forged(read_signed_json(path), chance)
+        write_signed_json(path, changed if isinstance(changed, dict) else {})
+        return
+    with safe_open(path, framework="numpy") as file:
+        plain = json.loads(file.metadata()["card"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    plain.pop("sha256")
+    changed = forged(plain, chance)
+    if isinstance(changed, dict):
+        changed["sha256"] = checkpoints._digest(checkpoints._canonical(changed), arrays)
+    path.write_bytes(save(arrays, metadata={"card": json.dumps(changed, sort_keys=True)}))

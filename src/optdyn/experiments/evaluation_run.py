@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ EVALUATION = "evaluation"
 SUMMARY = "evaluation.json"
 LOSSES = "losses_at_steps.json"
 STEPS_TOLD = (0, 10, 50, 100, 200)
+T = TypeVar("T")
 LEARNED = "learned"
 UNFINISHED = ".unfinished.json"
 
@@ -145,8 +147,7 @@ class _Unfinished:
             write_signed_json(self.path, {"origin": self.origin, "losses": losses})
 
     def losses(self) -> np.ndarray | None:
-        kept = _kept(self.path, self.origin)
-        return None if kept is None else _floats(kept["losses"], np.float32)
+        return _kept(self.path, self.origin, lambda kept: _floats(kept["losses"], np.float32, 2))
 
 
 def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
@@ -168,33 +169,44 @@ def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
 
 def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluation | None:
     """A kept evaluation; None where there is none of ``origin`` (if given) or it is damaged."""
-    plain = _kept(path, origin)
-    if plain is None:
-        return None
+    return _kept(path, origin, _evaluation)
+
+
+def _evaluation(plain: dict[str, Any]) -> Evaluation:
     return Evaluation(
-        losses=_floats(plain["losses"], np.float32),
-        meta_objectives=_floats(plain["meta_objectives"], np.float64),
-        mean=float(_floats(plain["mean"], np.float64)),
-        standard_error=float(_floats(plain["standard_error"], np.float64)),
-        exploded=plain["exploded"],
+        losses=_floats(plain["losses"], np.float32, ndim=2),
+        meta_objectives=_floats(plain["meta_objectives"], np.float64, ndim=1),
+        mean=float(_floats(plain["mean"], np.float64, ndim=0)),
+        standard_error=float(_floats(plain["standard_error"], np.float64, ndim=0)),
+        exploded=int(plain["exploded"]),
     )
 
 
-def _kept(path: Path, origin: dict[str, Any] | None) -> dict[str, Any] | None:
+def _kept(
+    path: Path, origin: dict[str, Any] | None, read: Callable[[dict[str, Any]], T]
+) -> T | None:
+    """What ``read`` makes of the file of ``origin`` (if given), if it is there and sound."""
     if not path.exists():
         return None
     try:
         plain = read_signed_json(path)
+        told, found = plain["origin"], read(plain)
     except UserError as error:
         print(f"evaluating again: {error}", flush=True)
         return None
-    return plain if origin is None or plain.get("origin") == to_plain(origin) else None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        print(f"evaluating again: {path}: not an evaluation ({error})", flush=True)
+        return None
+    return found if origin is None or told == to_plain(origin) else None
 
 
-def _floats(value: Any, dtype: type) -> np.ndarray:
+def _floats(value: Any, dtype: type, ndim: int) -> np.ndarray:
     """Stored numbers as an array, each null (JSON has no word for it) infinite."""
     numbers = np.asarray(value, float)
-    return np.where(np.isnan(numbers), np.inf, numbers).astype(dtype)
+    if numbers.ndim != ndim:
+        raise ValueError(f"{numbers.ndim} dimensions, not {ndim}")
+    with np.errstate(over="ignore"):  # no number of ours, but then infinite
+        return np.where(np.isnan(numbers), np.inf, numbers).astype(dtype)
 
 
 def _write_summary(path: Path, chosen: list[Contender], evaluations: dict[str, Evaluation]) -> None:

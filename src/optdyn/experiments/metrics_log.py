@@ -91,21 +91,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _rows(content: bytes) -> list[dict[str, Any]]:
-    rows: dict[int, dict[str, Any]] = {}
-    for line in content.split(b"\n"):
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get(STEP), int) and _is_intact(row):
-            rows[row[STEP]] = row
+    found = [row for line in content.split(b"\n") if (row := _parsed(line)) is not None]
+    told = [row.pop(CHECKSUM, None) for row in found]
+    if any(told):  # a log from before there were checksums has none at all
+        found = [row for row, sum_ in zip(found, told, strict=True) if sum_ == _checksum(row)]
+    rows = {row[STEP]: row for row in found}
     return [rows[step] for step in sorted(rows)]
 
 
-def _is_intact(row: dict[str, Any]) -> bool:
-    """Whether ``row`` agrees with its checksum, which is taken out (logs once had none)."""
-    told = row.pop(CHECKSUM, None)
-    return told is None or told == _checksum(row)
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get(STEP), int) else None
 
 
 def _checksum(row: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 ROWS = "learning_rate_search.json"
+FIELDS = {"learning_rate", "num_meta_steps", "seed", "meta_objective"}
 
 
 def search(
@@ -66,15 +67,22 @@ def load_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        rows = read_signed_json(path)["rows"]
+        rows = read_signed_json(path).get("rows")
+        if not isinstance(rows, list):
+            raise UserError(f"{path}: not a search's rows")
+        return [_row(row, path) for row in rows]
     except UserError as error:
         print(f"starting the search over: {error}", flush=True)
         return []
-    infinite = float("inf")
-    return [
-        {
-            **row,
-            "meta_objective": infinite if row["meta_objective"] is None else row["meta_objective"],
-        }
-        for row in rows
-    ]
+
+
+def _row(row: Any, path: Path) -> Row:
+    """A stored row, its null (an objective that was not finite) infinite again."""
+    if not isinstance(row, dict) or row.keys() != FIELDS:
+        raise UserError(f"{path}: not a search's rows")
+    if row["meta_objective"] is None:
+        row["meta_objective"] = float("inf")
+    for name, value in row.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(f"{path}: {name}: {value!r} is not a number")
+    return row

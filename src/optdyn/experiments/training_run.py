@@ -116,6 +116,8 @@ def _resumed(folder: Path, card: Card) -> TrainingState | None:
     state, notes = newest_state(folder / CHECKPOINTS, card)
     for note in notes:
         print(note, flush=True)
+    if state is not None:  # what a run that was stopped between saving and pruning left
+        prune(folder / CHECKPOINTS, int(state.meta_step))
     if state is not None and 0 < int(state.meta_step) < card.protocol.num_meta_steps:
         print(f"{card.task}: going on from meta-step {int(state.meta_step)}", flush=True)
     return state
