@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCALE ?= laptop
 OUT ?= runs/reproduce
 
-.PHONY: help setup reproduce test test-lowest test-newest lint format lock clean
+.PHONY: help setup reproduce test test-faults test-lowest test-newest lint format lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test-newest:  ## Run the tests on the newest versions, with Python 3.12
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	.venv-newest/bin/python -m pip install --quiet --upgrade --group dev --editable .
 	.venv-newest/bin/python -m pytest
+
+test-faults: setup  ## Kill, starve and damage runs, at length; prints what was found
+	FAULTS=full $(BIN)/python -m pytest tests/faults
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .

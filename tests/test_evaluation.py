@@ -16,11 +16,9 @@ from optdyn.batching import map_runs, runs_at_once
 from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, evaluate, paired_difference
 from optdyn.inner_loop import unroll
-from optdyn.meta_training.trainer import TRAIN_STREAM
 from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks import Problem, make_task, sample_batch
-from optdyn.tuning.random_search import RESCORING_STREAM, TUNING_STREAM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +88,20 @@ def test_a_learned_optimizer_is_evaluated_like_any_other_in_any_portions() -> No
         np.testing.assert_allclose(result.losses[3], alone, rtol=1e-5)
 
 
+def test_an_interrupted_evaluation_goes_on_to_the_same_bits() -> None:
+    parts: list[np.ndarray] = []
+    run = functools.partial(
+        evaluate, optax.sgd(0.3), Parabola(), seed=0, num_problems=19, num_steps=5, at_once=1
+    )
+    whole = run(on_chunk=parts.append)
+    assert [len(part) for part in parts] == [8, 16, 19]
+    for part in parts:
+        again = run(done=part)
+        assert again.losses.tobytes() == whole.losses.tobytes()
+        assert again.meta_objectives.tobytes() == whole.meta_objectives.tobytes()
+        assert (again.mean, again.exploded) == (whole.mean, whole.exploded)
+
+
 def test_map_runs_keeps_the_rows_in_order() -> None:
     rows = (jnp.arange(7.0), {"a": jnp.arange(14.0).reshape(7, 2)})
     mesh = Mesh(np.array(jax.devices()), ("batch",))
@@ -108,12 +120,6 @@ def test_large_problems_run_one_at_a_time_and_small_ones_together() -> None:
     )
     assert runs_at_once(optax.sgd(0.1), large) == runs_at_once(learned, large) == 1
     assert runs_at_once(optax.sgd(0.1), small) > 10 * runs_at_once(learned, small) > 1000
-
-
-def test_no_two_streams_share_a_problem() -> None:
-    names = (TRAIN_STREAM, TUNING_STREAM, RESCORING_STREAM, EVALUATION_STREAM)
-    keys = [jax.random.key_data(keys_at(stream(0, name), jnp.arange(64))) for name in names]
-    assert len({tuple(key) for key in np.concatenate(keys).tolist()}) == 64 * len(names)
 
 
 def test_bad_counts_are_named() -> None:

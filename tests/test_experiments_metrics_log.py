@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +29,26 @@ def test_resuming_drops_the_steps_that_will_be_done_again(tmp_path: Path) -> Non
     written(path, range(10))
     written(path, range(6, 12), resume_at=6)
     assert read_metrics(path) == rows(range(12))
+
+
+def test_damaged_rows_are_dropped_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "training.jsonl"
+    written(path, range(6))
+    path.write_bytes(
+        path.read_bytes().replace(b'"meta_objective": 0.14', b'"meta_objective": 0.15')
+    )
+    assert [row["meta_step"] for row in read_metrics(path)] == [0, 2, 3, 4, 5]
+    with MetricsLog(path, resume_at=6):
+        pass
+    assert "1 rows are damaged or missing" in capsys.readouterr().out
+
+
+def test_logs_without_checksums_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "training.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(range(3))))
+    assert read_metrics(path) == rows(range(3))
 
 
 def test_opening_a_sound_log_changes_nothing(tmp_path: Path) -> None:

@@ -80,6 +80,18 @@ def test_a_folder_left_with_its_lock_alone_is_ours(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").exists()
 
 
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.settle("part", {})
+    deep = tmp_path / "task" / "checkpoints"
+    deep.mkdir(parents=True)
+    (deep / ".resume-000007.safetensors.tmp").write_text("torn")
+    (deep / "resume-000006.safetensors").write_text("whole")
+    with open_run(tmp_path):
+        pass
+    assert [path.name for path in deep.iterdir()] == ["resume-000006.safetensors"]
+
+
 def test_the_lock_keeps_a_second_process_out_and_dies_with_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-c", HOLD, str(path)]

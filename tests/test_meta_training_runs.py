@@ -27,7 +27,12 @@ from optdyn.experiments.checkpoints import (
     load_state,
     resume_path,
 )
-from optdyn.experiments.interrupts import Interrupted, interruptible, noted_signals
+from optdyn.experiments.interrupts import (
+    Interrupted,
+    interruptible,
+    noted_signals,
+    raised_signals,
+)
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.run_folder import open_run
 from optdyn.meta_training.trainer import MetaTraining, Metrics, TrainingState, make_meta_step
@@ -247,6 +252,22 @@ def test_a_signal_nobody_acted_upon_is_sent_again() -> None:
         assert received == [1]
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def test_an_error_is_told_though_a_signal_came_before_it() -> None:
+    with pytest.raises(UserError, match="disk full"), noted_signals():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise UserError("disk full")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_raised_before_there_is_anything_to_save(signum: int) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted, match="stopped") as caught, raised_signals("stopped"):  # noqa: PT012
+        os.kill(os.getpid(), signum)
+        time.sleep(1.0)
+    assert caught.value.signum == signum
+    assert signal.getsignal(signum) == before
 
 
 def test_slow_work_is_abandoned_at_a_signal() -> None:

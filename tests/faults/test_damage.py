@@ -121,6 +121,11 @@ def _readers(run: Path) -> dict[str, tuple[Path, Reader]]:
     }
 
 
+def require_one_line(error: UserError, where: Path) -> None:
+    assert str(where) in str(error)
+    assert "\n" not in str(error)
+
+
 def damaged(content: bytes, chance: random.Random) -> bytes:
     """``content`` cut off somewhere, or with one bit flipped (sometimes several)."""
     if chance.random() < 0.3:
@@ -147,8 +152,7 @@ def test_no_damaged_file_is_taken_for_a_sound_one(
                 try:
                     found = read(path)
                 except UserError as error:
-                    assert str(folder.parent) in str(error), name
-                    assert "\n" not in str(error), name
+                    require_one_line(error, folder.parent)
                     counts["refused"] += 1
                 else:
                     assert found == sound, name
@@ -172,7 +176,7 @@ def _count_settings(
             with open_run(folder) as run:
                 same = all(run.check(part, settings) for part, settings in sound.items())
         except UserError as error:
-            assert "\n" not in str(error)
+            require_one_line(error, folder.parent)
             same = False
         counts["nothing that is read had changed" if same else "refused"] += 1
     path.write_bytes(content)
@@ -239,7 +243,7 @@ def test_forged_files_with_sound_checksums_are_read_or_refused(
                 try:
                     read(path)
                 except UserError as error:
-                    assert "\n" not in str(error)
+                    require_one_line(error, folder.parent)
             path.write_bytes(content)
             count += 1
     figures["forged files with sound checksums"] = f"{count}, none of them a traceback"
