@@ -31,7 +31,19 @@ NOT_ALLOWED = {
     "INT": ["0.5", "-1", "1e3", "nan", "inf", "x", "", " ", "9" * 30, "9" * 5000, "0x10", "1,000"],
     "NUMBER": ["nan", "-nan", "inf", "-inf", "-1", "1e31", "1e400", "x", "", "1/2", "0,5"],
     "PATH": ["", "a\0b"],
-    "NAME=VALUE": ["n", "=3", "n=0", "n=1.5", "n=x", "other=1", "low=nan", "self=1", "a b=1", ""],
+    "NAME=VALUE": [
+        "n",
+        "=3",
+        "n=0",
+        "n=1.5",
+        "n=x",
+        "other=1",
+        "low=nan",
+        "self=1",
+        "a b=1",
+        "n=9999999",
+        "",
+    ],
     None: ["no such name", "", "*", "../..", "\udcff", "a\nb"],
 }
 SOUND = {"INT": "3", "NUMBER": "0.5", "NAME=VALUE": "n=3"}

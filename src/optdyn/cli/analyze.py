@@ -39,7 +39,7 @@ def _print(analysis: dict[str, Any]) -> None:
         f"meta-objective {tuned['meta_objective']:.4g}"
     )
     rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
-    degenerate = [step for step, row in rows.items() if row["modes"]["degenerate"]]
+    degenerate = [step for step, row in rows.items() if row["modes"].get("degenerate")]
     if degenerate:
         print(
             f"eigenvectors nearly parallel at {len(degenerate)} of {len(rows)} checkpoints "

@@ -23,6 +23,9 @@ SEARCH = LearningRateSearch()
 SCALES = ("smoke", "laptop", "paper")
 ALL_TASKS = "all"
 LARGEST_SEED = 2**32 - 1
+LARGEST_CELL = 2**15
+LARGEST_TASK_OPTION = 10**6
+"""Beyond these sizes XLA ends the process, instead of raising an error."""
 
 
 def _read_task_option(text: str) -> tuple[str, Any]:
@@ -31,9 +34,14 @@ def _read_task_option(text: str) -> tuple[str, Any]:
         raise UserError(f"{text!r} is not allowed (NAME=VALUE, such as n=10)")
     for kind in (int, float):
         try:
-            return name, kind(value)
+            number = kind(value)
         except ValueError:
             continue
+        if not abs(number) <= LARGEST_TASK_OPTION:
+            raise UserError(
+                f"{name}: {value[:20]!r} is not allowed (at most {LARGEST_TASK_OPTION})"
+            )
+        return name, number
     return name, value
 
 
@@ -76,7 +84,9 @@ class ArchitectureSettings:
     """Learned optimizer."""
 
     cell: str = choice(ARCHITECTURE.cell, "recurrent cell", CELLS)
-    units: int = integer(ARCHITECTURE.units, "size of the cell (the authors' largest: 256)")
+    units: int = integer(
+        ARCHITECTURE.units, "size of the cell (the authors' largest: 256)", maximum=LARGEST_CELL
+    )
     encoding: str = choice(
         ARCHITECTURE.encoding.kind, "how a gradient enters the network", ENCODINGS
     )

@@ -78,7 +78,8 @@ def meta_value_and_grad(
     """The meta-objective on ``batch_size`` fresh problems, and its gradient.
 
     Problem i is drawn from ``fold_in(key, i)``, whatever the mesh or chunking.
-    The value is the mean of `meta_loss` over the problems that did not explode.
+    The value is the mean of `meta_loss` over the problems that did not explode
+    (infinite when all did).
     The gradient has ``optimizer``'s structure; problems that exploded add
     nothing to it unless ``max_cotangent_norm`` bounds what they can add.
     ``mesh``: a one-axis mesh named ``"batch"`` to spread the problems over.
@@ -103,7 +104,7 @@ def meta_value_and_grad(
             check_vma=False,
         )
     (total, counted, contained), gradient = sums(optimizer, keys)
-    value = total / jnp.maximum(counted, 1)
+    value = jnp.where(counted > 0, total / jnp.maximum(counted, 1), jnp.inf)
     gradient = jax.tree.map(lambda leaf: leaf / batch_size, gradient)
     diagnostics = Diagnostics(
         exploded=(batch_size - counted).astype(jnp.int32), contained=contained.astype(jnp.int32)
