@@ -25,7 +25,7 @@ from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
 from optdyn.experiments.files import read_signed_json, to_plain, write_json, write_signed_json
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.search_run import load_rows
+from optdyn.experiments.search_run import SEARCHES, read_search
 from optdyn.experiments.training_run import METRICS
 from optdyn.experiments.tuning_run import rerun_tables, table_path
 from optdyn.pretrained import load_pretrained
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_evaluation(run)
     rerun_tables(run / TASK)
     row = {"learning_rate": 0.1, "num_meta_steps": 3, "seed": 0, "meta_objective": 0.5}
-    write_signed_json(run / TASK / "learning_rate_search.json", {"rows": [row] * 3})
+    write_signed_json(_search(run), {"settings": {"task": TASK}, "rows": [row] * 3})
     shipped = run.parent / "shipped" / TASK / "final.safetensors"
     shipped.parent.mkdir(parents=True)
     content = _step(run).read_bytes()
@@ -63,6 +63,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _step(run: Path) -> Path:
     return run / TASK / "checkpoints" / "step-000003.safetensors"
+
+
+def _search(run: Path) -> Path:
+    return run / TASK / SEARCHES / "rnn-3-0.json"
 
 
 def _bits(tree: Any) -> list[bytes]:
@@ -91,13 +95,6 @@ def _evaluation(path: Path) -> Any:
     return to_plain(found)
 
 
-def _rows(path: Path) -> Any:
-    found = load_rows(path)
-    if not found:
-        raise UserError(f"{path}: searching again")
-    return found
-
-
 def _settings(path: Path) -> Any:
     with open_run(path.parent) as run:
         return run.settings()
@@ -115,7 +112,7 @@ def _readers(run: Path) -> dict[str, tuple[Path, Reader]]:
         "search tables": (table_path(run / TASK, "momentum"), _table),
         "evaluations": (run / TASK / EVALUATION / "learned.json", _evaluation),
         "tuning reruns": (run / TASK / "tuning_reruns.json", read_signed_json),
-        "learning rates": (run / TASK / "learning_rate_search.json", _rows),
+        "learning rates": (_search(run), read_search),
         "shipped weights": (shipped, _pretrained),
         "shipped cards": (card_path(shipped), _pretrained),
     }
