@@ -40,6 +40,8 @@ class Dissection:
 
     ``where`` says in words which operating point ``modes`` are of. ``mismatch``: how far
     the summed modes are from the linear system's impulse response, relatively.
+    ``identification`` is from the fixed point where gradient histories led to one, else from
+    the initial state.
     """
 
     where: str
@@ -124,13 +126,21 @@ def dissect(
         step, gradient_scale=gradient_scale, count=count, gradients=gradients
     )
     modes = eigenmodes(lin)
+    converged = gradients is not None and _at_rest(lin)
     return Dissection(
         where=where,
         modes=modes,
         mismatch=impulse_mismatch(lin, modes),
         stability=stability_map(lin, spectrum=spectrum),
-        identification=identify(step, gradient_scale=gradient_scale),
+        identification=identify(
+            step, gradient_scale=gradient_scale, h=lin.state if converged else None
+        ),
     )
+
+
+def _at_rest(lin: Linearization) -> bool:
+    size = 1.0 + float(np.linalg.norm(lin.state))
+    return lin.gradient == 0.0 and lin.residual_norm <= AT_REST * size
 
 
 def natural_linearization(

@@ -115,7 +115,7 @@ def describe(found: Dissection, name: str) -> list[str]:
     if lin.weight_decay:
         lines.append(f"weight decay a step: {-lin.weight_decay:.4g}")
     if abs(lin.drift) > 1e-12:
-        lines.append(f"drift (update with no gradient change): {lin.drift:.4g} a step")
+        lines.append(f"drift (the update at the operating point): {lin.drift:.4g} a step")
     if found.responds:
         lines += _stability_lines(found.stability)
     else:
@@ -156,7 +156,7 @@ def _stability_lines(found: StabilityMap) -> list[str]:
 
 def _identity_lines(found: Identification) -> list[str]:
     nearest, others = found.nearest, [fit for fit in found.fits if fit is not found.nearest]
-    values = ", ".join(f"{k} {v:.6g}" for k, v in nearest.hyperparameters.items())
+    values = ", ".join(f"{k} {_squashed(v, 1):.6g}" for k, v in nearest.hyperparameters.items())
     if found.exact:
         verdict = "the same in every probe"
     else:

@@ -69,6 +69,7 @@ def identify(
     *,
     gradient_scale: float = 1.0,
     steps: int = 100,
+    h: Float[np.ndarray, " N"] | None = None,
     candidates: Collection[str] = tuple(CANDIDATES),
 ) -> Identification:
     """The nearest hand-designed optimizer, by impulse response, saturation and adaptation.
@@ -77,7 +78,9 @@ def identify(
     decades of gradients about ``gradient_scale``, every probe weighted alike: from
     a grid of starts, the learning rates solved for exactly, then Levenberg–Marquardt over
     all hyperparameters; for Lion, whose response jumps, from `reversal_threshold`. Nothing is
-    random.
+    random. ``h`` [N]: the optimizer's state before each probe, such as the fixed point of
+    a learned one, whose first steps are otherwise a transient; by default the initial
+    state. Candidates always start from theirs.
 
     >>> import optax
     >>> found = identify(optax.sgd(0.5, momentum=0.75), candidates=["momentum", "nesterov"])
@@ -92,7 +95,7 @@ def identify(
     if not candidates:
         raise UserError("candidates: none given (at least one)")
     step = step_map(tx)
-    seen = responses(step, gradient_scale=gradient_scale, steps=steps)
+    seen = responses(step, gradient_scale=gradient_scale, steps=steps, h=h)
     norms = np.linalg.norm(seen.updates, axis=1)
     if not np.all(np.isfinite(norms)) or np.max(norms) == 0.0:
         raise UserError("optimizer: its updates to the probes are zero or not finite")

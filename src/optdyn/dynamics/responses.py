@@ -11,7 +11,7 @@ import numpy as np
 
 from optdyn.dynamics.separability import keep_precision
 from optdyn.dynamics.step_map import Optimizer, StepMap, step_map
-from optdyn.errors import require_number, require_positive_int
+from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ THRESHOLD_RANGE = (1e-6, 1e6)
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """Updates of one component, from the optimizer's initial state, to P probes of T steps.
+    """Updates of one component to P probes of T steps, each from the same state.
 
     ``gradients`` and ``updates`` [P, T]; ``kinds`` and ``amplitudes`` [P]: what each probe
     is. Of an amplitude a: ``impulse`` a, 0, 0, …; ``constant`` a, a, a, …; ``increase``
@@ -46,12 +46,18 @@ class Responses:
 
 
 def responses(
-    tx: Optimizer | StepMap, *, gradient_scale: float = 1.0, steps: int = 100
+    tx: Optimizer | StepMap,
+    *,
+    gradient_scale: float = 1.0,
+    steps: int = 100,
+    h: Float[np.ndarray, " N"] | None = None,
 ) -> Responses:
     """Probe an optimizer over six decades of gradients about ``gradient_scale``.
 
+    Every probe starts from the state h (see `StepMap`), by default the initial one.
+
     Raises `UserError` for an optimizer that is not component-wise, a scale that is not
-    above 0 and fewer than 4 steps.
+    above 0, fewer than 4 steps and an h of another shape.
     """
     require_number("gradient_scale", gradient_scale)
     require_positive_int("steps", steps, minimum=4)
@@ -59,10 +65,14 @@ def responses(
     kinds = tuple(kind for kind in KINDS for _ in levels)
     gradients = np.concatenate([level * _shape(kind, steps) for kind in KINDS for level in levels])
     gradients = gradients.reshape(len(kinds), steps)
-    built = step_map(tx).tx
+    step = step_map(tx)
+    vector = step.h if h is None else np.asarray(h, np.float64)
+    if vector.shape != step.h.shape:
+        raise UserError(f"h: shape {vector.shape} is not allowed ({step.h.shape})")
     with double_precision():
         both = np.concatenate([gradients, -gradients])
-        updates = np.asarray(jax.jit(lambda g: respond(built, g))(both))
+        start = _spread(step, vector, len(both))
+        updates = np.asarray(jax.jit(lambda g: respond(step.tx, g, start))(both))
     positive, negative = np.split(updates, 2)
     return Responses(
         gradients=gradients,
@@ -73,11 +83,16 @@ def responses(
 
 
 def respond(
-    tx: optax.GradientTransformation, gradients: Float[Array, "P T"]
+    tx: optax.GradientTransformation,
+    gradients: Float[Array, "P T"],
+    start: optax.OptState | None = None,
 ) -> Float[Array, "P T"]:
-    """The updates to each row of gradients, from the initial state, parameters held at 0."""
+    """The updates to each row of gradients, parameters held at 0.
+
+    ``start``: a state for P components, by default the initial one.
+    """
     params = jnp.zeros(gradients.shape[0], gradients.dtype)
-    start = jax.tree.map(jnp.asarray, tx.init(params))
+    start = jax.tree.map(jnp.asarray, tx.init(params) if start is None else start)
 
     def advance(state: optax.OptState, g: Array) -> tuple[optax.OptState, Array]:
         updates, after = tx.update(g, state, params)
@@ -120,6 +135,17 @@ def reversal_threshold(
             first = int(np.argmax(beyond))
             low, high = ends[first - 1], ends[first]
     return float(np.exp((low + high) / 2))
+
+
+def _spread(step: StepMap, h: Float[np.ndarray, " N"], count: int) -> optax.OptState:
+    """The initial state for ``count`` components, each with the vector h."""
+    parts, treedef = jax.tree.flatten(step.tx.init(jnp.zeros(count, jnp.float64)))
+    ones, position = jax.tree.leaves(step.state), 0
+    for i in step.leaves:
+        part = h[position : position + ones[i].size].reshape(ones[i].shape)
+        parts[i] = jnp.broadcast_to(jnp.asarray(part, ones[i].dtype), parts[i].shape)
+        position += ones[i].size
+    return jax.tree.unflatten(treedef, parts)
 
 
 def _shape(kind: str, steps: int) -> Float[np.ndarray, " T"]:

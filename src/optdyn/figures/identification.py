@@ -58,8 +58,6 @@ def optimizer_identification(found: Identification) -> Figure:
     adaptation.set_ylabel("effective learning rate |Δx/g|")
 
     for axes in (saturation, adaptation):
-        axes.set_xticks(levels)
-        axes.tick_params(axis="x", which="minor", bottom=False)
         _at_least_two_decades(axes)
     _residuals(residuals, found)
     handles, _ = impulse.get_legend_handles_labels()
@@ -100,4 +98,4 @@ def _residuals(axes: Axes, found: Identification) -> None:
         axes.text(fit.residual + 0.02, row, text, va="center", fontsize=8, color=colour)
     axes.set_yticks(range(len(fits)), [readable(fit.name) for fit in fits])
     axes.set(xlim=(0.0, 1.15), title="distance to each candidate")
-    axes.set_xlabel("relative residual (0: the same, 1: nothing alike)")
+    axes.set_xlabel("relative residual (0: the same)")

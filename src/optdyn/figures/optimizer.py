@@ -75,7 +75,7 @@ def optimizer_impulse(
         axes.plot([0], [feedthrough], "D", color=VERMILLION, label="feed-through", zorder=4)
     axes.set_xlabel("steps after the gradient")
     axes.set_ylabel("update −Δx per unit of gradient")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
