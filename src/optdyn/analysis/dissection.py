@@ -153,7 +153,8 @@ def natural_linearization(
     """Linearise at the first of these that applies and is smooth; and its name in words.
 
     1. with ``gradients``: the fixed point at zero gradient;
-    2. the initial state, when a long history of gradients ±s leads back to it;
+    2. the initial state, when a long history of gradients ±s leads back to it; counters
+       are at 0 unless ``count`` says otherwise;
     3. the stationary state of gradients ±s (`settle`), where second moments are s²;
     4. the same under the constant gradient s, at that gradient (for signs).
 
@@ -166,17 +167,19 @@ def natural_linearization(
     noisy = settle(step, s)
     settled = step_map(step, state=noisy)
     if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
-        choices: list[tuple[dict[str, Any], str]] = [({}, "the initial state, at zero gradient")]
+        # Flags such as "is this the first step" have settled; counters start at 0.
+        start = {"state": noisy, "h": step.h, "count": count or 0}
+        choices: list[tuple[dict[str, Any], str]] = [(start, "the initial state, at zero gradient")]
     else:
         text = f"the stationary state of gradients ±{s:.4g}, at zero gradient"
-        choices = [({"state": noisy}, text)]
-    constant = {"state": settle(step, s, alternating=False), "gradient": s}
+        choices = [({"state": noisy, "count": count}, text)]
+    constant = {"state": settle(step, s, alternating=False), "gradient": s, "count": count}
     choices.append((constant, f"the stationary state of a constant gradient {s:.4g}, at it"))
     for point, where in choices[:-1]:
         with contextlib.suppress(UserError):
-            return linearize(step, count=count, **point), where + at_count
+            return linearize(step, **point), where + at_count
     point, where = choices[-1]
-    return linearize(step, count=count, **point), where + at_count
+    return linearize(step, **point), where + at_count
 
 
 def _at_convergence(

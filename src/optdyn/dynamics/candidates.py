@@ -48,6 +48,7 @@ class Candidate:
     its range. ``starts(step, gradient_scale)``: values of ``shape`` to start a fit from,
     which may look at the optimizer to be identified. ``smooth``: whether the updates depend
     smoothly on ``shape``; otherwise the starts are all that is tried.
+    ``allowed(hyperparameters, gradient_scale)``: whether a fit is still of this kind.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Candidate:
     shape: dict[str, Transform]
     starts: Callable[[StepMap, float], list[tuple[float, ...]]]
     smooth: bool = True
+    allowed: Callable[[dict[str, float], float], bool] = lambda values, gradient_scale: True
 
     @property
     def size(self) -> int:
@@ -91,6 +93,11 @@ def _lion(alpha: Any, beta1: Any, beta2: Any) -> optax.GradientTransformation:
 
 def _clipped(alpha: Any, beta: Any, clip: Any) -> optax.GradientTransformation:
     return optax.chain(optax.clip(clip), momentum(alpha, beta))
+
+
+def _adapts_by(power: int) -> Callable[[dict[str, float], float], bool]:
+    """With an ε above the gradients' size an adaptive optimizer is a linear one."""
+    return lambda values, scale: values["eps"] <= scale**power
 
 
 def _three_timescales(step: StepMap, scale: float) -> list[tuple[float, ...]]:
@@ -145,6 +152,7 @@ CANDIDATES: dict[str, Candidate] = {
             ("alpha",),
             {"gamma": FRACTION, "eps": POSITIVE},
             _rmsprop_starts,
+            allowed=_adapts_by(2),
         ),
         Candidate(
             "lion",
@@ -160,6 +168,7 @@ CANDIDATES: dict[str, Candidate] = {
             ("alpha",),
             {"beta1": WITHIN_ONE, "beta2": FRACTION, "eps": POSITIVE},
             _adam_starts,
+            allowed=_adapts_by(1),
         ),
         Candidate(
             "aggmo",

@@ -26,6 +26,8 @@ EXACT = 1e-6
 """Relative residual below which a candidate is the optimizer, for all that can be seen."""
 COMPARABLE = 1.02
 """Residuals within this factor of the smallest count as equal: the simplest is the nearest."""
+# AggMo's modes with decay rates this near are one mode.
+COINCIDENT = 1e-6
 # Responses this far below the largest are rounding, not behaviour.
 NEGLIGIBLE = 1e-12
 
@@ -138,7 +140,10 @@ def _fit(
                 gtol=1e-15,
                 max_nfev=200,
             )
-            best = min(best, (float(np.sqrt(2 * refined.cost)), refined.x), key=lambda p: p[0])
+            residual = float(np.sqrt(2 * refined.cost))
+            allowed = candidate.allowed(_named(candidate, refined.x), gradient_scale)
+            if allowed and residual < best[0]:
+                best = residual, refined.x
             if best[0] < EXACT * 1e-6:
                 break
     residual, point = best
@@ -214,7 +219,15 @@ def _named(candidate: Candidate, point: Float[np.ndarray, " n"]) -> dict[str, fl
         values = {name: float(v) for name, v in _values(candidate, jnp.asarray(point)).items()}
     if candidate.name != "aggmo":
         return values
-    modes = sorted(((values[f"beta{j}"], values[f"alpha{j}"]) for j in (1, 2, 3)), reverse=True)
+    modes: list[tuple[float, float]] = []
+    for beta, alpha in sorted(
+        ((values[f"beta{j}"], values[f"alpha{j}"]) for j in (1, 2, 3)), reverse=True
+    ):
+        if modes and abs(modes[-1][0] - beta) < COINCIDENT:
+            modes[-1] = (modes[-1][0], modes[-1][1] + alpha)
+        else:
+            modes.append((beta, alpha))
+    modes += [(0.0, 0.0)] * (3 - len(modes))
     return {
         name: value
         for j, (beta, alpha) in enumerate(modes, start=1)

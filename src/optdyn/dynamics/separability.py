@@ -116,9 +116,8 @@ def _largest_response(
                     common.append(_one_factor(before, after[:, altered > 0]))
         except (AttributeError, TypeError, ValueError) as error:
             raise UserError(
-                "optimizer: cannot be run on an array of parameters (allowed: tx.init(params), "
-                "tx.update(gradients, state, params), all arrays of one shape; got: "
-                f"{_first_line(error)})"
+                f"optimizer: cannot be run on an array of parameters: {_first_line(error)} "
+                "(allowed: tx.init(params) and tx.update(gradients, state, params))"
             ) from error
     return max(responses), all(common)
 
