@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
 from optdyn.cli.settings import AnalyzeOptimizerSettings, AnalyzeSettings
-from optdyn.cli.targets import Target, load_target
+from optdyn.cli.targets import load_target
 from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
 from optdyn.experiments.files import to_plain
 from optdyn.experiments.interrupts import interruptible
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from optdyn.analysis import Dissection
     from optdyn.dynamics import Eigenmodes, Identification, StabilityMap
+    from optdyn.experiments.cards import Card
+    from optdyn.optimizers import ComponentwiseRNN
 
 MODES_PRINTED = 8
 LEAST_GAIN = 1e-4
@@ -45,7 +47,7 @@ def _analyze_optimizer(text: str, argv: list[str]) -> None:
     target = load_target(text, settings.stage)
     gradients, spectrum, scale = None, None, settings.gradient_scale
     if target.card is not None:
-        gradients = _gradients(target, settings.seed)
+        gradients = _gradients(target.optimizer, target.card, settings.seed)
         scale = scale or _typical_size(gradients)
     if settings.task is not None:
         spectrum = task_curvatures(make_task(settings.task), seed=settings.seed)
@@ -69,21 +71,20 @@ def _analyze_optimizer(text: str, argv: list[str]) -> None:
             print(f"figures and data: {settings.out}")
 
 
-def _gradients(target: Target, seed: int) -> np.ndarray:
-    """Gradient histories [components, steps] of the checkpoint on its own task."""
+def _gradients(optimizer: ComponentwiseRNN, card: Card, seed: int) -> np.ndarray:
+    """Gradient histories [components, steps] of a stored optimizer on its own task."""
     from optdyn.analysis import Validation
     from optdyn.tasks import make_task
 
-    assert target.card is not None
     validation = Validation(
-        make_task(target.card.task, **target.card.task_options),
+        make_task(card.task, **card.task_options),
         seed=seed,
         num_problems=PROBLEMS,
-        num_steps=target.card.protocol.unroll_length,
+        num_steps=card.protocol.unroll_length,
         normalization="none",
     )
     histories = validation.compiled_gradients(lambda rnn: rnn.as_optax(), COMPONENTS)
-    return histories(target.optimizer)
+    return histories(optimizer)
 
 
 def _typical_size(gradients: np.ndarray) -> float | None:

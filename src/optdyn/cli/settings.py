@@ -38,12 +38,6 @@ def _read_task_option(text: str) -> tuple[str, Any]:
     return name, value
 
 
-def _known_task(text: str) -> str:
-    if text not in TASKS:
-        raise UserError(f"unknown value {text!r} (allowed: {', '.join(TASKS)})")
-    return text
-
-
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
     """Run."""
@@ -223,11 +217,10 @@ class AnalyzeOptimizerSettings:
 
     out: Path | None = path(None, "folder for figures and their data; none: print only")
     json: bool = switch("print every number as JSON")
-    task: str | None = option(
+    task: str | None = choice(
         None,
         "draw this task's curvatures under the stability map; none: the checkpoint's own",
-        _known_task,
-        choices=TASKS,
+        TASKS,
     )
     stage: str = choice("final", "which of the pretrained weights", STAGES)
     gradient_scale: float | None = number(

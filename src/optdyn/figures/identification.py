@@ -95,7 +95,8 @@ def _residuals(axes: Axes, found: Identification) -> None:
     for row, fit in enumerate(fits):
         text = "the same" if fit.residual <= SAME else f"{fit.residual:.2g}"
         colour = VERMILLION if fit is found.nearest else GREY
-        axes.text(fit.residual + 0.02, row, text, va="center", fontsize=8, color=colour)
+        axes.text(fit.residual + 0.02, row, text, va="center", fontsize=9, color=colour)
     axes.set_yticks(range(len(fits)), [readable(fit.name) for fit in fits])
     axes.set(xlim=(0.0, 1.15), title="distance to each candidate")
     axes.set_xlabel("relative residual (0: the same)")
+    axes.set_ylabel("candidate")

@@ -123,6 +123,14 @@ def _gains(
         ("other modes, α < 0", ~leading & climbing, "v", SKY_BLUE, 30),
     )
     axes.set(xscale="log", yscale="log", title="what each mode adds up to")
+    shortest, longest = np.min(steps[shown], initial=1.0), np.max(steps[shown], initial=10.0)
+    axes.set_xlim(0.8 * shortest, 1.25 * longest)
+    if top > 0.0:
+        values = np.append(gain[shown], direct if direct > floor else top)
+        axes.set_ylim(values.min() / 10.0, values.max() * 10.0)
+    else:
+        axes.text(0.5, 0.5, "no response to a small gradient", ha="center",
+                  transform=axes.transAxes, color=GREY)  # fmt: skip
     for label, chosen, marker, face, size in kinds:
         if np.any(chosen & shown):
             axes.scatter(
@@ -131,15 +139,6 @@ def _gains(
             )  # fmt: skip
     if direct > floor:
         axes.axhline(direct, color=ORANGE, linestyle="--", label="feed-through (no memory)")
-    if np.any(shown):
-        axes.margins(0.12)
-        axes.set_xlim(min(0.8 * steps[shown].min(), 1.0), max(1.25 * steps[shown].max(), 10.0))
-    if top > 0.0:
-        values = np.append(gain[shown], direct if direct > floor else top)
-        axes.set_ylim(values.min() / 10.0, values.max() * 10.0)
-    else:
-        axes.text(0.5, 0.5, "no response to a small gradient", ha="center",
-                  transform=axes.transAxes, color=GREY)  # fmt: skip
     axes.set_xlabel("timescale −1/ln|β| (steps)")
     axes.set_ylabel("steady-state gain |α/(1−β)|")
     axes.grid(True)
