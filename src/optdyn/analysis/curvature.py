@@ -37,9 +37,10 @@ def task_curvatures(
     """
     require_positive_int("num_problems", num_problems)
     keys = keys_at(stream(seed, CURVATURE_STREAM), jnp.arange(num_problems))
+    sample = jax.jit(task.sample)
     found = []
     for count in range(num_problems):
-        problem = task.sample(keys[count])
+        problem = sample(keys[count])
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(problem.params))
         if size > LARGEST_DENSE and count == 4:
             break

@@ -10,7 +10,7 @@ from optdyn.cli.options import parse_settings
 from optdyn.cli.settings import AnalyzeOptimizerSettings, AnalyzeSettings
 from optdyn.cli.targets import load_target
 from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
-from optdyn.experiments.files import to_plain
+from optdyn.experiments.files import make_folder, to_plain
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.run_folder import open_run
 
@@ -45,6 +45,8 @@ def _analyze_optimizer(text: str, argv: list[str]) -> None:
     from optdyn.tasks import make_task
 
     target = load_target(text, settings.stage)
+    if settings.out is not None:
+        make_folder(settings.out)
     gradients, spectrum, scale = None, None, settings.gradient_scale
     if target.card is not None:
         gradients = _gradients(target.optimizer, target.card, settings.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def load_target(text: str, stage: str) -> Target:
 
     if text in PRETRAINED:
         return Target(f"{text} ({stage})", load_pretrained(text, stage), load_shipped(text).card)
-    if Path(text).exists() or text.endswith(".safetensors"):
+    if os.path.exists(text) or text.endswith(".safetensors"):
         return Target(text, *load_optimizer(Path(text)))
     if ":" in text:
         return Target(text, _call(text))

@@ -21,7 +21,8 @@ from optdyn.precision import double_precision
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-REFINED = 3
+REFINED = 2
+MOST_EVALUATIONS = 60
 EXACT = 1e-6
 """Relative residual below which a candidate is the optimizer, for all that can be seen."""
 COMPARABLE = 1.02
@@ -135,10 +136,9 @@ def _fit(
                 point,
                 jac=model.jacobian,
                 method="lm",
-                ftol=1e-15,
-                xtol=1e-15,
-                gtol=1e-15,
-                max_nfev=200,
+                ftol=1e-10,
+                xtol=1e-12,
+                max_nfev=MOST_EVALUATIONS,
             )
             residual = float(np.sqrt(2 * refined.cost))
             allowed = candidate.allowed(_named(candidate, refined.x), gradient_scale)
