@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from dynamics_helpers import random_rnn
 from optdyn.analysis import dissect, natural_linearization, task_curvatures
 from optdyn.dynamics import eigenmodes, step_map
 from optdyn.errors import UserError
-from optdyn.experiments.files import to_plain
 from optdyn.tasks import LinearRegression, Problem
 
 
@@ -52,23 +49,6 @@ def test_flags_settle_and_counters_do_not() -> None:
     lin, where = naturally(optax.sgd(schedule), count=75)
     assert pytest.approx(-0.25, rel=1e-6) == lin.D
     assert where.endswith("counters at 75")
-
-
-def test_gradient_histories_lead_to_the_fixed_point() -> None:
-    gradients = 0.1 * 0.9 ** np.arange(60.0) * np.ones((3, 1))
-    found = dissect(random_rnn("gru", 4), gradients=gradients, gradient_scale=1e-3)
-    lin = found.linearization
-    assert "fixed point at zero gradient" in found.where
-    assert lin.residual_norm < 1e-9
-    # Responses are small and linear there: they are the impulse response.
-    impulse = found.identification.responses.of_kind("impulse")[0]
-    np.testing.assert_allclose(impulse / 1e-6, lin.impulse_response(100), atol=1e-6)
-    plain = to_plain(found.summary())
-    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert len(plain["modes"]) == len(plain["state"]) == 4
-    assert plain["identification"]["nearest"] in {
-        fit["name"] for fit in plain["identification"]["fits"]
-    }
 
 
 def test_what_cannot_be_taken_apart() -> None:

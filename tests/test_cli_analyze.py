@@ -87,11 +87,16 @@ def test_json_of_an_optimizer_without_a_response(capsys: pytest.CaptureFixture[s
 
 def test_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "step-000001.safetensors")
-    assert main(["analyze", str(path)]) == 0
-    text = capsys.readouterr().out
-    assert "the fixed point at zero gradient that the task's gradients lead to" in text
-    assert "state of a component: 3 numbers (h[0], h[1], h[2])" in text
-    assert "on the task's curvatures 0.00" in text
+    assert main(["analyze", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["operating_point"].startswith("the fixed point at zero gradient that the task's")
+    assert told["residual"] < 1e-9
+    assert told["state"] == ["h[0]", "h[1]", "h[2]"]
+    assert [mode["gain"] for mode in told["modes"]] == sorted(
+        (mode["gain"] for mode in told["modes"]), reverse=True
+    )
+    assert told["stability"]["range_given"]
+    assert 9e-4 < told["stability"]["low"] < told["stability"]["high"] < 1.001
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".py" and p.is_file()] == [path.name]
 
 

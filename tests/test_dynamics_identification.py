@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dynamics_helpers import random_rnn
+from dynamics_helpers import learned, learned_at_fixed_point, random_rnn
 from optdyn.dynamics import Identification, identify, responses, reversal_threshold
 from optdyn.dynamics.candidates import CANDIDATES
 from optdyn.errors import UserError
@@ -110,6 +110,16 @@ def test_the_drift_of_an_optimizer_is_no_response() -> None:
     np.testing.assert_allclose(
         responses(drifting).updates, responses(optax.sgd(0.1)).updates, rtol=1e-9, atol=1e-14
     )
+
+
+@pytest.mark.usefixtures("x64")
+def test_small_responses_at_a_fixed_point_are_the_impulse_response() -> None:
+    lin = learned_at_fixed_point("gru")
+    seen = responses(learned("gru")[1], gradient_scale=1e-3, steps=30, h=lin.state)
+    impulse = seen.of_kind("impulse")[0] / seen.amplitudes[0]
+    np.testing.assert_allclose(impulse, lin.impulse_response(30), atol=1e-8)
+    with pytest.raises(UserError, match="h: shape"):
+        responses(learned("gru")[1], h=np.zeros(3))
 
 
 @pytest.mark.parametrize("lag", [0, 2])

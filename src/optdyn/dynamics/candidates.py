@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.dynamics.responses import reversal_threshold
+from optdyn.dynamics.responses import Responses, reversal_threshold
 from optdyn.optimizers.aggregated_momentum import aggregated_momentum
 from optdyn.optimizers.baselines import gradient_descent, momentum, nesterov
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     from optdyn.dynamics.step_map import StepMap
+
+
+Starts: TypeAlias = "Callable[[StepMap, Responses], list[tuple[float, ...]]]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,7 @@ FRACTION = Transform(jax.nn.sigmoid, lambda p: np.log(p / (1.0 - p)))
 # Between the amplitudes of the probes, which are decades apart.
 CLIPS = tuple(10.0 ** np.arange(-2.5, 3.0))
 SMALL = 1e-8
+USUAL_LION: list[tuple[float, ...]] = [(0.9, 0.99)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +49,9 @@ class Candidate:
 
     ``factory(**hyperparameters)`` gives the optax pair. ``rates``: the
     hyperparameters in which its updates are linear. ``shape``: the others, each with
-    its range. ``starts(step, gradient_scale)``: values of ``shape`` to start a fit from,
-    which may look at the optimizer to be identified. ``smooth``: whether the updates depend
-    smoothly on ``shape``; otherwise the starts are all that is tried.
+    its range. ``starts(step, seen)``: values of ``shape`` to start a fit from, which may
+    look at the optimizer to be identified and at its responses. ``smooth``: whether the
+    updates depend smoothly on ``shape``; otherwise the starts are all that is tried.
     ``allowed(hyperparameters, gradient_scale)``: whether a fit is still of this kind.
     """
 
@@ -55,7 +59,7 @@ class Candidate:
     factory: Callable[..., optax.GradientTransformation]
     rates: tuple[str, ...]
     shape: dict[str, Transform]
-    starts: Callable[[StepMap, float], list[tuple[float, ...]]]
+    starts: Starts
     smooth: bool = True
     allowed: Callable[[dict[str, float], float], bool] = lambda values, gradient_scale: True
 
@@ -65,8 +69,8 @@ class Candidate:
         return len(self.rates) + len(self.shape)
 
 
-def _grid(*values: tuple[float, ...]) -> Callable[[StepMap, float], list[tuple[float, ...]]]:
-    return lambda step, scale: list(itertools.product(*values))
+def _grid(*values: tuple[float, ...]) -> Starts:
+    return lambda step, seen: list(itertools.product(*values))
 
 
 def _aggmo(**hyperparameters: Float[Array, ""]) -> optax.GradientTransformation:
@@ -100,30 +104,38 @@ def _adapts_by(power: int) -> Callable[[dict[str, float], float], bool]:
     return lambda values, scale: values["eps"] <= scale**power
 
 
-def _three_timescales(step: StepMap, scale: float) -> list[tuple[float, ...]]:
+def _three_timescales(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
     return list(itertools.combinations((0.995, 0.97, 0.9, 0.7, 0.3, -0.3), 3))
 
 
-def _adam_starts(step: StepMap, scale: float) -> list[tuple[float, ...]]:
-    return list(itertools.product((0.0, 0.9), (0.9, 0.999), (SMALL, 0.1 * scale)))
+def _adam_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
+    return list(itertools.product((0.0, 0.9), (0.9, 0.999), (SMALL, 0.1 * seen.gradient_scale)))
 
 
-def _rmsprop_starts(step: StepMap, scale: float) -> list[tuple[float, ...]]:
-    return list(itertools.product((0.5, 0.9, 0.99), (SMALL, (0.1 * scale) ** 2)))
+def _rmsprop_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
+    return list(itertools.product((0.5, 0.9, 0.99), (SMALL, (0.1 * seen.gradient_scale) ** 2)))
 
 
-def _clipped_starts(step: StepMap, scale: float) -> list[tuple[float, ...]]:
-    return [(beta, scale * clip) for beta in (0.0, 0.5, 0.9, 0.99) for clip in CLIPS]
+def _clipped_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
+    return [(beta, seen.gradient_scale * clip) for beta in (0.0, 0.5, 0.9, 0.99) for clip in CLIPS]
 
 
-def _lion_starts(step: StepMap, scale: float) -> list[tuple[float, ...]]:
+def _lion_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
     """The values that the reversal thresholds tell; where they tell none, the usual ones.
+
+    They tell something of an optimizer whose updates are all of one size.
 
     At lag 0 the threshold is b₁(1−b₂)/(1−b₁), and b₂ times that at lag 1.
     """
-    first, second = (reversal_threshold(step, gradient_scale=scale, lag=k) for k in (0, 1))
+    sizes = np.abs(seen.updates)
+    largest = np.max(sizes)
+    if not np.all((sizes < SMALL * largest) | (sizes > (1.0 - SMALL) * largest)):
+        return USUAL_LION
+    first, second = (
+        reversal_threshold(step, gradient_scale=seen.gradient_scale, lag=k) for k in (0, 1)
+    )
     if not 0.0 < second < first < np.inf:
-        return [(0.9, 0.99)]
+        return USUAL_LION
     beta2 = second / first
     return [(first / (first + 1.0 - beta2), beta2)]
 

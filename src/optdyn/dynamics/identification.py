@@ -104,9 +104,7 @@ def identify(
         raise UserError("optimizer: its updates to the probes are zero or not finite")
     # Every probe counts alike, whatever its amplitude.
     weights = 1.0 / (np.maximum(norms, NEGLIGIBLE * np.max(norms)) * np.sqrt(len(norms)))
-    fits = [
-        _fit(CANDIDATES[name], step, seen, weights[:, None], gradient_scale) for name in candidates
-    ]
+    fits = [_fit(CANDIDATES[name], step, seen, weights[:, None]) for name in candidates]
     fits.sort(key=lambda fit: fit.residual)
     limit = max(EXACT, COMPARABLE * fits[0].residual)
     alike = [fit for fit in fits if fit.residual <= limit]
@@ -119,12 +117,11 @@ def _fit(
     step: StepMap,
     seen: Responses,
     weights: Float[np.ndarray, "P 1"],
-    gradient_scale: float,
 ) -> Fit:
     target = (weights * seen.updates).ravel()
     model = _Model(candidate, seen.gradients, weights)
     tried = []
-    for start in candidate.starts(step, gradient_scale):
+    for start in candidate.starts(step, seen):
         shape = [t.inverse(v) for t, v in zip(candidate.shape.values(), start, strict=True)]
         tried.append(_with_best_rates(model, np.array(shape), target))
     tried.sort(key=lambda pair: pair[0])
@@ -141,7 +138,7 @@ def _fit(
                 max_nfev=MOST_EVALUATIONS,
             )
             residual = float(np.sqrt(2 * refined.cost))
-            allowed = candidate.allowed(_named(candidate, refined.x), gradient_scale)
+            allowed = candidate.allowed(_named(candidate, refined.x), seen.gradient_scale)
             if allowed and residual < best[0]:
                 best = residual, refined.x
             if best[0] < EXACT * 1e-6:

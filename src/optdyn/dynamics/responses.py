@@ -40,6 +40,11 @@ class Responses:
     kinds: tuple[str, ...]
     amplitudes: Float[np.ndarray, " P"]
 
+    @property
+    def gradient_scale(self) -> float:
+        """The amplitude in the middle."""
+        return float(np.median(self.amplitudes))
+
     def of_kind(self, kind: str) -> Float[np.ndarray, "A T"]:
         """The updates of the probes of one kind, by rising amplitude."""
         return self.updates[[k == kind for k in self.kinds]]
