@@ -33,6 +33,15 @@ def three():
 def broken():
     raise KeyError("one\\ntwo")
 
+def leaves():
+    raise SystemExit(0)
+
+def stubborn():
+    def update(gradients, state, params=None):
+        raise KeyError("no such thing")
+
+    return optax.GradientTransformation(lambda params: (), update)
+
 number = 3
 """
 
@@ -111,6 +120,8 @@ def test_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         ("a_zoo:number", "target: a_zoo:number: TypeError: 'int' object is not callable"),
         ("a_zoo:three", "target: a_zoo:three: returned int (an optax.GradientTransformation)"),
         ("a_zoo:broken", "target: a_zoo:broken: KeyError:"),
+        ("a_zoo:leaves", "target: a_zoo:leaves: SystemExit: 0"),
+        ("a_zoo:stubborn", "optimizer: cannot be run on an array of parameters: 'no such thing'"),
         ("a_zoo:", "target: a_zoo::"),
         (":momentum", "target: :momentum: ValueError: Empty module name"),
         ("absent_module:x", "target: absent_module:x: ModuleNotFoundError"),

@@ -56,7 +56,7 @@ def _call(text: str) -> Any:
         sys.path.insert(0, "")  # as with python -m: modules beside the user come first
     try:
         made = getattr(importlib.import_module(where), name)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The user's own code: whatever it raises is bad input.
         told = f"{type(error).__name__}: {error}"[:LETTERS]
         raise UserError(f"target: {text[:LETTERS]}: {told}") from error

@@ -114,7 +114,7 @@ def _largest_response(
                 responses.append(_largest_change(before, after[:, altered > 0]))
                 if responses[-1] > TOLERANCE:
                     common.append(_one_factor(before, after[:, altered > 0]))
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"optimizer: cannot be run on an array of parameters: {_first_line(error)} "
                 "(allowed: tx.init(params) and tx.update(gradients, state, params))"
