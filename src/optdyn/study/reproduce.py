@@ -28,7 +28,7 @@ from optdyn.experiments.files import read_json, write_json
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.origins import origin
 from optdyn.experiments.recipes import LAPTOP, Recipe, recipe_for
-from optdyn.experiments.run_folder import RunFolder, open_run
+from optdyn.experiments.run_folder import RunFolder, open_run, require_own
 from optdyn.experiments.training_run import train
 from optdyn.experiments.tuning_run import rerun_tables, tune
 from optdyn.pretrained import shipped_stages
@@ -63,6 +63,7 @@ def reproduce(
     Raises `UserError` for unknown names, for a folder that holds other settings,
     and when a single task's weights do not ship.
     """
+    require_own(out)
     names = list(LAPTOP) if task == ALL_TASKS else [task]
     recipes = {name: recipe_for(name, scale) for name in names}
     if retrain:
