@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 
+from optdyn.cli.devices import use_large_pages
 from optdyn.errors import UserError
 from optdyn.experiments.interrupts import Interrupted
 
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     stopped by SIGINT or SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if argv is None and arguments and arguments[0] in COMMANDS:
+        use_large_pages()
     try:
         _dispatch(arguments)
     except UserError as error:
