@@ -102,6 +102,12 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
         ),
         ["best tuned momentum", "full learned optimizer", "its leading mode alone"],
     ),
+    "reduction_losses_of_a_mode_that_diverges": (
+        lambda: figures.reduction_losses(
+            curve("learned", 0.5), curve("reduced", -1.0), curve("momentum", 0.3), relative=True
+        ),
+        ["best tuned momentum", "full learned optimizer", "its leading mode alone (diverges)"],
+    ),
     "loss_curves": (
         lambda: figures.loss_curves([curve("learned", 0.5), curve("a_new_one", 0.2)]),
         ["a new one", "learned optimizer"],
