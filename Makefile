@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SCALE ?= laptop
 OUT ?= runs/reproduce
+PEER_PYTHON ?= $(BIN)/python
 
-.PHONY: help setup reproduce test test-faults test-lowest test-newest lint format lock clean
+.PHONY: help setup reproduce test test-faults test-lowest test-newest lint format lock bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +39,12 @@ test-newest:  ## Run the tests on the newest versions, with Python 3.12
 
 test-faults: setup  ## Kill, starve and damage runs, at length; prints what was found
 	FAULTS=full $(BIN)/python -m pytest tests/faults
+
+bench: setup  ## Measure meta-steps against the machine's limit (PEER_PYTHON=one with torch)
+	$(BIN)/python -m benchmarks --peer-python $(PEER_PYTHON)
+
+bench-quick: setup  ## Measure four rows with few samples
+	$(BIN)/python -m benchmarks --quick --peer-python $(PEER_PYTHON)
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .

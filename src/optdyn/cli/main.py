@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 
+from optdyn.cli.devices import use_large_pages
 from optdyn.errors import UserError
 from optdyn.experiments.interrupts import Interrupted, raised_signals
 
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     stopped by SIGINT or SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if argv is None and arguments and arguments[0] in COMMANDS:
+        use_large_pages()
     try:
         with raised_signals("stopped; what was finished is saved"):
             _dispatch(arguments)

@@ -134,6 +134,10 @@ class ProtocolSettings(ObjectiveSettings):
     chunk: int | None = integer(
         PROTOCOL.chunk, "problems in memory at once on a device; others follow, saving memory"
     )
+    memory_budget: int | None = integer(
+        PROTOCOL.memory_budget,
+        "bytes that a meta-step may keep for its reverse pass, from which segment and chunk follow",
+    )
 
     def protocol(self, learning_rate: float) -> MetaTraining:
         """The protocol these options describe."""

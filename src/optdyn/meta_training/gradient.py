@@ -21,6 +21,7 @@ from optdyn.meta_training.containment import (
     exploded,
     freeze_exploded,
 )
+from optdyn.meta_training.memory import StepMemory, fit_to_budget
 from optdyn.objective import meta_loss
 from optdyn.random_streams import keys_at
 from optdyn.tasks.base import Task, joint, sample_batch
@@ -45,7 +46,9 @@ class UnrollOptions:
     cotangent at every inner step: a departure from the exact meta-gradient for
     tasks where that explodes (None: exact). ``segment``: see `unroll`.
     ``chunk``: problems held in memory at once on each device, the rest being
-    accumulated (None: all).
+    accumulated (None: all). ``memory_budget``: bytes that all devices together may
+    need for what the reverse pass keeps; ``segment`` and ``chunk``, where they are
+    None, are then chosen by `memory.fit_to_budget` (None: no limit).
     """
 
     num_steps: int = 200
@@ -53,6 +56,7 @@ class UnrollOptions:
     max_cotangent_norm: float | None = None
     segment: int | None = None
     chunk: int | None = None
+    memory_budget: int | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -84,7 +88,8 @@ def meta_value_and_grad(
     nothing to it unless ``max_cotangent_norm`` bounds what they can add.
     ``mesh``: a one-axis mesh named ``"batch"`` to spread the problems over.
 
-    Raises `UserError` when the batch does not divide over devices and chunks.
+    Raises `UserError` when the batch does not divide over devices and chunks, or
+    no choice of chunk and segment keeps within the memory budget.
     """
     shards = 1 if mesh is None else mesh.size
     if batch_size % shards or (options.chunk and (batch_size // shards) % options.chunk):
@@ -92,6 +97,9 @@ def meta_value_and_grad(
             f"batch size: {batch_size} is not allowed "
             f"(a multiple of {shards} devices x chunk {options.chunk or 1})"
         )
+    if options.memory_budget is not None:
+        budget = options.memory_budget // shards
+        options = _fitted(optimizer, task, batch_size // shards, options, budget)
     keys = keys_at(key, jnp.arange(batch_size))
     sums: Callable[[Any, Any], Any] = functools.partial(_sums, task=task, options=options)
     if mesh is not None:
@@ -110,6 +118,44 @@ def meta_value_and_grad(
         exploded=(batch_size - counted).astype(jnp.int32), contained=contained.astype(jnp.int32)
     )
     return value, gradient, diagnostics
+
+
+def _fitted(
+    optimizer: MetaOptimizer, task: Task, batch: int, options: UnrollOptions, budget: int
+) -> UnrollOptions:
+    """``options`` with the segment and chunk with which ``batch`` problems fit ``budget``."""
+    segment, chunk = fit_to_budget(
+        _step_memory(optimizer, task, options),
+        budget,
+        num_steps=options.num_steps,
+        batch=batch,
+        segment=options.segment,
+        chunk=options.chunk,
+    )
+    return dataclasses.replace(options, segment=segment, chunk=chunk)
+
+
+def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -> StepMemory:
+    """What one problem keeps a step: the traced reverse pass of 3 steps less that of 2."""
+
+    def kept(num_steps: int) -> int:
+        plain = dataclasses.replace(options, num_steps=num_steps, segment=None)
+
+        def reverse_pass(opt: MetaOptimizer) -> PyTree:
+            objective, probe = _objective(keys_at(jax.random.key(0), jnp.arange(1)), task, plain)
+            return jax.vjp(objective, opt, probe, has_aux=True)[1]
+
+        return _bytes(jax.eval_shape(reverse_pass, optimizer))
+
+    def carry(opt: MetaOptimizer) -> PyTree:
+        params = task.sample(jax.random.key(0)).params
+        return params, opt.as_optax().init(params)
+
+    return StepMemory(kept=kept(3) - kept(2), carry=_bytes(jax.eval_shape(carry, optimizer)))
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _sums(
@@ -133,6 +179,22 @@ def _sums(
 def _chunk_sums(
     optimizer: MetaOptimizer, keys: Key[Array, " batch"], *, task: Task, options: UnrollOptions
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
+    objective, probe = _objective(keys, task, options)
+    (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
+        objective, argnums=(0, 1), has_aux=True
+    )(optimizer, probe)
+    return (total, counted, jnp.sum((events > 0) | (replaced > 0))), gradient
+
+
+def _objective(
+    keys: Key[Array, " batch"], task: Task, options: UnrollOptions
+) -> tuple[Callable[..., Any], Float[Array, " batch"]]:
+    """The sum of the problems' meta-losses, of (optimizer, probe), and the probe.
+
+    Its auxiliary output is (the sum over problems that did not explode, their
+    number, the steps at which each problem's gradient was replaced); for the
+    probe see `contain_cotangents`.
+    """
     batch = keys.shape[0]
     problem = joint(sample_batch(task, keys))
     bound = options.max_cotangent_norm
@@ -156,8 +218,4 @@ def _chunk_sums(
         differentiated = kept if bound is None else each
         return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown), replaced)
 
-    probe = jnp.zeros((batch,), problem.params.dtype)
-    (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
-        objective, argnums=(0, 1), has_aux=True
-    )(optimizer, probe)
-    return (total, counted, jnp.sum((events > 0) | (replaced > 0))), gradient
+    return objective, jnp.zeros((batch,), problem.params.dtype)

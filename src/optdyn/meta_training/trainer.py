@@ -32,7 +32,8 @@ class MetaTraining:
     ``learning_rate`` is the one number the paper tunes; it decays by ``decay``
     every ``decay_every`` meta-steps. ``clip`` bounds each entry of the
     meta-gradient, ``l2`` multiplies ‖θ‖². For ``normalization``,
-    ``max_cotangent_norm``, ``segment`` and ``chunk`` see `UnrollOptions`.
+    ``max_cotangent_norm``, ``segment``, ``chunk`` and ``memory_budget`` see
+    `UnrollOptions`.
     """
 
     num_meta_steps: int = 5000
@@ -47,6 +48,7 @@ class MetaTraining:
     max_cotangent_norm: float | None = None
     segment: int | None = None
     chunk: int | None = None
+    memory_budget: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_meta_steps", "unroll_length", "batch_size", "decay_every"):
@@ -57,7 +59,7 @@ class MetaTraining:
         require_choice("normalization", self.normalization, list(NORMALIZATIONS))
         if self.max_cotangent_norm is not None:
             require_number("max_cotangent_norm", self.max_cotangent_norm)
-        for name in ("segment", "chunk"):
+        for name in ("segment", "chunk", "memory_budget"):
             if getattr(self, name) is not None:
                 require_positive_int(name, getattr(self, name))
 
@@ -69,6 +71,7 @@ class MetaTraining:
             max_cotangent_norm=self.max_cotangent_norm,
             segment=self.segment,
             chunk=self.chunk,
+            memory_budget=self.memory_budget,
         )
 
     def schedule(self) -> optax.Schedule:

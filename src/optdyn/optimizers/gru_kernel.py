@@ -54,7 +54,7 @@ def _forward(
     reset: str, p: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
 ) -> tuple[Float[Array, "N units"], tuple]:
     z, r, c, gated = _gates(reset, p, h, u)
-    return c + z * (h - c), (p, h, u, z, r, c, gated)
+    return c + z * (h - c), (p, h, u, z, r, c, None if reset == "before" else gated)
 
 
 def _reverse(
@@ -65,7 +65,7 @@ def _reverse(
     dz = dh_next * (h - c) * z * (1.0 - z)
     if reset == "before":
         d_product = dc @ p["W_c"].T
-        dr = d_product * gated * r * (1.0 - r)
+        dr = d_product * h * r * (1.0 - r)
         dh = d_product * r
         dW_c = _sum_of_outer(r * h, dc)
     else:

@@ -1,0 +1,64 @@
+"""This engine's meta-step (value, gradient, Adam), measured; prints one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from benchmarks.limit import limit
+from benchmarks.sampling import peak_bytes, sample_seconds
+from benchmarks.settings import NUM_STEPS, Setting, memory
+from optdyn.meta_training.gradient import BATCH_AXIS
+from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_training
+from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
+from optdyn.tasks import TASKS
+
+
+def main(setting: Setting, samples: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+    devices = max(n for n in range(1, cores + 1) if setting.batch % n == 0)
+    jax.config.update("jax_num_cpu_devices", devices)
+    mesh = Mesh(np.array(jax.devices()), (BATCH_AXIS,)) if devices > 1 else None
+    task = TASKS[setting.task]()
+    protocol = MetaTraining(
+        unroll_length=NUM_STEPS,
+        batch_size=setting.batch,
+        normalization="first",
+        memory_budget=memory() // 2,
+    )
+    architecture = Architecture("gru", setting.units, Encoding("asinh"), output_scale=0.1)
+    rnn = ComponentwiseRNN.init(jax.random.key(0), architecture)
+    state = start_training(rnn, protocol)
+
+    begin = time.perf_counter()
+    step = make_meta_step(task, protocol, seed=0, mesh=mesh).lower(state).compile()
+    compile_seconds = time.perf_counter() - begin
+
+    def advance() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(step(state))
+
+    advance()
+    seconds = sample_seconds(advance, samples)
+    peak = peak_bytes()
+    flops, limit_seconds = limit(rnn, task, protocol, mesh)
+    result = {
+        "seconds": seconds,
+        "compile_seconds": compile_seconds,
+        "peak_bytes": peak,
+        "flops": flops,
+        "limit_seconds": limit_seconds,
+        "devices": devices,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    name, units, batch, samples = sys.argv[1:]
+    main(Setting(name, int(units), int(batch)), int(samples))
