@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
-from optdyn.distillation.parts import AdaptiveScaling, Momenta, Saturation, Schedule
+from optdyn.distillation.parts import (
+    AdaptiveScaling,
+    Forgetting,
+    Momenta,
+    Saturation,
+    Schedule,
+    forgetful,
+)
 from optdyn.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class Distilled:
     """Adaptive scaling, saturation, momenta, schedule, in this order; None leaves one out.
+
+    ``forgetting`` cuts the momenta's memory where the gradient that came in is large.
 
     A pytree of its parts' numbers, and an optimizer by ``as_optax()``.
 
@@ -31,6 +40,7 @@ class Distilled:
     momenta: Momenta
     adaptive: AdaptiveScaling | None = None
     saturation: Saturation | None = None
+    forgetting: Forgetting | None = None
     schedule: Schedule | None = None
 
     def parts(self) -> dict[str, Any]:
@@ -64,13 +74,18 @@ class Distilled:
 
     def as_optax(self) -> optax.GradientTransformation:
         """The optax chain of its parts."""
-        return optax.chain(*(part.as_optax() for part in self.parts().values()))
+        before = [part.as_optax() for part in (self.adaptive, self.saturation) if part is not None]
+        after = [] if self.schedule is None else [self.schedule.as_optax()]
+        if self.forgetting is None:
+            return optax.chain(*before, self.momenta.as_optax(), *after)
+        return optax.chain(forgetful(optax.chain(*before), self.momenta, self.forgetting), *after)
 
 
-ORDER = ("adaptive", "saturation", "momenta", "schedule")
+ORDER = ("adaptive", "saturation", "momenta", "forgetting", "schedule")
 READABLE = {
     "adaptive": "adaptive scaling",
     "saturation": "saturation",
+    "forgetting": "forgetting",
     "schedule": "schedule",
 }
 
@@ -79,7 +94,7 @@ def from_values(values: dict[str, dict[str, Any]]) -> Distilled:
     """The optimizer whose `Distilled.values` these are. Raises `UserError` for bad ones."""
     kinds = {
         "adaptive": AdaptiveScaling, "saturation": Saturation,
-        "momenta": Momenta, "schedule": Schedule,
+        "momenta": Momenta, "forgetting": Forgetting, "schedule": Schedule,
     }  # fmt: skip
     try:
         parts: PyTree = {name: kinds[name].of(**part) for name, part in values.items()}

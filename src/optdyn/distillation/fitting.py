@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HALVINGS = 5
 """How often the learning rate is halved over a fit."""
+COTANGENT_SLACK = 100.0
+"""A bound on cotangents that a network of thousands of weights needs is this much too tight here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,10 @@ def fit(
     """
     if fitting.meta_steps == 0:
         return optimizer
+    bound = protocol.max_cotangent_norm
     adapted = dataclasses.replace(
         protocol,
+        max_cotangent_norm=None if bound is None else COTANGENT_SLACK * bound,
         num_meta_steps=fitting.meta_steps,
         learning_rate=fitting.learning_rate,
         decay=0.5,

@@ -1,7 +1,7 @@
 """The parts that a readable optimizer is put together from, each a pytree of few numbers.
 
-Every part is a `optdyn.meta_training.gradient.MetaOptimizer`: its leaves are the numbers, free of
-bounds so that gradient descent can fit them, and ``as_optax()`` is the optax pair. All state
+Their leaves are the numbers, free of bounds so that gradient descent can fit them; ``as_optax()``
+is the optax pair that a part is. All state
 belongs to single components (a clock is a factor that decays), so that parts can be meta-trained
 and analysed as learned optimizers are.
 """
@@ -104,7 +104,7 @@ class Saturation:
         threshold, power = jnp.exp(self.log_threshold), jax.nn.sigmoid(self.power_logit)
 
         def saturate(g: Float[Array, "..."]) -> Float[Array, "..."]:
-            return g / (1.0 + (jnp.square(g / threshold) + SMALLEST_SQUARE) ** (power / 2))
+            return g / (1.0 + _power_of_size(g / threshold, power))
 
         return optax.stateless(lambda g, _: jax.tree.map(saturate, g))
 
@@ -148,6 +148,59 @@ class Momenta:
 
     def as_optax(self) -> optax.GradientTransformation:
         return aggregated_momentum(self.alpha, self.beta)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Forgetting:
+    """Large gradients cut memory: ``β_j`` becomes ``β_j/(1 + |g/c|^p)``; p in (0, 1).
+
+    ``g`` is the gradient itself, before scaling and saturation. It is a part of
+    `Momenta` and no optimizer by itself: `forgetful` joins the two.
+    """
+
+    log_threshold: Float[Array, ""]
+    power_logit: Float[Array, ""]
+
+    @classmethod
+    def of(cls, threshold: float, power: float) -> Forgetting:
+        """The part with these values. Raises `UserError` for values outside their bounds."""
+        _require_positive("threshold", threshold)
+        _require_inside("power", power)
+        return cls(*_arrays(np.log(threshold), _logit(power)))
+
+    def values(self) -> dict[str, float]:
+        """``threshold`` c and ``power`` p."""
+        return {"threshold": _exp(self.log_threshold), "power": _sigmoid(self.power_logit)}
+
+
+def forgetful(
+    before: optax.GradientTransformation, momenta: Momenta, forgetting: Forgetting
+) -> optax.GradientTransformation:
+    """``before``, then ``momenta`` whose coefficients the gradient that came in cuts."""
+    threshold, power = jnp.exp(forgetting.log_threshold), jax.nn.sigmoid(forgetting.power_logit)
+    alpha, beta = momenta.alpha, momenta.beta
+
+    def init(params: PyTree) -> tuple[PyTree, PyTree]:
+        return before.init(params), aggregated_momentum(alpha, beta).init(params)
+
+    def update(
+        gradients: PyTree, state: tuple[PyTree, PyTree], params: PyTree | None = None
+    ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+        passed, first = before.update(gradients, state[0], params)
+
+        def advance(
+            g: Float[Array, "..."], u: Float[Array, "..."], v: Float[Array, "... K"]
+        ) -> Float[Array, "... K"]:
+            kept = 1.0 / (1.0 + _power_of_size(g / threshold, power))
+            rates, coefficients = (jnp.broadcast_to(a, v.shape) for a in (alpha, beta))
+            return kept[..., None] * coefficients * v + rates * u[..., None]
+
+        velocities = jax.tree.map(advance, gradients, passed, state[1].velocities)
+        updates = jax.tree.map(lambda v: -jnp.sum(v, axis=-1), velocities)
+        return updates, (first, state[1]._replace(velocities=velocities))
+
+    return optax.GradientTransformation(init, update)
 
 
 @jax.tree_util.register_dataclass
@@ -206,6 +259,10 @@ def _elementwise(
         return jax.tree.unflatten(treedef, [g for g, _ in pairs]), [s for _, s in pairs]
 
     return optax.GradientTransformation(init_all, update_all)
+
+
+def _power_of_size(a: Float[Array, "..."], power: Float[Array, ""]) -> Float[Array, "..."]:
+    return (jnp.square(a) + SMALLEST_SQUARE) ** (power / 2)
 
 
 def _arrays(*values: float | np.ndarray) -> list[Array]:
