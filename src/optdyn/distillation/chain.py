@@ -78,7 +78,8 @@ class Distilled:
         after = [] if self.schedule is None else [self.schedule.as_optax()]
         if self.forgetting is None:
             return optax.chain(*before, self.momenta.as_optax(), *after)
-        return optax.chain(forgetful(optax.chain(*before), self.momenta, self.forgetting), *after)
+        passed = optax.chain(*before) if before else optax.identity()
+        return optax.chain(forgetful(passed, self.momenta, self.forgetting), *after)
 
 
 ORDER = ("adaptive", "saturation", "momenta", "forgetting", "schedule")

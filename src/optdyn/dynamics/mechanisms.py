@@ -96,7 +96,7 @@ def update_function(
 
 
 def autonomous_schedule(
-    tx: Optimizer, steps: int, *, state: PyTree | None = None
+    tx: Optimizer | StepMap, steps: int, *, state: PyTree | None = None
 ) -> Float[np.ndarray, " steps"]:
     """The effective learning rate at steps 0 … steps−1 while every gradient is zero.
 
@@ -117,25 +117,36 @@ def autonomous_schedule(
 
 
 def effective_rates(
-    tx: Optimizer | StepMap, states: Float[np.ndarray, "M N"]
+    tx: Optimizer | StepMap,
+    states: Float[np.ndarray, "M N"],
+    gradients: Float[np.ndarray, " M"] | None = None,
 ) -> Float[np.ndarray, " M"]:
-    """The effective learning rate of each state h (a row of ``states``), counters as in ``tx``."""
+    """The effective learning rate of each state h (a row of ``states``), counters as in ``tx``.
+
+    ``gradients``: take the slope ``−∂Δx/∂g`` at these instead of at 0.
+    """
     step = step_map(tx)
+    at = np.zeros(len(states)) if gradients is None else gradients
     with double_precision():
-        return np.asarray(_rates(step, jnp.asarray(states, jnp.float64)))
+        return np.asarray(
+            _rates(step, jnp.asarray(states, jnp.float64), jnp.asarray(at, jnp.float64))
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptation:
     """Where constant gradients lead: fixed points h*(g), and the effective learning rate there.
 
-    ``gradient`` [G]; ``h`` [G, N]; ``rate`` [G], NaN where no fixed point was found
-    (``converged`` [G] tells) or the update has no derivative.
+    ``gradient`` [G]; ``h`` [G, N]; ``rate`` [G] of the state h*(g) alone; ``slope`` [G]:
+    ``−∂Δx/∂g`` at (h*(g), g) itself, in which the update's saturation has a part.
+    NaN where no fixed point was found (``converged`` [G] tells) or the update has no
+    derivative.
     """
 
     gradient: Float[np.ndarray, " G"]
     h: Float[np.ndarray, "G N"]
     rate: Float[np.ndarray, " G"]
+    slope: Float[np.ndarray, " G"]
     converged: np.ndarray
 
 
@@ -164,10 +175,12 @@ def adaptation(
         start = found.h[0] if converged[-1] else step.h
     reached = np.array(points).reshape(len(points), -1)
     rates = effective_rates(step, reached)
+    slopes = effective_rates(step, reached, np.asarray(gradients, np.float64))
     return Adaptation(
         gradient=np.asarray(gradients, np.float64),
         h=reached,
         rate=np.where(converged, rates, np.nan),
+        slope=np.where(converged, slopes, np.nan),
         converged=np.array(converged),
     )
 
@@ -232,12 +245,15 @@ def _updates(
 
 
 @jax.jit
-def _rates(step: StepMap, states: Float[Array, "M N"]) -> Float[Array, " M"]:
-    def rate(h: Float[Array, " N"]) -> Float[Array, ""]:
+def _rates(
+    step: StepMap, states: Float[Array, "M N"], gradients: Float[Array, " M"]
+) -> Float[Array, " M"]:
+    def rate(row: tuple[Float[Array, " N"], Float[Array, ""]]) -> Float[Array, ""]:
+        h, gradient = row
         # Reverse mode: learned optimizers define their own reverse pass.
-        return -jax.grad(lambda g: step(h, g)[1])(jnp.zeros((), jnp.float64))
+        return -jax.grad(lambda g: step(h, g)[1])(gradient)
 
-    return jax.lax.map(rate, states, batch_size=256)
+    return jax.lax.map(rate, (states, gradients), batch_size=256)
 
 
 def _schedule(step: StepMap, steps: int) -> Float[Array, " steps"]:
