@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from optdyn.distillation import (
     as_code,
     extended,
     fit,
+    from_values,
     imitate,
     imitation_error,
     leading_momentum,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from optdyn.tasks import Task
 
 SUMMARY = "distillation.json"
+FOLDER = "distillation"
 CODE = "distilled.py"
 DEMONSTRATION_SEED_OFFSET = 1
 """Demonstrations come from validation problems of another seed than those that choose a size."""
@@ -113,20 +116,23 @@ def distill_task(
         raise UserError(f"--out: an evaluation in {folder} is damaged (run optdyn evaluate again)")
     judge = _Judge(task, settings, judged, found[LEARNED], found[baseline])  # type: ignore[arg-type]
     point, guess, shown = _analysed(task, optimizer, judged)
-    sizes, fitted = _climb(task, protocol, settings, judge, guess, shown, optimizer)
+    level = judge.validation_score(optimizer.as_optax())
+    kept = _KeptSizes(folder / FOLDER, inputs)
+    sizes = _climb(task, protocol, settings, judge, guess, shown, level, kept)
     chosen = min(range(len(sizes)), key=lambda i: _or_inf(sizes[i]["validation"]))
+    best = from_values(sizes[chosen]["values"])
     result = {
         "inputs": inputs,
         "baseline": baseline,
         "learned": scores[LEARNED],
-        "learned_validation": judge.validation_score(optimizer.as_optax()),
+        "learned_validation": level,
         "sizes": sizes,
         "chosen": chosen,
-        "without": _parts_removed(fitted[chosen], judge),
+        "without": _parts_removed(best, judge),
         "learned_without": _mechanisms_removed(optimizer, point, judge),
     }
     origin = f"distilled from the learned optimizer of {task_name}, meta-step {card.meta_step}"
-    write_bytes(folder / CODE, as_code(fitted[chosen], origin).encode())
+    write_bytes(folder / CODE, as_code(best, origin).encode())
     write_signed_json(path, result)
     return to_plain(result)
 
@@ -189,6 +195,25 @@ def _analysed(
     return point, guess, shown
 
 
+@dataclasses.dataclass(frozen=True)
+class _KeptSizes:
+    """One file for each size fitted so far, so that an interrupted distillation goes on."""
+
+    folder: Path
+    inputs: dict[str, Any]
+
+    def path(self, count: int) -> Path:
+        return self.folder / f"size-{count}.json"
+
+    def find(self, count: int) -> dict[str, Any] | None:
+        done = kept_result(self.path(count), self.inputs)
+        return None if done is None else done["row"]
+
+    def keep(self, count: int, row: dict[str, Any]) -> dict[str, Any]:
+        write_signed_json(self.path(count), {"inputs": self.inputs, "row": row})
+        return to_plain(row)
+
+
 def _climb(
     task: Task,
     protocol: MetaTraining,
@@ -196,31 +221,42 @@ def _climb(
     judge: _Judge,
     guess: Guess,
     shown: Demonstration,
-    optimizer: ComponentwiseRNN,
-) -> tuple[list[dict[str, Any]], list[Distilled]]:
-    level = judge.validation_score(optimizer.as_optax())
+    level: float,
+    kept: _KeptSizes,
+) -> list[dict[str, Any]]:
+    """A row for each size, up to the first one that reaches ``level`` on validation problems."""
     rows: list[dict[str, Any]] = []
-    fitted: list[Distilled] = []
     with progress("distilling", settings.sizes) as advance:
         for count, added in enumerate(LADDER[: settings.sizes], start=1):
-            current = extended(fitted[-1] if fitted else None, added, guess)
-            steps = Fitting(settings.imitation_steps * count, settings.meta_steps * count)
-            current = fit(imitate(current, shown, steps), task, protocol, steps, settings.seed)
-            fitted.append(current)
-            row = {
-                "name": current.name,
-                "added": added,
-                "numbers": current.size,
-                "values": current.values(),
-                "imitation_error": imitation_error(current, shown),
-                "validation": judge.validation_score(current.as_optax()),
-                **judge.row(current.as_optax()),
-            }
+            row = kept.find(count)
+            if row is None:
+                before = from_values(rows[-1]["values"]) if rows else None
+                steps = Fitting(settings.imitation_steps * count, settings.meta_steps * count)
+                current = imitate(extended(before, added, guess), shown, steps)
+                current = fit(current, task, protocol, steps, settings.seed)
+                row = kept.keep(count, _size_row(current, added, shown, judge))
             rows.append(row)
-            advance(count, f"{current.name}: keeps {row['kept'].fraction:.2f} of the advantage")
-            if row["validation"] <= level:
+            fraction = row["kept"]["fraction"]
+            told = "diverges" if fraction is None else f"keeps {fraction:.2f} of the advantage"
+            advance(count, f"{row['name']}: {told}")
+            if _or_inf(row["validation"]) <= level:
                 break
-    return rows, fitted
+    return rows
+
+
+def _size_row(
+    optimizer: Distilled, added: str, shown: Demonstration, judge: _Judge
+) -> dict[str, Any]:
+    tx = optimizer.as_optax()
+    return {
+        "name": optimizer.name,
+        "added": added,
+        "numbers": optimizer.size,
+        "values": optimizer.values(),
+        "imitation_error": imitation_error(optimizer, shown),
+        "validation": judge.validation_score(tx),
+        **judge.row(tx),
+    }
 
 
 def _parts_removed(optimizer: Distilled, judge: _Judge) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from optdyn.figures.comparison import (
     performance_summary,
     reduction_losses,
 )
+from optdyn.figures.distillation import advantage_kept
+from optdyn.figures.emergence import mode_film, mode_tracks
 from optdyn.figures.inputs import (
     Curve,
     MomentumPoint,
@@ -14,6 +16,7 @@ from optdyn.figures.inputs import (
     SearchPanel,
     StoredModes,
 )
+from optdyn.figures.mechanisms import mechanisms
 from optdyn.figures.modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
 from optdyn.figures.registry import FIGURES, Description, place
 from optdyn.figures.save import save_figure
@@ -32,11 +35,15 @@ __all__ = [
     "Score",
     "SearchPanel",
     "StoredModes",
+    "advantage_kept",
     "condition_numbers",
     "eigenvalue_plane",
     "hyperparameter_searches",
     "loss_curves",
+    "mechanisms",
+    "mode_film",
     "mode_stages",
+    "mode_tracks",
     "modes_over_training",
     "momentum_hyperparameters",
     "momentum_stage",
