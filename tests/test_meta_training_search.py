@@ -85,12 +85,14 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, rows: list[Row]) -> None:
         with open_run(tmp_path) as run:
             return search_run.search(run, "rosenbrock", {}, ARCHITECTURE, PROTOCOL, 0, SEARCH)
 
-    path = tmp_path / "rosenbrock" / search_run.ROWS
     assert found() == rows
+    (path,) = (tmp_path / "rosenbrock" / search_run.SEARCHES).iterdir()
     before = path.stat().st_mtime_ns
     assert found() == rows
     assert path.stat().st_mtime_ns == before
-    write_signed_json(path, {"rows": rows[:2]})
+    settings = search_run.read_search(path)["settings"]
+    assert path == search_run.search_path(tmp_path / "rosenbrock", settings)
+    write_signed_json(path, {"settings": settings, "rows": rows[:2]})
     assert found() == rows
     path.write_bytes(b"torn")
     assert found() == rows

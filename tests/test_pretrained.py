@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import optdyn
+from helpers import TINY_RECIPES
 from optdyn.cli.export import train_command, tune_command
 from optdyn.cli.main import main
 from optdyn.cli.options import parse_settings
@@ -26,8 +27,10 @@ from optdyn.cli.settings import TrainSettings, TuneSettings
 from optdyn.errors import UserError
 from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
 from optdyn.experiments.recipes import LAPTOP
-from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.run_folder import RunFolder, open_run
+from optdyn.experiments.search_run import read_search, search
 from optdyn.experiments.tuning_run import load_tables
+from optdyn.meta_training.search import LearningRateSearch
 from optdyn.pretrained import (
     PRETRAINED,
     export_task,
@@ -37,6 +40,7 @@ from optdyn.pretrained import (
     shipped,
     shipped_stages,
 )
+from optdyn.report import build_report
 from optdyn.tuning import load_table, save_table
 
 TASK = "rosenbrock"
@@ -280,3 +284,23 @@ def test_the_package_ships_what_it_lists() -> None:
             assert optdyn.load_pretrained(task, stage).architecture == found.card.architecture
     files = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < SIZE_LIMIT
+
+
+def test_searches_of_the_meta_learning_rate_ship_too(tiny_study: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
+    what = LearningRateSearch(num_draws=2, horizon=2, num_finalists=1, num_problems=2)
+    recipe = TINY_RECIPES[TASK]
+    with open_run(run) as folder:
+        rows = search(folder, TASK, {}, recipe.architecture, recipe.protocol, 0, what)
+    to = export(run, tmp_path / "to")
+    (path,) = (to / TASK / "searches").iterdir()
+    assert read_search(path)["rows"] == rows
+    place = str(path.relative_to(to / TASK))
+    assert load_shipped(TASK, to).files[place] == path.read_bytes()
+    page = build_report(run).read_text()
+    assert "Architectures and meta learning rates tried" in page
+    assert f"{min(row['meta_objective'] for row in rows[2:]):.4g}" in page
+
+    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(UserError, match=path.name):
+        load_shipped(TASK, to)

@@ -206,7 +206,7 @@ class ReproduceSettings:
     """Do the whole study: train, tune, evaluate, analyze, draw and report."""
 
     out: Path = path(Path("runs/reproduce"), "run folder: made if absent, continued if present")
-    task: str = choice("linear_regression", "the task, or all of them", [*TASKS, ALL_TASKS])
+    task: str = choice(ALL_TASKS, "the task, or all of them", [*TASKS, ALL_TASKS])
     scale: str = choice("laptop", "seconds, minutes, or the paper's sizes", SCALES)
     seed: int = integer(0, "seed of every random number", minimum=0, maximum=LARGEST_SEED)
     retrain: bool = switch(

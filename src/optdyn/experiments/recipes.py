@@ -58,8 +58,9 @@ LINEAR_REGRESSION = Recipe(
 # diverges on one start in some hundreds, which takes many starts to notice.
 ROSENBROCK = Recipe(
     architecture=Architecture("gru", 32, Encoding("asinh"), output_scale=0.1),
-    protocol=MetaTraining(learning_rate=3e-3, normalization="first", max_cotangent_norm=1.0),
+    protocol=MetaTraining(learning_rate=2.15e-2, normalization="first", max_cotangent_norm=1.0),
     rescore_problems=1024,
+    analysis_problems=256,
 )
 
 # Gradients of networks are of order 1e-3 to 1e-2, hence the gain.
@@ -67,7 +68,7 @@ NETWORK = Recipe(
     architecture=Architecture(
         "gru", 32, Encoding("asinh", gain=1000.0, scale=1 / 3), output_scale=0.1
     ),
-    protocol=MetaTraining(learning_rate=1e-3, max_cotangent_norm=1.0, segment=20),
+    protocol=MetaTraining(learning_rate=2e-3, max_cotangent_norm=1.0, segment=20),
     tuning_problems=4,
     analysis_problems=4,
     explained_problems=2,
@@ -81,7 +82,7 @@ LAPTOP: dict[str, Recipe] = {
     "linear_regression": LINEAR_REGRESSION,
     "rosenbrock": ROSENBROCK,
     "two_moons": NETWORK,
-    "digits": NETWORK,
+    "digits": dataclasses.replace(NETWORK, task_options={"points": 256}),
 }
 
 SMOKE_OPTIONS: dict[str, dict[str, Any]] = {

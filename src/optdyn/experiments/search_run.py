@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optdyn.errors import UserError
-from optdyn.experiments.files import read_signed_json, write_signed_json
+from optdyn.experiments.files import read_signed_json, to_plain, write_signed_json
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.meta_training.search import LearningRateSearch, Row, search_learning_rate
@@ -17,7 +19,9 @@ from optdyn.tasks import make_task
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-ROWS = "learning_rate_search.json"
+SEARCHES = "searches"
+Search = dict[str, Any]
+"""A kept search: its ``settings`` and the ``rows`` found so far (see `search_learning_rate`)."""
 
 
 def search(
@@ -31,28 +35,31 @@ def search(
     *,
     mesh: Mesh | None = None,
 ) -> list[Row]:
-    """`search_learning_rate` with its rows kept in the task's ``learning_rate_search.json``.
+    """`search_learning_rate`, its rows kept in a file of the task's ``searches/``.
 
-    Goes on after the last row of an interrupted search. Raises `UserError` for
-    settings that differ from the folder's.
+    A search with other settings (another architecture, say) has another file; one
+    with the same goes on after its last row.
     """
     task = make_task(task_name, **task_options)
-    settings = {
-        "task_options": task_options,
-        "architecture": architecture,
-        "protocol": {**vars(protocol), "learning_rate": None},
-        "seed": seed,
-        "search": what,
-    }
-    run.settle(f"search-lr/{task_name}", settings)
-    path = run.task_folder(task_name) / ROWS
-    rows = load_rows(path)
+    settings = to_plain(
+        {
+            "task": task_name,
+            "task_options": task_options,
+            "architecture": architecture,
+            "protocol": {**vars(protocol), "learning_rate": None},
+            "seed": seed,
+            "search": what,
+        }
+    )
+    path = search_path(run.task_folder(task_name), settings)
+    run.settle(f"search-lr/{task_name}/{path.stem}", settings)
+    rows = _found(path)
     total = what.num_trainings(protocol)
     with progress(f"learning rates for {task_name}", total, len(rows)) as advance:
 
         def keep(row: Row) -> None:
             rows.append(row)
-            write_signed_json(path, {"rows": rows})
+            write_signed_json(path, {"settings": settings, "rows": rows})
             objective = f"{row['meta_objective']:.4g}"
             advance(len(rows), f"learning rate {row['learning_rate']:.3g}: {objective}")
 
@@ -61,20 +68,40 @@ def search(
         )
 
 
-def load_rows(path: Path) -> list[Row]:
-    """The rows found so far; none, with a note, where the file is damaged."""
-    if not path.exists():
-        return []
-    try:
-        rows = read_signed_json(path)["rows"]
-    except UserError as error:
-        print(f"starting the search over: {error}", flush=True)
-        return []
+def search_path(task_folder: Path, settings: dict[str, Any]) -> Path:
+    """Where the search of these settings (as plain values) is kept."""
+    architecture = settings["architecture"]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{architecture['cell']}-{architecture['units']}-{digest}.json"
+    return task_folder / SEARCHES / name
+
+
+def read_search(path: Path) -> Search:
+    """The search kept at ``path``; raises `UserError` for a damaged file."""
+    kept = read_signed_json(path)
+    if not isinstance(kept.get("settings"), dict) or not isinstance(kept.get("rows"), list):
+        raise UserError(f"{path}: not a search of meta learning rates")
     infinite = float("inf")
-    return [
+    rows = [
         {
             **row,
             "meta_objective": infinite if row["meta_objective"] is None else row["meta_objective"],
         }
-        for row in rows
+        for row in kept["rows"]
     ]
+    return {"settings": kept["settings"], "rows": rows}
+
+
+def read_searches(task_folder: Path) -> list[Search]:
+    """All searches kept for a task, in the order of their names."""
+    return [read_search(path) for path in sorted((task_folder / SEARCHES).glob("*.json"))]
+
+
+def _found(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    try:
+        return read_search(path)["rows"]
+    except UserError as error:
+        print(f"starting the search over: {error}", flush=True)
+        return []

@@ -15,7 +15,13 @@ from optdyn.experiments.files import read_bytes, read_json, write_bytes, write_j
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS
 from optdyn.experiments.tuning_run import load_tables, table_path
-from optdyn.pretrained.shipped import FORMAT, FORMAT_VERSION, card_path, load_shipped
+from optdyn.pretrained.shipped import (
+    FORMAT,
+    FORMAT_VERSION,
+    card_path,
+    load_shipped,
+    read_shipped_searches,
+)
 from optdyn.tuning import best, is_finished
 
 if TYPE_CHECKING:
@@ -32,7 +38,8 @@ def export_task(
     """Write what ships of ``task`` into ``to``; returns each file's size in bytes, by its place.
 
     The weights are those of the last checkpoint (``final``) and of the stage that
-    the analysis names (``momentum``). The two functions tell the command lines
+    the analysis names (``momentum``); searches of the meta learning rate go with
+    them. The two functions tell the command lines
     that give the training and a search, for the cards. The same run gives the
     same bytes; files of the same names are replaced.
 
@@ -61,8 +68,14 @@ def export_task(
         )  # fmt: skip
     for place, (content, told) in contents.items():
         _write_with_card(to / task / place, content, told)
+    searches = read_shipped_searches(folder)
+    for place, content in searches.items():
+        write_bytes(to / task / place, content)
     load_shipped(task, to)
-    return {place: len(content) for place, (content, _) in contents.items()}
+    return {
+        **{place: len(content) for place, (content, _) in contents.items()},
+        **{place: len(content) for place, content in searches.items()},
+    }
 
 
 def _finished_stages(folder: Path) -> dict[str, tuple[Path, Card]]:

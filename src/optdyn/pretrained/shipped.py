@@ -2,8 +2,9 @@
 
 A folder of it holds, for each task, ``final.safetensors`` and
 ``momentum.safetensors`` (checkpoints as `optdyn.experiments.checkpoints` writes
-them), ``training.jsonl`` (the log of the training they come from) and
-``tuning/<baseline>.parquet`` (finished search tables).
+them), ``training.jsonl`` (the log of the training they come from),
+``tuning/<baseline>.parquet`` (finished search tables) and ``searches/*.json``
+(searches of the meta learning rate, which carry their own SHA-256).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from optdyn.experiments.cards import Card
 from optdyn.experiments.checkpoints import analysis_path, load_optimizer
 from optdyn.experiments.files import read_bytes, read_json, to_plain
 from optdyn.experiments.run_folder import first_difference
+from optdyn.experiments.search_run import SEARCHES, read_search
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS
 from optdyn.experiments.tuning_run import TUNING, table_path
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
@@ -104,7 +106,16 @@ def load_shipped(task: str, folder: Path | None = None) -> Shipped:
         tables[path.stem] = load_table(path)
         if not is_finished(tables[path.stem]):
             raise UserError(f"{path}: its search is not finished")
-    return Shipped(cards["final"], tables, files)
+    return Shipped(cards["final"], tables, {**files, **read_shipped_searches(source)})
+
+
+def read_shipped_searches(task_folder: Path) -> dict[str, bytes]:
+    """The searches of the meta learning rate in a task's folder, checked, by their place."""
+    found = {}
+    for path in sorted((task_folder / SEARCHES).glob("*.json")):
+        read_search(path)
+        found[str(path.relative_to(task_folder))] = read_bytes(path)
+    return found
 
 
 def read_checked(path: Path) -> tuple[bytes, dict[str, Any]]:

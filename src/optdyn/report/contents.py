@@ -11,6 +11,7 @@ from optdyn.experiments.claims import LEDGER, read_ledger
 from optdyn.experiments.evaluation_run import LOSSES
 from optdyn.experiments.files import read_json
 from optdyn.experiments.metrics_log import read_metrics
+from optdyn.experiments.search_run import SEARCHES, Search, read_searches
 from optdyn.figures.registry import FIGURES
 
 PICTURES = (".svg", ".png")
@@ -22,7 +23,8 @@ class Contents:
 
     ``figures`` are names (files without suffix) under ``figures/``; ``training``
     maps a task to the rows of its training log, ``losses`` to its losses at some
-    steps (see `optdyn.experiments.evaluation_run.losses_at_steps`).
+    steps (see `optdyn.experiments.evaluation_run.losses_at_steps`), ``searches`` to
+    the searches of its meta learning rate.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Contents:
     figures: list[str]
     training: dict[str, list[dict[str, Any]]]
     losses: dict[str, dict[str, Any]]
+    searches: dict[str, list[Search]]
     tasks: list[str]
     faults: dict[str, str]
 
@@ -64,12 +67,18 @@ def read_contents(path: Path) -> Contents:
         told.parent.name: attempt("losses", lambda told=told: read_json(told), {})
         for told in sorted(path.glob(f"*/{LOSSES}"))
     }
+    searches = {
+        folder.parent.name: attempt("searches", lambda at=folder.parent: read_searches(at), [])
+        for folder in sorted(path.glob(f"*/{SEARCHES}"))
+    }
     pictures = [p for p in (path / "figures").glob("*") if p.suffix in PICTURES]
     figures = sorted({picture.stem for picture in pictures})
     if not figures:
         faults["figures"] = f"{path / 'figures'} holds no figure"
     tasks = _tasks(claims, training)
-    return Contents(path, config, claims, timings, figures, training, losses, tasks, faults)
+    return Contents(
+        path, config, claims, timings, figures, training, losses, searches, tasks, faults
+    )
 
 
 def _tasks(claims: list[dict[str, Any]], training: dict[str, Any]) -> list[str]:

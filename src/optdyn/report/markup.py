@@ -88,6 +88,33 @@ def _loss(value: float | None) -> str:
     return "diverged" if value is None else number(value)
 
 
+def searches_rows(searches: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Searches of the meta learning rate as rows, the best architecture first."""
+    rows = []
+    for told in searches:
+        settings, found = told["settings"], told["rows"]
+        architecture, encoding = settings["architecture"], settings["architecture"]["encoding"]
+        horizon = min(row["num_meta_steps"] for row in found)
+        short = [row for row in found if row["num_meta_steps"] == horizon]
+        full = [row for row in found if row["num_meta_steps"] > horizon]
+        best = min(short, key=lambda row: row["meta_objective"])
+        best_full = min(full, key=lambda row: row["meta_objective"]) if full else None
+        cells = (
+            f"{architecture['cell']}, {architecture['units']} units, {encoding['kind']} "
+            f"(gain {encoding['gain']:g}), output scale {architecture['output_scale']:g}",
+            number(settings["task_options"]) or "–",
+            number(settings["protocol"]["batch_size"]),
+            f"{len(short)} × {horizon}",
+            number(best["meta_objective"]),
+            number(best["learning_rate"]),
+            f"{len(full)} × {full[0]['num_meta_steps']}" if full else "–",
+            number(best_full["meta_objective"]) if best_full else "–",
+            number(best_full["learning_rate"]) if best_full else "–",
+        )
+        rows.append(((best_full or best)["meta_objective"], cells))
+    return [cells for _, cells in sorted(rows)]
+
+
 def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """A nested object as (dotted name, text) rows."""
     rows: list[tuple[str, str]] = []

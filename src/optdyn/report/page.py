@@ -22,6 +22,7 @@ from optdyn.report.markup import (
     losses_table,
     missing,
     number,
+    searches_rows,
     section,
     table,
 )
@@ -40,6 +41,17 @@ TRAINING_HEAD = (
     "Units",
     "Batch",
     "Origin",
+)
+SEARCHES_HEAD = (
+    "Architecture",
+    "Task options",
+    "Batch",
+    "Draws × meta-steps",
+    "Best meta-objective",
+    "At learning rate",
+    "Full length",
+    "Best meta-objective",
+    "At learning rate",
 )
 LEDGER_HEAD = ("Finding", "Result", "Measured", "Threshold", "Source")
 
@@ -88,6 +100,7 @@ def _sections(contents: Contents) -> list[tuple[str, str, str]]:
         *sections,
         ("losses", "Loss along the way", _losses(contents)),
         ("training", "Meta-training", _training(contents)),
+        ("searches", "Architectures and meta learning rates tried", _searches(contents)),
         ("settings", "Settings", _settings(contents)),
         ("versions", "Versions", _versions(contents)),
         ("timings", "Timings", _timings(contents)),
@@ -205,6 +218,22 @@ def _trained(settings: dict[str, Any], task: str) -> tuple[str, str, str]:
         units, batch = training["architecture"]["units"], training["protocol"]["batch_size"]
     shipped = shipped_part(task) in settings
     return number(units), number(batch), "shipped with the package" if shipped else "this run"
+
+
+def _searches(contents: Contents) -> str:
+    """One row a search of the meta learning rate, grouped by task."""
+    bodies = [
+        body(searches_rows(told), readable(task), columns=len(SEARCHES_HEAD))
+        for task, told in contents.searches.items()
+        if told
+    ]
+    if not bodies:
+        return missing("searches", contents.faults.get("searches", "none was made or ships"))
+    caption = (
+        "Random searches of the meta learning rate, one row an architecture: the best of the "
+        "short trainings, and the best of those trained at full length"
+    )
+    return table(caption, SEARCHES_HEAD, bodies)
 
 
 def _settings(contents: Contents) -> str:

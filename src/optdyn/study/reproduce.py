@@ -36,7 +36,7 @@ from optdyn.experiments.training_run import train
 from optdyn.experiments.tuning_run import rerun_tables, tune
 from optdyn.pretrained import shipped_stages
 from optdyn.pretrained.shipped import STAGES
-from optdyn.study.shipped import place_shipped
+from optdyn.study.shipped import place_searches, place_shipped
 from optdyn.tuning import best
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh |
     if recipe.shipped:
         place_shipped(run, task, recipe)
     else:
+        place_searches(run, task)
         _train_and_tune(run, task, recipe, objective, seed, mesh)
     with _timed(run, task, "tuned baselines again"):
         rerun_tables(run.task_folder(task))

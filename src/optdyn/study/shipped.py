@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from optdyn.errors import UserError
 from optdyn.experiments.files import read_bytes, write_bytes
@@ -10,6 +11,7 @@ from optdyn.experiments.origins import shipped_part
 from optdyn.experiments.recipes import Recipe
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.pretrained import Shipped, load_shipped
+from optdyn.pretrained.shipped import FOLDER, read_shipped_searches
 from optdyn.tasks import make_task
 from optdyn.tuning.search_table import describe_task
 
@@ -29,8 +31,21 @@ def place_shipped(run: RunFolder, task: str, recipe: Recipe) -> None:
     digests = {place: hashlib.sha256(c).hexdigest() for place, c in shipped.files.items()}
     run.settle(shipped_part(task), {"files": digests})
     run.settle(f"train/{task}", shipped.card.settings())
+    _place(run, task, shipped.files)
+
+
+def place_searches(run: RunFolder, task: str) -> None:
+    """Copy the package's searches of the meta learning rate on ``task`` into ``run``.
+
+    They tell how a recipe's architecture and learning rate were chosen, also
+    where the training is done here.
+    """
+    _place(run, task, read_shipped_searches(FOLDER / task))
+
+
+def _place(run: RunFolder, task: str, files: Mapping[str, bytes]) -> None:
     folder = run.task_folder(task)
-    for place, content in shipped.files.items():
+    for place, content in files.items():
         if not (folder / place).exists() or read_bytes(folder / place) != content:
             write_bytes(folder / place, content)
 
