@@ -228,7 +228,10 @@ def test_the_advantage_kept_is_a_ratio_of_means_with_its_error():
         (lambda: Momenta.of([0.0], [0.5]), "alpha: 0.0 is not allowed"),
         (lambda: Saturation.of(float("inf"), 0.5), "threshold: inf is not allowed"),
         (lambda: Schedule.of([1.0], [0.0]), "decay: 0.0 is not allowed"),
-        (lambda: WHOLE.without("momenta"), r"part: 'momenta' .* adaptive, saturation, forgetting, schedule"),
+        (
+            lambda: WHOLE.without("momenta"),
+            r"part: 'momenta' .* adaptive, saturation, forgetting, schedule",
+        ),
         (lambda: from_values({"momenta": {"alpha": [1.0]}}), "distilled optimizer: bad values"),
         (lambda: Demonstration(np.ones((2, 3)), np.ones((3, 2))), "demonstration: shapes"),
         (lambda: Fitting(meta_steps=-1), "meta_steps: -1 is not allowed"),

@@ -79,10 +79,10 @@ class Mechanisms:
     zero gradients from the initial state; ``schedule_on_problems`` [T] mean and
     standard error over problems of the rates of the states visited. ``adaptation``;
     ``adaptation_ratio``: its rate at each problem's 95 % quantile of |g| over that at
-    its 5 % quantile; ``slope_ratio``: the same of its slope. ``portrait`` of the states visited, with ``trajectories``
-    [C, T, 3] of some components, ``fixed_curve`` [G, 3] of the points h*(g), ``rest``
-    [3] of h*. ``impulse``, and ``response`` at the angular ``frequency``, are those of
-    the linear optimizer at h*.
+    its 5 % quantile; ``slope_ratio``: the same of its slope. ``portrait`` of the
+    states visited, with ``trajectories`` [C, T, 3] of some components,
+    ``fixed_curve`` [G, 3] of the points h*(g), ``rest`` [3] of h*. ``impulse``, and
+    ``response`` at the angular ``frequency``, are the linear optimizer's at h*.
     """
 
     density: GradientDensity

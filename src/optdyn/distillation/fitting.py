@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HALVINGS = 5
 """How often the learning rate is halved over a fit."""
 COTANGENT_SLACK = 100.0
-"""A bound on cotangents that a network of thousands of weights needs is this much too tight here."""
+"""A bound on cotangents that suits thousands of weights is this much too tight for a few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,9 @@ def _decay_every(steps: int) -> int:
 
 def _arrays(shown: Demonstration) -> tuple[Float[Array, "T M"], Float[Array, "T M"]]:
     """Time first, and each step's updates with the weight that makes steps count alike."""
-    return tuple(jnp.asarray(np.asarray(a).T, jnp.float32) for a in (shown.gradients, shown.updates))
+    return tuple(
+        jnp.asarray(np.asarray(a).T, jnp.float32) for a in (shown.gradients, shown.updates)
+    )
 
 
 def _error(

@@ -60,9 +60,7 @@ class AdaptiveScaling:
         gamma, rest = jax.nn.sigmoid(self.gamma_logit), jax.nn.sigmoid(-self.gamma_logit)
         power, epsilon = jax.nn.sigmoid(self.power_logit), jnp.exp(self.log_epsilon)
 
-        def update(
-            g: Float[Array, "..."], state: _Scaling
-        ) -> tuple[Float[Array, "..."], _Scaling]:
+        def update(g: Float[Array, "..."], state: _Scaling) -> tuple[Float[Array, "..."], _Scaling]:
             second = gamma * state.second + rest * jnp.square(g)
             weight = gamma * state.weight + rest
             scaled = g / (second / weight + epsilon) ** (power / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def track_modes(checkpoints: Sequence[Eigenmodes]) -> Tracks:
     if len(sizes) != 1:
         raise UserError(f"checkpoints: state sizes {sorted(sizes)} are not allowed (one size)")
     index, steps = [np.arange(sizes.pop())], []
-    for before, after in zip(checkpoints[:-1], checkpoints[1:], strict=True):
+    for before, after in itertools.pairwise(checkpoints):
         cost = match_cost(before, after)
         _, column = scipy.optimize.linear_sum_assignment(cost)
         index.append(column[index[-1]])

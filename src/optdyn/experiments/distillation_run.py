@@ -269,9 +269,7 @@ def _mechanisms_removed(
     optimizer: ComponentwiseRNN, point: OperatingPoint, judge: _Judge
 ) -> dict[str, Any]:
     variants = ablated(optimizer, point)
-    return {
-        name: {"what": ABLATIONS[name], **judge.row(tx)} for name, tx in variants.items()
-    }
+    return {name: {"what": ABLATIONS[name], **judge.row(tx)} for name, tx in variants.items()}
 
 
 def _or_inf(value: float | None) -> float:

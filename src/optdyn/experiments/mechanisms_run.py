@@ -142,9 +142,7 @@ def _plain(mechanisms: Mechanisms, step: StepMap) -> dict[str, Any]:
     }
 
 
-def _closed_forms(
-    mechanisms: Mechanisms, baselines: dict[str, dict[str, float]]
-) -> dict[str, Any]:
+def _closed_forms(mechanisms: Mechanisms, baselines: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The adaptation curves of the tuned RMSProp and Adam at positive gradients."""
     g = mechanisms.adaptation.gradient
     g = g[g > 0]

@@ -22,10 +22,10 @@ class Recipe:
     searched along with meta learning rates). ``analysis_problems`` validation
     problems judge checkpoints; the mechanisms are measured on ``explained_problems``.
     ``imitation_steps`` and ``distillation_steps`` for each part of a readable optimizer,
-    which is told by the first ``distillation_problems`` test problems. The objective's normalization and unroll length
-    are the protocol's, in training, tuning and evaluation alike. ``shipped``:
-    the weights and search tables that ship with the package stand in for
-    training and tuning.
+    which is told by the first ``distillation_problems`` test problems. The objective's
+    normalization and unroll length are the protocol's, in training, tuning and
+    evaluation alike. ``shipped``: the weights and search tables that ship with the
+    package stand in for training and tuning.
     """
 
     architecture: Architecture

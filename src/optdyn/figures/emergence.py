@@ -59,9 +59,7 @@ def mode_tracks(
         )
         plane.scatter(beta[-1:, j].real, beta[-1:, j].imag, s=30, color=color, zorder=4)
         slow.plot(meta_step, timescale(beta[:, j]), color=color, linewidth=1.3)
-        strong.plot(
-            meta_step, gain[:, j], color=color, linewidth=1.3, label=f"mode {j + 1}"
-        )
+        strong.plot(meta_step, gain[:, j], color=color, linewidth=1.3, label=f"mode {j + 1}")
     plane.scatter([], [], s=22, facecolor="white", edgecolor=BLACK, label="first checkpoint")
     plane.scatter([], [], s=30, color=BLACK, label="last checkpoint")
     plane.legend(loc="lower left", fontsize=7)
