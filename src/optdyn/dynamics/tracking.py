@@ -27,7 +27,8 @@ class Tracks:
 
     ``index`` [S, N]: its place in each checkpoint's modes. ``beta``, ``alpha``,
     ``gain`` [S, N]: as in `Eigenmodes`. ``step`` [S−1, N]: the cost of each match,
-    which says where a track is doubtful. Columns by falling gain at the last checkpoint.
+    which says where a track is doubtful. Columns by the largest share that the mode has
+    of a checkpoint's summed gain, falling: one that mattered at any time comes early.
     """
 
     index: np.ndarray
@@ -48,9 +49,9 @@ def track_modes(checkpoints: Sequence[Eigenmodes]) -> Tracks:
     """Match the modes of each checkpoint to those of the one before.
 
     The assignment of least total cost (Kuhn 1955): the distance of eigenvalues plus
-    one minus the overlap ``|l_iᵀ r_j| |l_jᵀ r_i|`` of eigenvectors, the square root
-    of it, at most 1. A mode is told from others it passes by its vectors, from
-    others of its direction by its eigenvalue.
+    one minus the overlap ``√(|l_iᵀ r_j| |l_jᵀ r_i|)`` of eigenvectors (at most 1), plus
+    the difference of the modes' shares of the summed gain, by which a mode that
+    stands out is known again when training has moved all vectors.
 
     Raises `UserError` for no checkpoints or ones of different state sizes.
     """
@@ -63,7 +64,8 @@ def track_modes(checkpoints: Sequence[Eigenmodes]) -> Tracks:
         _, column = scipy.optimize.linear_sum_assignment(cost)
         index.append(column[index[-1]])
         steps.append(cost[index[-2], index[-1]])
-    order = np.argsort(-checkpoints[-1].gain[index[-1]], kind="stable")
+    rows = zip(checkpoints, index, strict=True)
+    order = np.argsort(-np.max([_share(m)[i] for m, i in rows], axis=0), kind="stable")
     places = np.stack(index)[:, order]
 
     def picked(name: str) -> np.ndarray:
@@ -84,4 +86,11 @@ def match_cost(before: Eigenmodes, after: Eigenmodes) -> Float[np.ndarray, "N N"
     distance = np.abs(before.beta[:, None] - after.beta[None, :])
     forward, backward = np.abs(before.L @ after.R), np.abs(after.L @ before.R).T
     overlap = np.minimum(np.sqrt(forward * backward), 1.0)
-    return distance + OVERLAP_WEIGHT * (1.0 - overlap)
+    share = np.abs(_share(before)[:, None] - _share(after)[None, :])
+    return distance + OVERLAP_WEIGHT * (1.0 - overlap) + share
+
+
+def _share(modes: Eigenmodes) -> Float[np.ndarray, " N"]:
+    """Each mode's part of the summed gain; 0 where the sum is not a positive number."""
+    total = np.sum(modes.gain)
+    return modes.gain / total if 0 < total < np.inf else np.zeros(len(modes.gain))

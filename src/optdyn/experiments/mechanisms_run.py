@@ -28,7 +28,7 @@ SUMMARY = "mechanisms.json"
 TRACKED = 24
 """Checkpoints whose modes are matched, evenly spread over the stored ones."""
 TRACKS_KEPT = 8
-"""Modes whose tracks are kept: those of the largest gains at the end."""
+"""Modes whose tracks are kept: the first of `Tracks`' columns."""
 HISTORIES = 8
 
 

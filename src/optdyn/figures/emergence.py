@@ -47,7 +47,7 @@ def mode_tracks(
 ) -> Figure:
     """Each followed mode's eigenvalue path, timescale and gain against meta-step.
 
-    Columns are modes by falling gain at the end, which their colours follow.
+    Columns are modes, those that matter most first.
     ``chosen``: a meta-step to mark.
     """
     figure, (plane, slow, strong) = new_figure((10.4, 3.9), 1, 3)
@@ -77,7 +77,8 @@ def mode_tracks(
         if chosen is not None:
             axes.axvline(chosen, color=BLACK, linestyle="--", linewidth=1.0)
     plain_log_ticks(slow.yaxis)
-    figure.legend(loc="outside lower center", ncols=min(8, beta.shape[1]), fontsize=8)
+    lines = strong.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=min(8, beta.shape[1]), fontsize=8)
     return figure
 
 
