@@ -118,10 +118,10 @@ FIGURES: dict[str, Description] = {
     ),
     "mode_tracks": Description(
         "Modes followed through meta-training",
-        "The modes with the largest shares of the gain at any time, each matched from checkpoint to checkpoint by "
-        "eigenvalue and eigenvector and drawn in one colour: its eigenvalue's path, timescale and "
-        "steady-state gain. The dashed line is the momentum stage. The same as a film: the file of "
-        "this figure's name ending in .gif.",
+        "The modes with the largest shares of the gain at any time, each matched from checkpoint "
+        "to checkpoint and drawn in one colour: its eigenvalue's path, timescale and steady-state "
+        "gain. The dashed line is the momentum stage. The same as a film: the file of this "
+        "figure's name ending in .gif.",
     ),
     "mechanisms": Description(
         "What the optimizer does beyond its modes",
