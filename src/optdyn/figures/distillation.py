@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from optdyn.figures.inputs import Score
 
+NOTE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 LOWEST = -1.0
 """What keeps less than this is drawn here, with its value told."""
 
@@ -70,6 +71,6 @@ def _bars(axes: Axes, scores: Sequence[Score], color: str) -> None:
         error = score.standard_error if inside and np.isfinite(score.standard_error) else 0.0
         edge = max(length + error, 0.0)
         words = f"{score.mean:.2f}" if known else "diverged"
-        axes.text(edge + 0.03, place, words, va="center", fontsize=8)
+        axes.text(edge + 0.03, place, words, va="center", fontsize=8, bbox=NOTE)
     axes.set_yticks(places, labels=[score.name for score in scores])
     axes.set_ylim(len(scores) - 0.4, -0.6)

@@ -39,7 +39,10 @@ def _draw_tracks(result: TaskResults, tracks: dict[str, Any], folder: Path) -> N
 def _draw_distillation(result: TaskResults, folder: Path) -> None:
     distilled = result.distilled
     data = {
-        "sizes": [_kept(row["name"], row) for row in distilled["sizes"]],
+        "sizes": [
+            _kept(f"+ {row['added']}" if place else row["added"], row)
+            for place, row in enumerate(distilled["sizes"])
+        ],
         "without": [_kept(f"without {name}", row) for name, row in distilled["without"].items()],
         "learned_without": [_kept(n, row) for n, row in distilled["learned_without"].items()],
         "baseline": distilled["baseline"],
