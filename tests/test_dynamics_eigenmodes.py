@@ -65,6 +65,26 @@ def test_scaled_adam() -> None:
     np.testing.assert_allclose(modes.alpha, [expected, 0], rtol=1e-10, atol=1e-16)
 
 
+PARTS = {
+    "momentum": optax.sgd(0.3, momentum=0.95),
+    "nesterov": optax.sgd(0.3, momentum=0.7, nesterov=True),
+    "aggmo": aggregated_momentum([0.1, 0.02, 0.3], [0.9, 0.99, 0.0]),
+    "scaled": optax.scale(-2.5),
+}
+
+
+@pytest.mark.parametrize("names", [("momentum", "nesterov"), ("scaled", "aggmo", "momentum")])
+def test_a_chain_multiplies_its_parts(names: tuple[str, ...]) -> None:
+    frequency = np.array([0.0, 0.01, 0.3, 2.0, np.pi])
+
+    def response(tx: optax.GradientTransformation) -> np.ndarray:
+        return eigenmodes(linearize(tx)).frequency_response(frequency)
+
+    expected = np.prod([response(PARTS[name]) for name in names], axis=0)
+    chained = response(optax.chain(*(PARTS[name] for name in names)))
+    np.testing.assert_allclose(chained, expected, rtol=1e-9)
+
+
 def test_timescale_and_gain() -> None:
     modes = eigenmodes(linearize(aggregated_momentum([0.1, 0.02, 0.3], [0.9, 0.99, 0.5])))
     np.testing.assert_allclose(modes.gain, [2.0, 1.0, 0.6], rtol=1e-12)

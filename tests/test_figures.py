@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from optdyn import figures
+from optdyn.dynamics import Fit, Identification, Responses, StabilityMap
 from optdyn.errors import UserError
 from optdyn.figures import (
     Curve,
@@ -102,6 +103,12 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
         ),
         ["best tuned momentum", "full learned optimizer", "its leading mode alone"],
     ),
+    "reduction_losses_of_a_mode_that_diverges": (
+        lambda: figures.reduction_losses(
+            curve("learned", 0.5), curve("reduced", -1.0), curve("momentum", 0.3), relative=True
+        ),
+        ["best tuned momentum", "full learned optimizer", "its leading mode alone (diverges)"],
+    ),
     "loss_curves": (
         lambda: figures.loss_curves([curve("learned", 0.5), curve("a_new_one", 0.2)]),
         ["a new one", "learned optimizer"],
@@ -172,7 +179,89 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
         ),
         ["meta-step 10"],
     ),
+    "optimizer_modes": (
+        lambda: figures.optimizer_modes(BETA, ALPHA, np.abs(ALPHA / (1 - BETA)), 0.2),
+        [
+            "feed-through (no memory)",
+            "leading mode",
+            "other modes, α < 0",
+            "other modes, α > 0",
+        ],
+    ),
+    "optimizer_modes_of_sign": (
+        lambda: figures.optimizer_modes(np.array([0.9]), np.zeros(1), np.zeros(1), 0.0),
+        [],
+    ),
+    "optimizer_modes_without_memory": (
+        lambda: figures.optimizer_modes(np.zeros(0), np.zeros(0), np.zeros(0), 0.1),
+        ["feed-through (no memory)"],
+    ),
+    "optimizer_impulse": (
+        lambda: figures.optimizer_impulse(
+            -np.exp(-np.arange(30.0)), -np.exp(-np.arange(30.0))[None], ["mode, |β| = 0.37"], 0.1
+        ),
+        ["all of it", "feed-through", "mode, |β| = 0.37"],
+    ),
+    "optimizer_stability": (
+        lambda: figures.optimizer_stability(stability(np.zeros(0))),
+        [
+            "best gradient descent there: 0.9048",
+            "best momentum there (optimum): 0.6345",
+            "its fastest: 0 at λ = 10",
+            "its slowest on the range: 0.99",
+            "this optimizer",
+            "unstable beyond 20",
+        ],
+    ),
+    "optimizer_stability_on_a_task": (
+        lambda: figures.optimizer_stability(stability(np.array([0.1, 1.0, 2.0]))),
+        [
+            "best gradient descent there: 0.9048",
+            "best momentum there (optimum): 0.6345",
+            "its fastest: 0 at λ = 10",
+            "its slowest on the range: 0.99",
+            "this optimizer",
+            "unstable beyond 20",
+        ],
+    ),
+    "optimizer_identification": (
+        lambda: figures.optimizer_identification(identification()),
+        ["nearest: momentum", "the optimizer"],
+    ),
 }
+
+
+def stability(spectrum: np.ndarray) -> StabilityMap:
+    curvature = np.geomspace(1e-3, 60.0, 60)
+    return StabilityMap(
+        curvature=curvature,
+        radius=np.abs(1.0 - 0.1 * curvature),
+        edge=20.0,
+        fastest_curvature=10.0,
+        fastest_radius=0.0,
+        low=0.1,
+        high=2.0,
+        rate=0.99,
+        momentum_rate=0.6345,
+        descent_rate=0.9048,
+        range_given=spectrum.size > 0,
+        spectrum=spectrum,
+    )
+
+
+def identification() -> Identification:
+    gradients = np.concatenate([np.geomspace(1e-3, 1e3, 7)[:, None] * np.eye(1, 20)] * 2)
+    seen = Responses(
+        gradients=gradients,
+        updates=-0.1 * np.cumsum(gradients, axis=1),
+        kinds=("impulse",) * 7 + ("constant",) * 7,
+        amplitudes=np.tile(np.geomspace(1e-3, 1e3, 7), 2),
+    )
+    fits = tuple(
+        Fit(name, {"alpha": 0.1}, residual, (1 - residual) * seen.updates)
+        for name, residual in (("momentum", 0.0), ("lion", 0.9))
+    )
+    return Identification(fits, fits[0], seen)
 
 
 def legend_entries(figure: Figure) -> list[str]:

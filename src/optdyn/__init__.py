@@ -24,6 +24,7 @@ _HOME = {
     "eigenmodes": "dynamics",
     "evaluate": "evaluation",
     "find_fixed_points": "dynamics",
+    "identify": "dynamics",
     "linearize": "dynamics",
     "load_pretrained": "pretrained",
     "make_task": "tasks",
@@ -35,6 +36,8 @@ _HOME = {
     "random_search": "tuning",
     "reduce": "dynamics",
     "sample_batch": "tasks",
+    "settle": "dynamics",
+    "stability_map": "dynamics",
     "unroll": "inner_loop",
 }
 

@@ -16,7 +16,7 @@ COMMANDS = {
     "search-lr": "search the meta learning rate at random",
     "tune": "tune a baseline by random search",
     "evaluate": "compare a run's optimizers on unseen problems",
-    "analyze": "take a learned optimizer apart",
+    "analyze": "take an optimizer apart: a run's stages, or any one optimizer",
     "reproduce": "do the whole study, from nothing to the report",
     "report": "write a run's report",
     "export": "copy a run's weights and search tables to where they ship from",

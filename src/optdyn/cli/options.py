@@ -42,7 +42,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def choice(default: str, help: str, allowed: Collection[str]) -> Any:
+def choice(default: str | None, help: str, allowed: Collection[str]) -> Any:
     """A field that takes one of ``allowed``."""
 
     def parse(text: str) -> str:

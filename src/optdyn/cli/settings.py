@@ -21,6 +21,7 @@ PROTOCOL = MetaTraining()
 ARCHITECTURE = Architecture()
 SEARCH = LearningRateSearch()
 SCALES = ("smoke", "laptop", "paper")
+STAGES = ("final", "momentum")
 ALL_TASKS = "all"
 LARGEST_SEED = 2**32 - 1
 
@@ -196,9 +197,39 @@ class EvaluateSettings(ObjectiveSettings, TaskSettings, RunSettings):
 
 @dataclasses.dataclass(frozen=True)
 class AnalyzeSettings(ObjectiveSettings, TaskSettings, RunSettings):
-    """Take each stage of a run's learned optimizer apart: fixed point, modes, reduction."""
+    """Take each stage of a run's learned optimizer apart: fixed point, modes, reduction.
+
+    With a TARGET before the options (optdyn analyze TARGET --help) it takes one optimizer
+    apart instead: a checkpoint file, a pretrained name, or module:callable giving an optax
+    optimizer.
+    """
 
     problems: int = integer(64, "validation problems that judge each stage")
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalyzeOptimizerSettings:
+    """Take one optimizer apart: its modes, its stability, and what it most resembles.
+
+    TARGET is a checkpoint file, a pretrained name, or module:callable, where the
+    callable takes no arguments and returns an optax optimizer.
+    """
+
+    out: Path | None = path(None, "folder for figures and their data; none: print only")
+    json: bool = switch("print every number as JSON")
+    task: str | None = choice(
+        None,
+        "draw this task's curvatures under the stability map; none: the checkpoint's own",
+        TASKS,
+    )
+    stage: str = choice("final", "which of the pretrained weights", STAGES)
+    gradient_scale: float | None = number(
+        None, "size of the gradients that it meets; none: its task's, or 1"
+    )
+    count: int | None = integer(
+        None, "freeze schedules and bias corrections at this step", minimum=0
+    )
+    seed: int = integer(0, "seed of the task's problems", minimum=0, maximum=LARGEST_SEED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from optdyn.dynamics.eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch, truncate
 from optdyn.dynamics.fixed_points import FixedPoints, Status, find_fixed_points
+from optdyn.dynamics.identification import Fit, Identification, identify
 from optdyn.dynamics.linearization import Linearization, linearize
 from optdyn.dynamics.reduction import linear_optimizer, reduce
+from optdyn.dynamics.responses import Responses, responses, reversal_threshold
 from optdyn.dynamics.separability import componentwise, require_componentwise
+from optdyn.dynamics.stability import StabilityMap, stability_map
 from optdyn.dynamics.step_map import StepMap, settle, step_map
 from optdyn.dynamics.theory import (
     closed_loop_radius,
@@ -16,14 +19,19 @@ from optdyn.dynamics.theory import (
 
 __all__ = [
     "Eigenmodes",
+    "Fit",
     "FixedPoints",
+    "Identification",
     "Linearization",
+    "Responses",
+    "StabilityMap",
     "Status",
     "StepMap",
     "closed_loop_radius",
     "componentwise",
     "eigenmodes",
     "find_fixed_points",
+    "identify",
     "impulse_mismatch",
     "is_stable",
     "linear_optimizer",
@@ -32,7 +40,10 @@ __all__ = [
     "optimal_momentum",
     "reduce",
     "require_componentwise",
+    "responses",
+    "reversal_threshold",
     "settle",
+    "stability_map",
     "stable_range",
     "step_map",
     "truncate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
@@ -24,26 +25,76 @@ STEPS = 30
 TOLERANCE = 1e-9
 
 
+@dataclasses.dataclass(frozen=True)
+class Coupling:
+    """How one component's gradient and value change the updates of the others.
+
+    ``response``: the largest such change, relative to the largest update; zero for a
+    component-wise optimizer. ``common_factor``: at every step all other updates changed
+    by one factor, as a norm that all components share makes them. ``matrices_only``: the
+    components of a vector are not coupled.
+    """
+
+    response: float
+    common_factor: bool
+    matrices_only: bool
+
+    @property
+    def reason(self) -> str:
+        """What couples the components, in words."""
+        if self.common_factor:
+            return "one factor scales them all, as in clipping by norm and in trust ratios"
+        if self.matrices_only:
+            return "it treats a matrix as a whole, as Muon and Shampoo do"
+        return "something is computed over them all, such as a norm or a step size"
+
+
 @functools.lru_cache(maxsize=16)  # every analysis of one optimizer asks again
-def cross_component_response(tx: optax.GradientTransformation, n: int = 3) -> float:
-    """How much one component's gradient and value change the updates of the others.
+def coupling(tx: optax.GradientTransformation, n: int = 3) -> Coupling:
+    """Test the off-diagonal part of the update's Jacobian, by finite differences.
 
-    The off-diagonal part of the update's finite-difference Jacobian: 30 steps on a
-    matrix [n, n] (some optimizers couple matrices alone), run twice with the history of
-    one component altered; the largest change in any other component's updates,
-    relative to the largest update, over gradients of magnitude 1e-6 … 1e6. Zero for a
-    component-wise optimizer.
+    30 steps on a matrix [n, n] (some optimizers couple matrices alone) and, where that
+    shows coupling, on a vector [n²], each run twice with the history of one component
+    altered, over gradients of magnitude 1e-6 … 1e6.
 
-    Raises `UserError` when ``tx.update`` needs more than gradients, state and parameters.
+    Raises `UserError` when ``tx`` does not take a plain array of parameters, or when its
+    update needs more than gradients, state and parameters.
     """
     require_positive_int("n", n, minimum=2)
+    response, common_factor = _largest_response(tx, (n, n))
+    if response <= TOLERANCE:
+        return Coupling(response, common_factor=False, matrices_only=False)
+    on_vectors, _ = _largest_response(tx, (n * n,))
+    return Coupling(response, common_factor, matrices_only=on_vectors <= TOLERANCE)
+
+
+def componentwise(tx: optax.GradientTransformation, n: int = 3) -> bool:
+    """Whether every component is updated by its own gradient, value and state alone."""
+    return coupling(tx, n).response <= TOLERANCE
+
+
+def require_componentwise(tx: optax.GradientTransformation) -> None:
+    """Raise `UserError` unless ``tx`` is component-wise, with what couples the components."""
+    found = coupling(tx)
+    if found.response > TOLERANCE:
+        raise UserError(
+            "optimizer: not component-wise: changing the gradient of one component changed the "
+            f"updates of others by {found.response:.2g} of their size: {found.reason} (allowed: "
+            "optimizers that treat each component by itself)"
+        )
+
+
+def _largest_response(
+    tx: optax.GradientTransformation, shape: tuple[int, ...]
+) -> tuple[float, bool]:
+    """The largest change over all gradient scales, and whether each was one common factor."""
     with double_precision():
-        draws = np.asarray(jax.random.normal(stream(0, "componentwise"), (STEPS, n, n)))
+        draws = np.asarray(jax.random.normal(stream(0, "componentwise"), (STEPS, *shape)))
         # Gradients that keep their direction: estimated step sizes only grow on those.
         directions = draws[:1] + 0.3 * draws
         start = np.cos(7.0 * draws[0])
-        altered = np.ones((n, n))
-        altered[0, 0] = -3.0
+        altered = np.ones(shape)
+        altered[(0,) * len(shape)] = -3.0
 
         @jax.jit
         def updates(start: Array, gradients: Array) -> Array:
@@ -54,37 +105,21 @@ def cross_component_response(tx: optax.GradientTransformation, n: int = 3) -> fl
 
             return jax.lax.scan(advance, (start, tx.init(start)), gradients)[1]
 
-        def response(scale: float) -> float:
-            gradients = scale * directions
-            before = np.asarray(updates(start, gradients))
-            after = np.asarray(updates(start * altered, gradients * altered[None]))
-            return _largest_change(before[:, altered > 0], after[:, altered > 0])
-
+        responses, common = [], []
         try:
-            return max(response(scale) for scale in GRADIENT_SCALES)
-        except TypeError as error:
-            if "missing" not in str(error):
-                raise
+            for scale in GRADIENT_SCALES:
+                gradients = scale * directions
+                before = np.asarray(updates(start, gradients))[:, altered > 0]
+                after = np.asarray(updates(start * altered, gradients * altered[None]))
+                responses.append(_largest_change(before, after[:, altered > 0]))
+                if responses[-1] > TOLERANCE:
+                    common.append(_one_factor(before, after[:, altered > 0]))
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(
-                "optimizer: its update needs more than gradients, state and parameters "
-                f"(allowed: tx.update(gradients, state, params); got: {error})"
+                f"optimizer: cannot be run on an array of parameters: {_first_line(error)} "
+                "(allowed: tx.init(params) and tx.update(gradients, state, params))"
             ) from error
-
-
-def componentwise(tx: optax.GradientTransformation, n: int = 3) -> bool:
-    """Whether every component is updated by its own gradient, value and state alone."""
-    return cross_component_response(tx, n) <= TOLERANCE
-
-
-def require_componentwise(tx: optax.GradientTransformation) -> None:
-    """Raise `UserError` unless ``tx`` is component-wise."""
-    response = cross_component_response(tx)
-    if response > TOLERANCE:
-        raise UserError(
-            "optimizer: not component-wise: changing the gradient of one component changed the "
-            f"updates of others by {response:.2g} of their size (allowed: optimizers that treat "
-            "each component by itself; clipping by norm, trust ratios, Muon and Shampoo do not)"
-        )
+    return max(responses), all(common)
 
 
 def keep_precision(state: PyTree, before: PyTree) -> PyTree:
@@ -101,3 +136,19 @@ def _largest_change(
     size = np.max(np.abs(a[finite]), initial=0.0)
     change = np.max(np.abs(a[finite] - b[finite]), initial=0.0)
     return float(change / size) if change > 0 else 0.0
+
+
+def _one_factor(
+    before: Float[np.ndarray, "steps others"], after: Float[np.ndarray, "steps others"]
+) -> bool:
+    """Whether at every step ``after`` is ``before`` times one number."""
+    if not (np.all(np.isfinite(before)) and np.all(np.isfinite(after))):
+        return False
+    products = before[:, :, None] * after[:, None, :]
+    mixed = np.abs(products - np.swapaxes(products, 1, 2))
+    return bool(np.max(mixed) <= 1e-9 * np.max(np.abs(products)))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -77,7 +77,7 @@ def stable_range(system: Linearization | Eigenmodes, *, relative: float = 1e-9) 
     def stable(curvature: float) -> bool:
         return bool(closed_loop_radius(lin, np.array([curvature]))[0] < 1.0)
 
-    rate = _learning_rate(lin)
+    rate = learning_rate(lin)
     low = 1e-4 / rate
     if not stable(low):
         return 0.0
@@ -105,6 +105,17 @@ def is_stable(
     return bool(np.all(closed_loop_radius(system, np.geomspace(low, high, points)) < 1.0))
 
 
+def learning_rate(system: Linearization | Eigenmodes) -> float:
+    """The size of the update that one unit of gradient leads to altogether; 1 if to none."""
+    lin = _linear(system)
+    inside = _in_the_loop(lin)
+    A = lin.A[np.ix_(inside, inside)]
+    rate = abs(lin.D)
+    if np.any(inside):
+        rate += np.abs(lin.C[inside] @ np.linalg.lstsq(np.eye(len(A)) - A, lin.B[inside])[0])
+    return float(rate) if rate > 0 else 1.0
+
+
 def _linear(system: Linearization | Eigenmodes) -> Linearization:
     return system.linearization if isinstance(system, Eigenmodes) else system
 
@@ -114,16 +125,6 @@ def _require_spectrum(m: float, L: float) -> None:
     require_number("largest curvature", L)
     if m > L:
         raise UserError(f"curvatures: {m:g} to {L:g} is not allowed (smallest <= largest)")
-
-
-def _learning_rate(lin: Linearization) -> float:
-    """The size of the update that one unit of gradient leads to altogether."""
-    inside = _in_the_loop(lin)
-    A = lin.A[np.ix_(inside, inside)]
-    rate = abs(lin.D)
-    if np.any(inside):
-        rate += np.abs(lin.C[inside] @ np.linalg.lstsq(np.eye(len(A)) - A, lin.B[inside])[0])
-    return float(rate) if rate > 0 else 1.0
 
 
 def _in_the_loop(lin: Linearization) -> np.ndarray:

@@ -8,6 +8,7 @@ from optdyn.figures.comparison import (
 )
 from optdyn.figures.distillation import advantage_kept
 from optdyn.figures.emergence import mode_film, mode_tracks
+from optdyn.figures.identification import optimizer_identification
 from optdyn.figures.inputs import (
     Curve,
     MomentumPoint,
@@ -18,10 +19,12 @@ from optdyn.figures.inputs import (
 )
 from optdyn.figures.mechanisms import mechanisms
 from optdyn.figures.modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
+from optdyn.figures.optimizer import optimizer_impulse, optimizer_modes
 from optdyn.figures.registry import FIGURES, Description, place
 from optdyn.figures.save import save_figure
 from optdyn.figures.schematic import optimizer_schematic
 from optdyn.figures.search import hyperparameter_searches
+from optdyn.figures.stability import optimizer_stability
 from optdyn.figures.stages import mode_stages
 from optdyn.figures.tasks import condition_numbers, rosenbrock_surface, two_moons_data
 from optdyn.figures.training import momentum_stage, training_curve
@@ -47,7 +50,11 @@ __all__ = [
     "modes_over_training",
     "momentum_hyperparameters",
     "momentum_stage",
+    "optimizer_identification",
+    "optimizer_impulse",
+    "optimizer_modes",
     "optimizer_schematic",
+    "optimizer_stability",
     "paired_differences",
     "performance_summary",
     "place",

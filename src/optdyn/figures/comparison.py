@@ -28,28 +28,42 @@ if TYPE_CHECKING:
 
 LEARNED = "learned"
 WIDE_RATIO = 8.0
+DIVERGED = 10.0
 
 
 @styled
-def loss_curves(curves: Sequence[Curve]) -> Figure:
-    """Mean loss ± standard error against iteration, one line an optimizer."""
+def loss_curves(curves: Sequence[Curve], relative: bool = False) -> Figure:
+    """Mean loss ± standard error against iteration, one line an optimizer.
+
+    ``relative``: each problem's losses are in units of its first.
+    """
     figure, (axes,) = new_figure((6.4, 4.2))
     for position, curve in enumerate(curves):
         look = optimizer_style(curve.name, position)
         _draw_curve(axes, curve, readable(curve.name), look["color"], look["linestyle"])
-    _loss_axes(axes)
+    _loss_axes(axes, relative)
     figure.legend(loc="outside lower center", ncols=min(4, len(curves)))
     return figure
 
 
 @styled
-def reduction_losses(full: Curve, reduced: Curve, tuned: Curve) -> Figure:
-    """Fig. 7c: the full learned optimizer, the same cut down to one mode, tuned momentum."""
+def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool = False) -> Figure:
+    """Fig. 7c: the full learned optimizer, the same cut down to one mode, tuned momentum.
+
+    ``relative`` as for `loss_curves`. A mode that diverges on its own leaves the
+    axes at ten times the highest loss of the other two.
+    """
+    ceiling = DIVERGED * float(np.nanmax([full.mean, tuned.mean]))
+    diverges = not np.all(reduced.mean <= ceiling)
+    alone = "its leading mode alone" + (" (diverges)" if diverges else "")
     figure, (axes,) = new_figure(SINGLE)
     _draw_curve(axes, full, "full learned optimizer", BLUE, "-", linewidth=2.6)
-    _draw_curve(axes, reduced, "its leading mode alone", ORANGE, "--")
+    _draw_curve(axes, reduced, alone, ORANGE, "--")
     _draw_curve(axes, tuned, "best tuned momentum", GREEN, ":")
-    _loss_axes(axes)
+    _loss_axes(axes, relative)
+    if diverges:
+        drawn = np.concatenate([full.mean, tuned.mean])
+        axes.set_ylim(0.5 * float(np.min(drawn[drawn > 0])), ceiling)
     axes.legend(title="mean ± standard error", title_fontsize=9, alignment="left")
     return figure
 
@@ -187,9 +201,9 @@ def _draw_curve(
     axes.plot(steps, mean, label=label, color=color, linestyle=linestyle, linewidth=linewidth)
 
 
-def _loss_axes(axes: Axes) -> None:
+def _loss_axes(axes: Axes, relative: bool) -> None:
     axes.set_yscale("log")
     plain_log_ticks(axes.yaxis)
     axes.set_xlabel("iteration (inner steps)")
-    axes.set_ylabel("loss (mean over problems)")
+    axes.set_ylabel("loss / first loss (mean)" if relative else "loss (mean over problems)")
     axes.margins(x=0)

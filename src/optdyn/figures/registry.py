@@ -139,6 +139,31 @@ FIGURES: dict[str, Description] = {
         "one less one part; the learned optimizer itself less a mechanism. Bars that reach the "
         "left edge go on beyond it. The chosen one is exported as distilled.py.",
     ),
+    "optimizer_modes": Description(
+        "The modes of an optimizer",
+        "Eigenvalues β of its linearisation with the unit circle (white: not driven by the "
+        "gradient), and each mode's timescale with its steady-state gain |α/(1−β)|, the learning "
+        "rate it adds up to. The dashed line is the feed-through, a learning rate without memory.",
+    ),
+    "optimizer_impulse": Description(
+        "The impulse response of an optimizer",
+        "What one unit of gradient does at once and in the steps after it, in the linearised "
+        "optimizer, with the parts of its leading modes.",
+    ),
+    "optimizer_stability": Description(
+        "The stability map of an optimizer",
+        "Spectral radius of the linearised optimizer together with a quadratic, against the "
+        "quadratic's curvature: the factor by which the error shrinks a step, unstable above 1. "
+        "Over the grey range: the slowest of this optimizer, and the best that gradient descent "
+        "and momentum can do with settings made for that range. Under it, the curvatures of the "
+        "task where one is given.",
+    ),
+    "optimizer_identification": Description(
+        "Which optimizer is this?",
+        "Responses to an impulse, to gradients of six decades at the first step and after many "
+        "equal ones, beside those of the nearest hand-designed optimizer; and the residual of "
+        "every candidate.",
+    ),
     "fig10": Description(
         "Hyperparameter search: linear regression",
         "Every combination tried, coloured by meta-objective on one scale (purple is best, "

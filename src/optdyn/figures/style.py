@@ -72,6 +72,7 @@ _NAMES = {
     "adam": "Adam",
     "aggmo": "AggMo",
     "learned": "learned optimizer",
+    "lion": "Lion",
     "nesterov": "Nesterov",
     "rmsprop": "RMSProp",
     "rosenbrock": "Rosenbrock",

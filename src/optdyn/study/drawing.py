@@ -119,9 +119,8 @@ def _draw_loss_curves(result: TaskResults, folder: Path) -> None:
         Curve(name, *mean_curve(np.asarray(e.losses, float), result.normalization))
         for name, e in result.evaluations.items()
     ]
-    save_figure(
-        figures.loss_curves(curves), {"curves": curves}, folder, f"loss_curves_{result.task}"
-    )
+    figure = figures.loss_curves(curves, relative=result.normalization == "first")
+    save_figure(figure, {"curves": curves}, folder, f"loss_curves_{result.task}")
 
 
 def _draw_modes(result: TaskResults, folder: Path) -> None:
@@ -138,7 +137,12 @@ def _draw_modes(result: TaskResults, folder: Path) -> None:
         for name, label in (("full", "learned"), ("one_mode", "one mode"), ("tuned", "momentum"))
     }
     save_figure(
-        figures.reduction_losses(*curves.values()),
+        figures.reduction_losses(
+            curves["full"],
+            curves["one_mode"],
+            curves["tuned"],
+            relative=result.normalization == "first",
+        ),
         curves,
         folder,
         "fig07c" if paper else f"fig07c_{result.task}",

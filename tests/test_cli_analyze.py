@@ -1,0 +1,164 @@
+"""``optdyn analyze TARGET``: any one optimizer, in words, in JSON and in figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers import random_rnn
+from optdyn.cli.main import main
+from optdyn.experiments.cards import Card
+from optdyn.experiments.checkpoints import save_optimizer
+from optdyn.meta_training import MetaTraining
+
+ZOO = """
+import optax
+
+def momentum():
+    return optax.sgd(0.1, momentum=0.9)
+
+def lion():
+    return optax.lion(0.01)
+
+def norm():
+    return optax.clip_by_global_norm(1.0)
+
+def three():
+    return 3
+
+def broken():
+    raise KeyError("one\\ntwo")
+
+def leaves():
+    raise SystemExit(0)
+
+def stubborn():
+    def update(gradients, state, params=None):
+        raise KeyError("no such thing")
+
+    return optax.GradientTransformation(lambda params: (), update)
+
+number = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A module of the user's own, in the current folder."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
+    (tmp_path / "a_zoo.py").write_text(ZOO, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+
+
+def checkpoint(path: Path) -> Path:
+    rnn = random_rnn(units=3, scale=0.3)
+    protocol = MetaTraining(num_meta_steps=1, unroll_length=20)
+    card = Card("linear_regression", {"n": 3}, rnn.architecture, protocol, seed=0)
+    save_optimizer(path, rnn, card)
+    return path
+
+
+def test_words_and_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["analyze", "a_zoo:momentum", "--out", str(out), "--task", "rosenbrock"]) == 0
+    text = capsys.readouterr().out
+    assert "linearised at the initial state, at zero gradient" in text
+    assert re.search(r"\n +1 +0\.9 +0\.1 +9\.4912 +1\n", text)
+    assert "feed-through (learning rate without memory): 0\n" in text
+    assert "stable for curvatures below 38;" in text
+    assert "on the task's curvatures" in text
+    assert "optimizer: momentum (alpha 0.1, beta 0.9): the same in every probe" in text
+    names = {"optimizer"} | {
+        f"optimizer_{kind}" for kind in ("modes", "impulse", "stability", "identification")
+    }
+    assert {path.stem for path in out.iterdir()} == names
+    drawn = json.loads((out / "optimizer_impulse.json").read_text(encoding="utf-8"))
+    assert drawn["linear"][:3] == [-0.1, -0.09, -0.081]
+    summary = json.loads((out / "optimizer.json").read_text(encoding="utf-8"))
+    assert summary["identification"]["nearest"] == "momentum"
+
+
+def test_json_of_an_optimizer_without_a_response(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "a_zoo:lion", "--json", "--gradient-scale", "0.1"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["optimizer"] == "a_zoo:lion"
+    assert told["operating_point"].startswith("the stationary state of a constant gradient 0.1")
+    assert told["weight_decay"] == pytest.approx(1e-5)
+    fit = told["identification"]["fits"][0]
+    assert fit["name"] == told["identification"]["nearest"] == "lion"
+    assert fit["hyperparameters"]["beta2"] == pytest.approx(0.99, rel=1e-9)
+
+
+def test_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "step-000001.safetensors")
+    assert main(["analyze", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["operating_point"].startswith("the fixed point at zero gradient that the task's")
+    assert told["residual"] < 1e-9
+    assert told["state"] == ["h[0]", "h[1]", "h[2]"]
+    assert [mode["gain"] for mode in told["modes"]] == sorted(
+        (mode["gain"] for mode in told["modes"]), reverse=True
+    )
+    assert told["stability"]["range_given"]
+    assert 9e-4 < told["stability"]["low"] < told["stability"]["high"] < 1.001
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".py" and p.is_file()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("nothing_like_that", "target: 'nothing_like_that' is not known (a checkpoint file, a"),
+        ("x" * 5000, "target: 'xxxx"),
+        ("absent.safetensors", "absent.safetensors: cannot read (No such file"),
+        ("a_zoo.py", "a_zoo.py: not an intact optdyn checkpoint"),
+        ("a_zoo:absent", "target: a_zoo:absent: AttributeError: module 'a_zoo' has no"),
+        ("a_zoo:number", "target: a_zoo:number: TypeError: 'int' object is not callable"),
+        ("a_zoo:three", "target: a_zoo:three: returned int (an optax.GradientTransformation)"),
+        ("a_zoo:broken", "target: a_zoo:broken: KeyError:"),
+        ("a_zoo:leaves", "target: a_zoo:leaves: SystemExit: 0"),
+        ("a_zoo:stubborn", "optimizer: cannot be run on an array of parameters: 'no such thing'"),
+        ("a_zoo:", "target: a_zoo::"),
+        (":momentum", "target: :momentum: ValueError: Empty module name"),
+        ("absent_module:x", "target: absent_module:x: ModuleNotFoundError"),
+        ("a_zoo:norm", "optimizer: not component-wise"),
+    ],
+)
+def test_bad_targets_are_one_line(
+    capsys: pytest.CaptureFixture[str], target: str, expected: str
+) -> None:
+    assert main(["analyze", target]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"optdyn: error: [^\n]+\n", captured.err)
+    assert captured.err.removeprefix("optdyn: error: ").startswith(expected)
+    assert len(captured.err) < 600
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--count", "-1"], "--count: '-1' is not allowed"),
+        (["--gradient-scale", "0"], "--gradient-scale: '0' is not allowed"),
+        (["--task", "chess"], "--task: unknown value 'chess'"),
+        (["--stage", "best"], "--stage: unknown value 'best'"),
+        (["--out", "a_zoo.py"], "a_zoo.py: cannot make the folder"),
+        (["--units", "3"], "'--units': unknown option (see optdyn analyze TARGET --help)"),
+    ],
+)
+def test_bad_options(capsys: pytest.CaptureFixture[str], options: list[str], expected: str) -> None:
+    assert main(["analyze", "a_zoo:momentum", *options]) == 2
+    assert capsys.readouterr().err.removeprefix("optdyn: error: ").startswith(expected)
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "TARGET", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "usage: optdyn analyze TARGET [OPTIONS]" in text
+    assert "module:callable" in text
+    assert main(["analyze", "--help"]) == 0
+    assert "optdyn analyze TARGET --help" in capsys.readouterr().out
