@@ -59,6 +59,10 @@ TINY_RECIPE = Recipe(
     rescore_problems=2,
     test_problems=4,
     analysis_problems=2,
+    explained_problems=2,
+    imitation_steps=1,
+    distillation_steps=1,
+    distillation_problems=4,
 )  # fmt: skip
 TINY_RECIPES = {
     "linear_regression": dataclasses.replace(TINY_RECIPE, task_options={"n": 3}),

@@ -25,7 +25,8 @@ study = importlib.import_module("optdyn.study.reproduce")
 
 SHIPPED = dataclasses.replace(TINY_RECIPE, shipped=True)
 EVERY_TASK = (
-    "training_curve", "loss_curves", "mode_stages", "momentum_stage", "modes_over_training"
+    "training_curve", "loss_curves", "mode_stages", "momentum_stage", "modes_over_training",
+    "mechanisms", "mode_tracks", "advantage_kept",
 )  # fmt: skip
 
 

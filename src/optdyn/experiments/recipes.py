@@ -20,10 +20,12 @@ class Recipe:
 
     ``training_seed`` is added to the study's seed for meta-training (seeds were
     searched along with meta learning rates). ``analysis_problems`` validation
-    problems judge checkpoints. The objective's normalization and unroll length
-    are the protocol's, in training, tuning and evaluation alike. ``shipped``:
-    the weights and search tables that ship with the package stand in for
-    training and tuning.
+    problems judge checkpoints; the mechanisms are measured on ``explained_problems``.
+    ``imitation_steps`` and ``distillation_steps`` for each part of a readable optimizer,
+    which is told by the first ``distillation_problems`` test problems. The objective's
+    normalization and unroll length are the protocol's, in training, tuning and
+    evaluation alike. ``shipped``: the weights and search tables that ship with the
+    package stand in for training and tuning.
     """
 
     architecture: Architecture
@@ -37,6 +39,10 @@ class Recipe:
     rescore_problems: int = 64
     test_problems: int = 64
     analysis_problems: int = 64
+    explained_problems: int = 16
+    imitation_steps: int = 0
+    distillation_steps: int = 150
+    distillation_problems: int = 64
     shipped: bool = False
 
 
@@ -65,6 +71,10 @@ NETWORK = Recipe(
     protocol=MetaTraining(learning_rate=2e-3, max_cotangent_norm=1.0, segment=20),
     tuning_problems=4,
     analysis_problems=4,
+    explained_problems=2,
+    imitation_steps=100,
+    distillation_steps=0,
+    distillation_problems=8,
     shipped=True,
 )
 
@@ -115,5 +125,9 @@ def _smoke(recipe: Recipe, task_options: dict[str, Any]) -> Recipe:
         rescore_problems=4,
         test_problems=8,
         analysis_problems=4,
+        explained_problems=2,
+        imitation_steps=2,
+        distillation_steps=2,
+        distillation_problems=8,
         shipped=False,
     )

@@ -6,6 +6,8 @@ from optdyn.figures.comparison import (
     performance_summary,
     reduction_losses,
 )
+from optdyn.figures.distillation import advantage_kept
+from optdyn.figures.emergence import mode_film, mode_tracks
 from optdyn.figures.identification import optimizer_identification
 from optdyn.figures.inputs import (
     Curve,
@@ -15,6 +17,7 @@ from optdyn.figures.inputs import (
     SearchPanel,
     StoredModes,
 )
+from optdyn.figures.mechanisms import mechanisms
 from optdyn.figures.modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
 from optdyn.figures.optimizer import optimizer_impulse, optimizer_modes
 from optdyn.figures.registry import FIGURES, Description, place
@@ -35,11 +38,15 @@ __all__ = [
     "Score",
     "SearchPanel",
     "StoredModes",
+    "advantage_kept",
     "condition_numbers",
     "eigenvalue_plane",
     "hyperparameter_searches",
     "loss_curves",
+    "mechanisms",
+    "mode_film",
     "mode_stages",
+    "mode_tracks",
     "modes_over_training",
     "momentum_hyperparameters",
     "momentum_stage",

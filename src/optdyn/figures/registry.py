@@ -116,6 +116,29 @@ FIGURES: dict[str, Description] = {
         "Every eigenmode of every checkpoint, darker where its steady-state gain |α/(1−β)| is "
         "larger: the modes that matter come out of the bulk and slow down.",
     ),
+    "mode_tracks": Description(
+        "Modes followed through meta-training",
+        "The modes with the largest shares of the gain at any time, each matched from checkpoint "
+        "to checkpoint and drawn in one colour: its eigenvalue's path, timescale and steady-state "
+        "gain. The dashed line is the momentum stage. The same as a film: the file of this "
+        "figure's name ending in .gif.",
+    ),
+    "mechanisms": Description(
+        "What the optimizer does beyond its modes",
+        "Update against gradient, at the initial and at the resting state, over the density of "
+        "the gradients met; effective learning rate without gradients (the autonomous schedule) "
+        "and on problems, mean ± standard error; effective learning rate at the fixed points "
+        "h*(g) that constant gradients lead to, beside tuned RMSProp's and Adam's closed forms; "
+        "states, those fixed points and trajectories in principal components; impulse and "
+        "frequency response of the linear optimizer at rest.",
+    ),
+    "advantage_kept": Description(
+        "What readable optimizers keep, and what each mechanism is worth",
+        "Part of the learned optimizer's advantage over the best tuned baseline that is kept on "
+        "unseen problems, ± standard error: readable optimizers from the smallest up; the chosen "
+        "one less one part; the learned optimizer itself less a mechanism. Bars that reach the "
+        "left edge go on beyond it. The chosen one is exported as distilled.py.",
+    ),
     "optimizer_modes": Description(
         "The modes of an optimizer",
         "Eigenvalues β of its linearisation with the unit circle (white: not driven by the "

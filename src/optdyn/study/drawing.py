@@ -23,6 +23,7 @@ from optdyn.figures import (
     save_figure,
 )
 from optdyn.random_streams import keys_at, stream
+from optdyn.study.explanation import draw_explanation
 from optdyn.study.results import TaskResults, column, complex_column, finite
 from optdyn.tasks import LinearRegression, TwoMoons, sample_batch
 from optdyn.tasks.rosenbrock import X_RANGE, Y_RANGE, rosenbrock
@@ -50,6 +51,7 @@ def draw_study(results: Sequence[TaskResults], folder: Path) -> None:
         _draw_training(result, folder)
         _draw_loss_curves(result, folder)
         _draw_modes(result, folder)
+        draw_explanation(result, folder)
 
 
 def _draw_condition_numbers(folder: Path) -> None:

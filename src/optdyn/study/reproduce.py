@@ -23,9 +23,12 @@ from optdyn.experiments.claims import (
     read_ledger,
     rerun_claims,
 )
+from optdyn.experiments.distillation_run import DistillationSettings, distill_task
 from optdyn.experiments.evaluation_run import evaluate_all
 from optdyn.experiments.files import read_json, write_json
 from optdyn.experiments.interrupts import interruptible
+from optdyn.experiments.mechanism_claims import distillation_claims, mechanism_claims
+from optdyn.experiments.mechanisms_run import explain_task
 from optdyn.experiments.origins import origin
 from optdyn.experiments.recipes import LAPTOP, Recipe, recipe_for
 from optdyn.experiments.run_folder import RunFolder, open_run, require_own
@@ -114,6 +117,17 @@ def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh |
     with _timed(run, task, "analysis"):
         settings = AnalysisSettings(seed=seed, num_problems=recipe.analysis_problems, **objective)
         analyze_task(run, task, options, settings)
+    with _timed(run, task, "mechanisms"):
+        few = dataclasses.replace(settings, num_problems=recipe.explained_problems)
+        explain_task(run, task, options, few)
+    with _timed(run, task, "distillation"):
+        work = DistillationSettings(
+            seed=seed,
+            imitation_steps=recipe.imitation_steps,
+            meta_steps=recipe.distillation_steps,
+            problems=recipe.distillation_problems,
+        )
+        distill_task(run, task, options, recipe.protocol, settings, work)
 
 
 def _train_and_tune(
@@ -186,6 +200,8 @@ def _claims(result: TaskResults) -> list[Claim]:
         *momentum_claims(result.task, result.analysis),
         *interior_claims(result.task, edges),
         *rerun_claims(result.task, result.reruns),
+        *mechanism_claims(result.task, result.explained),
+        *distillation_claims(result.task, result.distilled),
     ]
 
 

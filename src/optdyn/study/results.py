@@ -10,9 +10,11 @@ import numpy as np
 
 from optdyn.evaluation import Evaluation
 from optdyn.experiments.analysis_run import SUMMARY as ANALYSIS_SUMMARY
+from optdyn.experiments.distillation_run import SUMMARY as DISTILLATION_SUMMARY
 from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
 from optdyn.experiments.evaluation_run import SUMMARY as EVALUATION_SUMMARY
 from optdyn.experiments.files import read_json, read_signed_json
+from optdyn.experiments.mechanisms_run import SUMMARY as MECHANISMS_SUMMARY
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.training_run import METRICS
 from optdyn.experiments.tuning_run import RERUNS, load_tables
@@ -23,7 +25,8 @@ from optdyn.tuning import SearchTable
 class TaskResults:
     """One task's results: ``analysis`` and ``summary`` are its two JSON summaries.
 
-    ``reruns``: see `rerun_tables`. ``normalization``: the meta-objective's.
+    ``reruns``: see `rerun_tables`; ``explained``: `explain_task`; ``distilled``:
+    `distill_task`. ``normalization``: the meta-objective's.
     """
 
     task: str
@@ -33,6 +36,8 @@ class TaskResults:
     summary: dict[str, Any]
     analysis: dict[str, Any]
     reruns: dict[str, dict[str, Any]]
+    explained: dict[str, Any]
+    distilled: dict[str, Any]
     normalization: str
 
 
@@ -51,6 +56,8 @@ def read_results(folder: Path, task: str, normalization: str) -> TaskResults:
         summary=summary,
         analysis=read_signed_json(folder / ANALYSIS_SUMMARY),
         reruns=read_signed_json(folder / RERUNS),
+        explained=read_signed_json(folder / MECHANISMS_SUMMARY),
+        distilled=read_signed_json(folder / DISTILLATION_SUMMARY),
         normalization=normalization,
     )
 

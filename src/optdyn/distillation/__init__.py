@@ -1,0 +1,30 @@
+"""Readable optimizers fitted to learned ones: what explains them, part by part."""
+
+from optdyn.distillation.chain import Distilled, from_values
+from optdyn.distillation.comparison import Kept, advantage_kept
+from optdyn.distillation.export import as_code
+from optdyn.distillation.fitting import Demonstration, Fitting, fit, imitate, imitation_error
+from optdyn.distillation.ladder import LADDER, Guess, extended, leading_momentum
+from optdyn.distillation.parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
+
+__all__ = [
+    "LADDER",
+    "AdaptiveScaling",
+    "Demonstration",
+    "Distilled",
+    "Fitting",
+    "Forgetting",
+    "Guess",
+    "Kept",
+    "Momenta",
+    "Saturation",
+    "Schedule",
+    "advantage_kept",
+    "as_code",
+    "extended",
+    "fit",
+    "from_values",
+    "imitate",
+    "imitation_error",
+    "leading_momentum",
+]

@@ -1,0 +1,168 @@
+"""A task's learned optimizer explained: its mechanisms, and its modes through meta-training."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optdyn.analysis import OperatingPoint, Validation, operating_point
+from optdyn.analysis.mechanisms import QUANTILES, Mechanisms, measure, visit
+from optdyn.dynamics import StepMap, step_map
+from optdyn.dynamics.mechanisms import adam_adaptation, rmsprop_adaptation
+from optdyn.dynamics.tracking import Tracks, track_modes
+from optdyn.errors import UserError
+from optdyn.experiments.analysis_run import AnalysisSettings
+from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.experiments.files import read_signed_json, to_plain, write_signed_json
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.training_run import CHECKPOINTS
+from optdyn.experiments.tuning_run import table_path
+from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
+from optdyn.tasks import make_task
+from optdyn.tuning import best, load_table
+
+SUMMARY = "mechanisms.json"
+TRACKED = 24
+"""Checkpoints whose modes are matched, evenly spread over the stored ones."""
+TRACKS_KEPT = 8
+"""Modes whose tracks are kept: the first of `Tracks`' columns."""
+HISTORIES = 8
+
+
+def explain_task(
+    run: RunFolder, task_name: str, task_options: dict[str, Any], settings: AnalysisSettings
+) -> dict[str, Any]:
+    """The mechanisms of a task's last checkpoint and the tracks of its modes.
+
+    Kept in the task's ``mechanisms.json``, which is made again only where
+    checkpoints, tuned baselines or settings have changed. Raises `UserError` when
+    nothing has been trained here.
+    """
+    folder = run.task_folder(task_name)
+    checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
+        raise UserError(f"--out: {folder} has no checkpoints to explain (run optdyn train first)")
+    spread = np.linspace(0, len(checkpoints) - 1, min(TRACKED, len(checkpoints)))
+    loaded = [load_optimizer(checkpoints[i]) for i in np.unique(spread.round().astype(int))]
+    baselines = {
+        name: best(load_table(table_path(folder, name))).hyperparameters
+        for name in ("rmsprop", "adam")
+        if table_path(folder, name).exists()
+    }
+    inputs = to_plain(
+        {
+            "task_options": task_options,
+            "settings": settings,
+            "baselines": baselines,
+            "checkpoints": [fingerprint(optimizer) for optimizer, _ in loaded],
+        }
+    )
+    path = folder / SUMMARY
+    done = kept_result(path, inputs)
+    if done is not None:
+        return done
+    print(f"explaining the optimizer of {task_name}", flush=True)
+
+    validation = Validation(make_task(task_name, **task_options), **vars(settings))
+    visited = visit(loaded[-1][0].as_optax(), validation.problems, settings.num_steps)
+    histories = validation.compiled_gradients(ComponentwiseRNN.as_optax, HISTORIES)
+    step = step_map(loaded[-1][0])
+    points: list[tuple[int, OperatingPoint]] = []
+    for optimizer, card in loaded:
+        with contextlib.suppress(UserError):  # no fixed point: this checkpoint has no modes
+            here = step.with_parameters(optimizer)
+            points.append((card.meta_step, operating_point(here, histories(optimizer))))
+    if not points or points[-1][0] != loaded[-1][1].meta_step:
+        raise UserError(f"{task_name}: the last checkpoint has no fixed point to explain it at")
+    mechanisms = measure(step, points[-1][1].modes, visited)
+    result = {
+        "inputs": inputs,
+        "meta_step": points[-1][0],
+        "mechanisms": _plain(mechanisms, step),
+        "closed_forms": _closed_forms(mechanisms, baselines),
+        "tracks": _tracks(points),
+    }
+    write_signed_json(path, result)
+    return to_plain(result)
+
+
+def kept_result(path: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The signed result in ``path`` if it was made from these ``inputs``, else None."""
+    with contextlib.suppress(UserError):
+        done = read_signed_json(path)
+        if done.get("inputs") == inputs:
+            return done
+    return None
+
+
+def _plain(mechanisms: Mechanisms, step: StepMap) -> dict[str, Any]:
+    start, rest = mechanisms.update_start, mechanisms.update_rest
+    adapted = mechanisms.adaptation
+    return {
+        "density": {"at": QUANTILES, **vars(mechanisms.density)},
+        "update": {
+            "gradient": start.gradient,
+            "start": start.response,
+            "rest": rest.response,
+            "threshold_start": start.threshold,
+            "threshold_rest": rest.threshold,
+            "rate_start": start.rate,
+            "rate_rest": rest.rate,
+            "largest_part": mechanisms.largest_part,
+        },
+        "schedule": {
+            "rate": mechanisms.schedule,
+            "on_problems": dict(
+                zip(("mean", "standard_error"), mechanisms.schedule_on_problems, strict=True)
+            ),
+        },
+        "adaptation": {
+            "gradient": adapted.gradient,
+            "rate": adapted.rate,
+            "slope": adapted.slope,
+            "ratio": mechanisms.adaptation_ratio,
+            "slope_ratio": mechanisms.slope_ratio,
+        },
+        "portrait": {
+            "explained": mechanisms.portrait.explained,
+            "trajectories": mechanisms.trajectories,
+            "fixed_curve": mechanisms.fixed_curve,
+            "gradient": adapted.gradient,
+            "rest": mechanisms.rest,
+            "start": mechanisms.portrait.project(step.h),
+        },
+        "linear": {
+            "impulse": mechanisms.impulse,
+            "frequency": mechanisms.frequency,
+            "response": mechanisms.response,
+        },
+    }
+
+
+def _closed_forms(mechanisms: Mechanisms, baselines: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The adaptation curves of the tuned RMSProp and Adam at positive gradients."""
+    g = mechanisms.adaptation.gradient
+    g = g[g > 0]
+    curves: dict[str, Any] = {"gradient": g}
+    if "rmsprop" in baselines:
+        curves["rmsprop"] = rmsprop_adaptation(g, **baselines["rmsprop"])
+    if "adam" in baselines:
+        curves["adam"] = adam_adaptation(g, **baselines["adam"])
+    return curves
+
+
+def _tracks(points: list[tuple[int, OperatingPoint]]) -> dict[str, Any]:
+    tracks: Tracks = track_modes([point.modes for _, point in points])
+    kept = slice(0, TRACKS_KEPT)
+    beta, alpha = tracks.beta[:, kept], tracks.alpha[:, kept]
+    return {
+        "meta_step": [meta_step for meta_step, _ in points],
+        "beta": np.stack([beta.real, beta.imag], axis=-1),
+        "alpha": np.stack([alpha.real, alpha.imag], axis=-1),
+        "gain": tracks.gain[:, kept],
+        "timescale": tracks.timescale[:, kept],
+        "match_cost": tracks.step[:, kept],
+    }
