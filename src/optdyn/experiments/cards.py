@@ -76,11 +76,16 @@ def require_architecture(found: Architecture, expected: Architecture, where: str
 
 
 def _fields_of(kind: type, plain: object) -> dict[str, Any]:
-    """``plain``, when it is an object with exactly the fields of ``kind``."""
+    """``plain``, when it is an object with the fields of ``kind``, unknown ones refused.
+
+    A field that has a default may be missing, as from a card written before it existed.
+    """
     if not isinstance(plain, dict):
         raise UserError(f"{kind.__name__}: not a JSON object (found {type(plain).__name__})")
-    expected = {field.name for field in dataclasses.fields(kind)}
-    for name in sorted(expected ^ plain.keys()):
-        fault = "is missing" if name in expected else "is unknown"
-        raise UserError(f"{kind.__name__}: field {name} {fault}")
-    return dict(plain)
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    for name in sorted(fields.keys() ^ plain.keys()):
+        if name not in fields:
+            raise UserError(f"{kind.__name__}: field {name} is unknown")
+        if fields[name] is dataclasses.MISSING:
+            raise UserError(f"{kind.__name__}: field {name} is missing")
+    return {name: plain.get(name, default) for name, default in fields.items()}
