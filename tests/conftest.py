@@ -10,11 +10,16 @@ from pathlib import Path
 # Tests run small programs once: compiling them is most of their time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+import hypothesis
 import jax
 import pytest
 
 from helpers import TINY_RECIPES
 from optdyn.precision import double_precision
+
+# A machine that is busy is no fault of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -177,7 +177,7 @@ def test_claims_are_text_and_not_markup(run: Path) -> None:
 
 def test_an_empty_run_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     _, page = built(tmp_path)
-    assert page.text.count("Not available") == 7
+    assert page.text.count("Not available") == 8
     for part in (
         "claims ledger", "figures", "losses", "training logs", "settings", "versions", "timings"
     ):  # fmt: skip

@@ -23,13 +23,14 @@ from optdyn.meta_training.containment import (
 )
 from optdyn.meta_training.memory import StepMemory, fit_to_budget
 from optdyn.objective import meta_loss
-from optdyn.random_streams import keys_at
+from optdyn.random_streams import keys_at, stream
 from optdyn.tasks.base import Task, joint, sample_batch
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key, PyTree
 
 BATCH_AXIS = "batch"
+SIZE_STREAM = "problems traced for their size"
 
 
 class MetaOptimizer(Protocol):
@@ -142,13 +143,15 @@ def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -
         plain = dataclasses.replace(options, num_steps=num_steps, segment=None)
 
         def reverse_pass(opt: MetaOptimizer) -> PyTree:
-            objective, probe = _objective(keys_at(jax.random.key(0), jnp.arange(1)), task, plain)
+            objective, probe = _objective(
+                keys_at(stream(0, SIZE_STREAM), jnp.arange(1)), task, plain
+            )
             return jax.vjp(objective, opt, probe, has_aux=True)[1]
 
         return _bytes(jax.eval_shape(reverse_pass, optimizer))
 
     def carry(opt: MetaOptimizer) -> PyTree:
-        params = task.sample(jax.random.key(0)).params
+        params = task.sample(stream(0, SIZE_STREAM)).params
         return params, opt.as_optax().init(params)
 
     return StepMemory(kept=kept(3) - kept(2), carry=_bytes(jax.eval_shape(carry, optimizer)))
