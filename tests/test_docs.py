@@ -15,7 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_every_python_block_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     # A user's session is not strict about rank promotion.
     import jax
 
