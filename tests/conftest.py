@@ -45,5 +45,6 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(module, "LAPTOP", TINY_RECIPES)
         patch.setattr(module, "recipe_for", lambda task, scale: TINY_RECIPES[task])
         patch.setattr(module, "shipped_stages", dict)
+        patch.setattr(module, "place_searches", lambda run, task: None)
         module.reproduce(out, "all", "smoke", 0, False)
     return out

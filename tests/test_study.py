@@ -16,8 +16,10 @@ from optdyn.errors import UserError
 from optdyn.experiments.checkpoints import analysis_checkpoints
 from optdyn.experiments.claims import Claim, comparison_claims, rerun_claims
 from optdyn.experiments.recipes import LAPTOP, SCALES, Recipe, recipe_for
-from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.run_folder import RunFolder, open_run
+from optdyn.experiments.search_run import read_searches
 from optdyn.pretrained import export_task, shipped
+from optdyn.study.shipped import place_searches
 from optdyn.tasks import TASKS
 
 # The package's attribute of this name is the function.
@@ -35,6 +37,7 @@ def run_study(
 ) -> None:
     monkeypatch.setattr(study, "LAPTOP", recipes)
     monkeypatch.setattr(study, "recipe_for", lambda task, scale: recipes[task])
+    monkeypatch.setattr(study, "place_searches", lambda run, task: None)
     study.reproduce(out, task, "smoke", 0, False)
 
 
@@ -164,3 +167,12 @@ def test_what_diverged_fails_its_claims_and_stops_nothing() -> None:
     (rerun,) = rerun_claims("rosenbrock", {"adam": {"stored": 0.5, "rerun": None}})
     assert not rerun.passed
     assert not rerun_claims("rosenbrock", {"adam": {"stored": 1.0, "rerun": 1.0001}})[0].passed
+
+
+def test_searches_that_ship_are_placed_in_a_run(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        place_searches(run, "rosenbrock")
+        place_searches(run, "rosenbrock")
+    (found,) = read_searches(tmp_path / "run" / "rosenbrock")
+    assert found["settings"]["task"] == "rosenbrock"
+    assert len(found["rows"]) == 19
