@@ -34,6 +34,7 @@ from optdyn.evaluation import Evaluation, evaluate
 from optdyn.experiments.analysis_run import AnalysisSettings
 from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
 from optdyn.experiments.evaluation_run import EVALUATION, LEARNED, load_evaluation
+from optdyn.experiments.evaluation_run import SUMMARY as EVALUATION_SUMMARY
 from optdyn.experiments.files import read_json, to_plain, write_bytes, write_signed_json
 from optdyn.experiments.mechanisms_run import HISTORIES, kept_result
 from optdyn.experiments.progress import progress
@@ -90,7 +91,7 @@ def distill_task(
     """
     folder = run.task_folder(task_name)
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
-    scores = read_json(folder / "evaluation.json")["optimizers"]
+    scores = read_json(folder / EVALUATION_SUMMARY)["optimizers"]
     if not checkpoints or LEARNED not in scores:
         raise UserError(f"--out: {folder} has no evaluated optimizer to distill")
     baseline = min((n for n in scores if n != LEARNED), key=lambda n: _or_inf(scores[n]["mean"]))
