@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -76,33 +76,38 @@ class _Scaling(NamedTuple):
     weight: Float[Array, "..."]
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Saturation:
-    """``g ← g / (1 + |g/c|^p)``: linear below the threshold c, ``|g|^(1−p)`` above; p in (0, 1)."""
+class _SoftThreshold:
+    """A threshold c and a power p in (0, 1), as parameters without bounds."""
 
     log_threshold: Float[Array, ""]
     power_logit: Float[Array, ""]
 
     @classmethod
-    def of(cls, threshold: float, power: float) -> Saturation:
+    def of(cls, threshold: float, power: float) -> Self:
         """The part with these values. Raises `UserError` for values outside their bounds."""
         _require_positive("threshold", threshold)
         _require_inside("power", power)
         return cls(*_arrays(np.log(threshold), _logit(power)))
 
     def values(self) -> dict[str, float]:
-        """``threshold`` and ``power``."""
-        return {
-            "threshold": _exp(self.log_threshold),
-            "power": _sigmoid(self.power_logit),
-        }
+        """``threshold`` c and ``power`` p."""
+        return {"threshold": _exp(self.log_threshold), "power": _sigmoid(self.power_logit)}
+
+    def excess(self, g: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``|g/c|^p``."""
+        threshold, power = jnp.exp(self.log_threshold), jax.nn.sigmoid(self.power_logit)
+        return _power_of_size(g / threshold, power)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Saturation(_SoftThreshold):
+    """``g ← g / (1 + |g/c|^p)``: linear below the threshold c, ``|g|^(1−p)`` above; p in (0, 1)."""
 
     def as_optax(self) -> optax.GradientTransformation:
-        threshold, power = jnp.exp(self.log_threshold), jax.nn.sigmoid(self.power_logit)
-
         def saturate(g: Float[Array, "..."]) -> Float[Array, "..."]:
-            return g / (1.0 + _power_of_size(g / threshold, power))
+            return g / (1.0 + self.excess(g))
 
         return optax.stateless(lambda g, _: jax.tree.map(saturate, g))
 
@@ -150,33 +155,18 @@ class Momenta:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Forgetting:
+class Forgetting(_SoftThreshold):
     """Large gradients cut memory: ``β_j`` becomes ``β_j/(1 + |g/c|^p)``; p in (0, 1).
 
     ``g`` is the gradient itself, before scaling and saturation. It is a part of
     `Momenta` and no optimizer by itself: `forgetful` joins the two.
     """
 
-    log_threshold: Float[Array, ""]
-    power_logit: Float[Array, ""]
-
-    @classmethod
-    def of(cls, threshold: float, power: float) -> Forgetting:
-        """The part with these values. Raises `UserError` for values outside their bounds."""
-        _require_positive("threshold", threshold)
-        _require_inside("power", power)
-        return cls(*_arrays(np.log(threshold), _logit(power)))
-
-    def values(self) -> dict[str, float]:
-        """``threshold`` c and ``power`` p."""
-        return {"threshold": _exp(self.log_threshold), "power": _sigmoid(self.power_logit)}
-
 
 def forgetful(
     before: optax.GradientTransformation, momenta: Momenta, forgetting: Forgetting
 ) -> optax.GradientTransformation:
     """``before``, then ``momenta`` whose coefficients the gradient that came in cuts."""
-    threshold, power = jnp.exp(forgetting.log_threshold), jax.nn.sigmoid(forgetting.power_logit)
     alpha, beta = momenta.alpha, momenta.beta
 
     def init(params: PyTree) -> tuple[PyTree, PyTree]:
@@ -190,7 +180,7 @@ def forgetful(
         def advance(
             g: Float[Array, "..."], u: Float[Array, "..."], v: Float[Array, "... K"]
         ) -> Float[Array, "... K"]:
-            kept = 1.0 / (1.0 + _power_of_size(g / threshold, power))
+            kept = 1.0 / (1.0 + forgetting.excess(g))
             rates, coefficients = (jnp.broadcast_to(a, v.shape) for a in (alpha, beta))
             return kept[..., None] * coefficients * v + rates * u[..., None]
 
