@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import pkgutil
 import re
@@ -11,11 +10,11 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import optdyn
+from generated_pages import generated_pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,17 +32,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def made_pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "pages_from_code", ROOT / "docs" / "pages_from_code.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Requests(HTMLParser):
@@ -89,7 +77,7 @@ def test_registries_commands_and_names_are_on_the_site(site: Path) -> None:
 
 
 def test_every_package_with_public_names_is_in_the_api() -> None:
-    shown = {module for modules in made_pages().API.values() for module in modules}
+    shown = {module for modules in generated_pages().API.values() for module in modules}
     for info in pkgutil.iter_modules(optdyn.__path__):
         if info.ispkg and getattr(importlib.import_module(f"optdyn.{info.name}"), "__all__", []):
             assert info.name in shown, info.name
