@@ -2,7 +2,8 @@
 
 The conventions are told on docs/index.md: blocks of Python run page by page, from top to bottom;
 a block titled ``prints`` holds what the block before it printed; blocks of commands are read by
-the commands' own parsers, and run where they begin with ``# seconds``.
+the commands' own parsers, and run where they begin with ``# seconds``. What is only shown says so:
+it is in another language, or its title begins with ``not run``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ PAGES = [
 FENCE = re.compile(r"^```(?P<kind>[a-z]*)(?P<options>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 SNIPPET = re.compile(r"^--8<--\n(?P<path>\S+)\n--8<--$")
 SECONDS = "# seconds\n"
+SHOWN = ("text", "yaml", "sql", "sh")
+"""Languages of what is only shown: output, and files for other programs."""
+NOT_RUN = 'title="not run'
 # The shell splits the commands; each prints its words in place of running.
 STUBS = "".join(
     f'{name}() {{ printf "%s\\x1f" {name} "$@"; echo; }}\n'
@@ -121,7 +125,9 @@ def test_a_page_does_what_it_says(
     # A user's session is not strict about rank promotion.
     with jax.numpy_rank_promotion("allow"):
         for kind, options, code in blocks(page):
-            assert kind in ("python", "bash", "text"), f"a block of {kind or 'no'} language"
+            assert kind in ("python", "bash", *SHOWN), f"a block of {kind or 'no'} language"
+            if options.startswith(NOT_RUN):
+                continue
             if options == 'title="prints"':
                 assert printed.split() == code.split()
             elif kind == "python" and (snippet := SNIPPET.match(code.strip())):
