@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.settings import POINTS, Setting, measure
+from benchmarks.table import PAGE, write_section
 
 matplotlib.use("Agg")
 
@@ -116,6 +117,31 @@ def main() -> None:
         result = parts[name]()
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         print(name, json.dumps(result), flush=True)
+    write_section(PAGE, "growth", summary())
+
+
+def summary() -> str:
+    """What has been measured, a line each."""
+    lines = []
+    for name in ("growth", "devices", "budget"):
+        path = RESULTS / f"{name}.json"
+        measured = json.loads(path.read_text()) if path.exists() else None
+        if measured is None:
+            continue
+        if name == "growth":
+            slopes = ", ".join(f"{each} {of['slope']:.2f}" for each, of in measured.items())
+            lines.append(f"- Slopes of log seconds at the large end: {slopes}.")
+        elif name == "devices":
+            lines.append(
+                f"- Two devices over one, each on a core, at 256 units (linear regression, batch "
+                f"32): {measured['ratio']:.2f} times as fast."
+            )
+        else:
+            lines.append(
+                f"- Two moons, 32 units, batch 32 within 4 GiB: peak {measured['peak_gib']:.2f} "
+                f"GiB, {measured['ratio']:.2f} times the time without a limit."
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

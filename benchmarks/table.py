@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 HEADER = (
     "| task | units | batch | s a meta-step | fraction of the limit | peak memory, MB "
     "| compilation, s | plain JAX, s | torch, s | best peer over ours |"
@@ -15,11 +14,15 @@ HEADER = (
 
 
 def write_table(rows: list[dict[str, Any]]) -> None:
-    """Replace the table between the page's two marks."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    lines = "\n".join(table_line(row) for row in rows)
-    PAGE.write_text(f"{before}{BEGIN}\n{HEADER}\n{lines}\n{END}{after}")
+    """Replace the docs' table."""
+    write_section(PAGE, "table", "\n".join([HEADER, *(table_line(row) for row in rows)]))
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks of ``name`` in ``page``."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def table_line(row: dict[str, Any]) -> str:
