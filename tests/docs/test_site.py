@@ -11,18 +11,14 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 import optdyn
 from generated_pages import generated_pages
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site; any warning is an error."""
-    folder = tmp_path_factory.mktemp("site")
+def build(folder: Path) -> None:
+    """Build the site into ``folder``; any warning is an error."""
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
@@ -31,7 +27,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return folder
 
 
 class Requests(HTMLParser):
@@ -49,7 +44,14 @@ class Requests(HTMLParser):
             self.found.append(values.get("href") or "")
 
 
-def test_the_site_asks_no_other_host(site: Path) -> None:
+def test_the_site_builds_complete_and_for_itself(tmp_path: Path) -> None:
+    build(tmp_path)
+    check_requests(tmp_path)
+    check_names(tmp_path)
+
+
+def check_requests(site: Path) -> None:
+    """No page asks another host for anything."""
     pages = list(site.rglob("*.html"))
     assert len(pages) >= 25
     for page in pages:
@@ -62,7 +64,8 @@ def test_the_site_asks_no_other_host(site: Path) -> None:
         assert not re.search(r"url\([\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8"))
 
 
-def test_registries_commands_and_names_are_on_the_site(site: Path) -> None:
+def check_names(site: Path) -> None:
+    """What the registries, the commands and the package name is on the site."""
     registries = (site / "registries" / "index.html").read_text(encoding="utf-8")
     for name in ("linear_regression", "rmsprop", "fig07b", "gru_reset_after", "asinh"):
         assert f"<code>{name}</code>" in registries
