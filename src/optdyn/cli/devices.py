@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 TUNABLES = "GLIBC_TUNABLES"
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def require_even_batch(batch_size: int, chunk: int | None, devices: int | None) -> None:
@@ -78,6 +79,11 @@ def _use_compilation_cache() -> None:
     """Keep compiled programs between commands, unless the user has settled where already."""
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "optdyn" / "xla"))
+    if CACHE not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE) or Path(base) / "optdyn" / "xla")
