@@ -15,14 +15,13 @@ class Network(nnx.Module):
     """Two hidden layers of 32 units."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.layers = nnx.List(
-            [nnx.Linear(2, 32, rngs=rngs), nnx.Linear(32, 32, rngs=rngs)],
-        )
+        self.first = nnx.Linear(2, 32, rngs=rngs)
+        self.second = nnx.Linear(32, 32, rngs=rngs)
         self.readout = nnx.Linear(32, 1, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = nnx.tanh(layer(x))
+        x = nnx.tanh(self.first(x))
+        x = nnx.tanh(self.second(x))
         return self.readout(x)[:, 0]
 
 
