@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optdyn.errors import UserError
+from optdyn.user_cache import cache_folder
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -80,10 +80,9 @@ def _use_compilation_cache() -> None:
     import jax
 
     if CACHE not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        jax.config.update("jax_compilation_cache_dir", str(program_folder()))
 
 
-def cache_folder() -> Path:
+def program_folder() -> Path:
     """Where compiled programs are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE) or Path(base) / "optdyn" / "xla")
+    return Path(os.environ.get(CACHE) or cache_folder() / "xla")

@@ -59,7 +59,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "devices": dict(Counter(device.device_kind for device in jax.devices())),
         "large pages": large_pages(),
-        "cache": devices.cache_folder(),
+        "cache": devices.program_folder(),
     }
 
 
@@ -75,7 +75,7 @@ def large_pages() -> str:
 
 def cache_is_writable() -> tuple[bool, str]:
     """The folder for compiled programs can be written to; else each command compiles anew."""
-    folder = devices.cache_folder()
+    folder = devices.program_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

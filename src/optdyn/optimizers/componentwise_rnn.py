@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from optdyn.errors import UserError, require_choice, require_number
-from optdyn.optimizers.cells import CELLS, Cell
+from optdyn.optimizers.cells import CELLS, Cell, step_and_readout
 from optdyn.optimizers.encodings import Encoding
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ComponentwiseRNN:
         ``init`` and ``update`` raise `UserError` for a leaf that is not a real float, and
         ``update`` for gradients of another number of components than the state's.
         """
-        cell = self.architecture.make_cell()
+        step = step_and_readout(self.architecture.make_cell(), self.weights, self.w)
 
         def init(params: PyTree) -> RNNState:
             _require_floats("parameters", params)
@@ -113,8 +113,8 @@ class ComponentwiseRNN:
                 return gradients, state
             dtype = self.w.dtype
             g = jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in leaves])
-            h = cell.step(self.weights, state.h, self.architecture.encoding(g))
-            steps = self.architecture.output_scale * (h[:, : cell.units] @ self.w)
+            h, readout = step(state.h, self.architecture.encoding(g))
+            steps = self.architecture.output_scale * readout
             splits = np.cumsum([leaf.size for leaf in leaves])[:-1]
             updates = [
                 step.reshape(leaf.shape).astype(leaf.dtype)
