@@ -107,6 +107,7 @@ def train(
     if mesh is not None:
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     meta_step = make_meta_step(task, protocol, seed, mesh)
+    print(f"{task_name}: compiling, which can take a minute", flush=True)
     with MetricsLog(folder / METRICS, resume_at=int(state.meta_step)) as log:
         loop = _Loop(folder, card, log, seconds_between_saves)
         return loop.run(meta_step, state, on_step)

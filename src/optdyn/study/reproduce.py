@@ -20,7 +20,6 @@ from optdyn.experiments.claims import (
     comparison_claims,
     interior_claims,
     momentum_claims,
-    read_ledger,
     rerun_claims,
 )
 from optdyn.experiments.distillation_run import DistillationSettings, distill_task
@@ -86,10 +85,7 @@ def reproduce(
             _conclude(run, present, absent)
 
         interruptible(work, "study stopped; what is finished is kept")
-    report = out / "report.html"
-    _print_ledger(read_ledger(out / LEDGER))
-    print(f"report: {report}", flush=True)
-    return report
+    return out / "report.html"
 
 
 def _ships(task: str) -> bool:
@@ -188,6 +184,7 @@ def _conclude(run: RunFolder, present: dict[str, Recipe], absent: dict[str, Reci
     write_json(run.path / LEDGER, claims)
     with _timed(run, "all tasks", "figures"):
         draw_study(results, run.path / FIGURES)
+    print("writing the report", flush=True)
     build_report(run.path)
     write_json(marker, inputs)
 
@@ -203,14 +200,6 @@ def _claims(result: TaskResults) -> list[Claim]:
         *mechanism_claims(result.task, result.explained),
         *distillation_claims(result.task, result.distilled),
     ]
-
-
-def _print_ledger(claims: list[dict[str, Any]]) -> None:
-    passed = sum(claim["passed"] for claim in claims)
-    print(f"claims: {passed} of {len(claims)} hold", flush=True)
-    for claim in claims:
-        if not claim["passed"]:
-            print(f"  not met: {claim['id']}: {claim['measured']} ({claim['threshold']})")
 
 
 @contextlib.contextmanager
