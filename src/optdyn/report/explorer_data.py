@@ -18,10 +18,11 @@ from optdyn.experiments.tuning_run import load_tables
 from optdyn.figures.style import readable
 from optdyn.tuning import SearchTable, best
 
-STAGES_SHOWN = 33
+STAGES_SHOWN = 25
 """Checkpoints on the slider, evenly spread over the analysed ones, to keep the page small."""
 DIGITS, SYSTEM_DIGITS = 4, 7
 """Significant digits of what is drawn, and of what the page calculates with."""
+ZERO = ord("0")
 REPEAT = "made by an earlier version; run the study again"
 
 
@@ -100,9 +101,7 @@ def _stage(row: dict[str, Any]) -> dict[str, Any]:
         "meta_objective": _few(row["meta_objective"]),
         "deviation": _few(row["deviation"]),
         **pairs,
-        **{
-            name: _few(modes[name], SYSTEM_DIGITS) for name in ("delayed", "feedthrough", "gain")
-        },
+        **{name: _few(modes[name], SYSTEM_DIGITS) for name in ("delayed", "feedthrough", "gain")},
         "drift": _few(row["fixed_point"]["drift"], SYSTEM_DIGITS),
         "degenerate": modes["degenerate"],
         "full": _few(row["curves"]["full"]),
@@ -125,7 +124,7 @@ def _mechanisms(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder.name}/{MECHANISMS} was {REPEAT}")
     return {
         "meta_step": told["meta_step"],
-        "portrait": _few(found["portrait"]),
+        "portrait": _few(found["portrait"], DIGITS - 1),
         "path": _few(found["path"]),
         "rate": _few(found["schedule"]["rate"]),
         "density": _few({name: found["density"][name] for name in ("edges", "count")}),
@@ -133,7 +132,7 @@ def _mechanisms(folder: Path) -> dict[str, Any]:
 
 
 def _searches(folder: Path) -> list[dict[str, Any]]:
-    """Every combination of each search, as indices into its axes' values."""
+    """Every combination of each search (see `_search`)."""
     tables = load_tables(folder)
     if not tables:
         raise UserError("no baseline has been tuned on this task")
@@ -141,12 +140,13 @@ def _searches(folder: Path) -> list[dict[str, Any]]:
 
 
 def _search(name: str, table: SearchTable) -> dict[str, Any]:
+    """A search: for each axis a text whose character i, less `ZERO`, is row i's index into it."""
     selected = best(table)
     return {
         "optimizer": name,
         "title": readable(name),
         "axes": {axis.name: _few(axis.values(), SYSTEM_DIGITS) for axis in table.grid.axes},
-        "index": table.indices.T.tolist(),
+        "index": ["".join(chr(ZERO + i) for i in axis) for axis in table.indices.T.tolist()],
         "score": _few(table.scores),
         "best": selected.row,
         "rescore": _few(selected.score),

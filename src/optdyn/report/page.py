@@ -62,9 +62,10 @@ def build_report(run: Path) -> Path:
     """Write ``report.html`` into the run folder and return its path.
 
     One page that needs no other file and no network: the claims ledger, an
-    explorer (see `optdyn.report.explorer_data`), the figures of each task, settings, versions and timings, from ``config.json``,
-    ``claims.json``, ``timings.json``, ``figures/`` and the tasks' training
-    logs and losses. A part that is missing is named as such. Raises `UserError` when the
+    explorer (see `optdyn.report.explorer_data`), the figures of each task, settings,
+    versions and timings, from ``config.json``, ``claims.json``, ``timings.json``,
+    ``figures/`` and the tasks' training logs, losses, search tables, analysis and
+    mechanisms. A part that is missing is named as such. Raises `UserError` when the
     folder does not exist or cannot be written.
     """
     contents = read_contents(run)

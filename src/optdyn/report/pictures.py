@@ -17,10 +17,10 @@ from optdyn.figures.style import STYLE, readable
 from optdyn.report.contents import Contents
 from optdyn.report.markup import anchor
 
-COLOURS = 64
-"""Of the copies that the page holds."""
+LEVELS = 8
+"""Of each of red, green and blue in the copies that the page holds."""
 CSS_PIXELS_PER_INCH = 96
-PAGE_LIMIT = 2_300_000
+PAGE_LIMIT = 2_000_000
 """Characters of embedded figures on a page; those beyond it are linked."""
 
 
@@ -66,7 +66,8 @@ def _figure(run: Path, name: str, where: Placed, address: str, width: str) -> st
 def _embedded(folder: Path, name: str) -> tuple[str, str]:
     """The figure as a ``data:`` address and its width attribute.
 
-    A copy of the PNG in few colours, or the SVG where that is smaller or there is no PNG.
+    A copy of the PNG with few levels of each colour; the SVG where that is smaller or
+    there is no PNG.
     """
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     drawing = read_bytes(svg) if svg.is_file() else None
@@ -82,11 +83,12 @@ def _embedded(folder: Path, name: str) -> tuple[str, str]:
 
 
 def _few_colours(png: bytes) -> tuple[bytes, int]:
-    """A PNG as lossless WebP in `COLOURS` colours, and its width in pixels."""
+    """A PNG as lossless WebP with `LEVELS` of each colour, and its width in pixels."""
+    step = 255 / (LEVELS - 1)
     with Image.open(io.BytesIO(png)) as image:
-        flat = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
+        flat = image.convert("RGB").point([round(round(v / step) * step) for v in range(256)] * 3)
     buffer = io.BytesIO()
-    flat.convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=3)
+    flat.save(buffer, "WEBP", lossless=True, quality=80, method=3)
     return buffer.getvalue(), flat.width
 
 

@@ -3,7 +3,8 @@
 (() => {
   const CONFIG = { displayModeBar: false, responsive: true };
   const PAPER_WIDTH = 620;
-  const drawn = new Map();
+  const makers = new Map();
+  const near = new Set();
   const probe = document.body.appendChild(document.createElement("span"));
   probe.hidden = true;
   let printing = false;
@@ -23,11 +24,11 @@
     };
   }
 
+  /* Ticks at powers of ten; on a short range at 1, 2 and 5 times them. */
   function logAxis(title, options = {}) {
-    return axis(title, { type: "log", dtick: options.range && span(options.range) < 1.3 ? undefined : 1, ...options });
+    const { range } = options;
+    return axis(title, { type: "log", dtick: !range || range[1] - range[0] > 2 ? 1 : "D2", ...options });
   }
-
-  const span = ([low, high]) => high - low;
 
   /* A range of log10 that holds the finite positive `values`, with a margin. */
   function logRange(values, margin = 0.05) {
@@ -38,14 +39,28 @@
     return [low - room, high + room];
   }
 
+  /* Charts are drawn when they come near the window: a page opens faster so. */
+  const watcher = new IntersectionObserver((entries) => {
+    entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+      watcher.unobserve(target);
+      near.add(target.id);
+      render(target.id);
+    });
+  }, { rootMargin: "400px" });
+
   /*
-   * Draw a chart in the element called `id`. `make` returns its traces, layout and a
-   * description in words; it is kept, and called again when colours change.
+   * Draw a chart in the element called `id`. `make` returns its traces, layout, a description
+   * in words and perhaps what a click on a point does; it is kept, and called again when colours change.
    */
   function draw(id, make) {
-    drawn.set(id, make);
+    makers.set(id, make);
+    if (near.has(id)) render(id);
+    else watcher.observe(document.getElementById(id));
+  }
+
+  function render(id) {
     const element = document.getElementById(id);
-    const { traces, layout, title, words } = make();
+    const { traces, layout, title, words, onClick } = makers.get(id)();
     const ink = colour("--ink");
     Plotly.react(element, traces, {
       title: { text: title, font: { size: 14 }, x: 0.02, xanchor: "left" },
@@ -60,12 +75,16 @@
     }, CONFIG);
     element.setAttribute("role", "img");
     element.setAttribute("aria-label", `${title}. ${words}`);
+    if (onClick) {
+      element.removeAllListeners("plotly_click");
+      element.on("plotly_click", onClick);
+    }
   }
 
   function redraw() {
-    drawn.forEach((make, id) => {
-      if (document.getElementById(id).offsetParent !== null) draw(id, make);
-    });
+    for (const id of makers.keys()) {
+      if ((printing || near.has(id)) && document.getElementById(id).offsetParent !== null) render(id);
+    }
   }
 
   function line(name, y, colourName, options = {}) {
@@ -81,7 +100,17 @@
   }
 
   document.addEventListener("themechange", redraw);
-  window.addEventListener("beforeprint", () => { printing = true; redraw(); });
-  window.addEventListener("afterprint", () => { printing = false; redraw(); });
+  let theme;
+  window.addEventListener("beforeprint", () => {
+    theme = document.documentElement.dataset.theme ?? "";
+    document.documentElement.dataset.theme = "light"; // paper is white
+    printing = true;
+    redraw();
+  });
+  window.addEventListener("afterprint", () => {
+    document.documentElement.dataset.theme = theme;
+    printing = false;
+    redraw();
+  });
   Object.assign(window.optdyn, { charts: { colour, axis, logAxis, logRange, draw, line, text } });
 })();

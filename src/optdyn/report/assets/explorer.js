@@ -50,8 +50,8 @@
     const { analysis } = state.task;
     const found = reduced();
     const kept = keptPlaces();
-    training.eigenvalues(stage(), kept, $("view").value);
-    training.rates(analysis, stage(), kept);
+    training.eigenvalues(stage(), kept, $("view").value, clicked);
+    training.rates(analysis, stage(), kept, clicked);
     training.losses(analysis, stage(), found, live() ? undefined : stored()?.full);
     if (!found) { $("kept-text").textContent = ""; return; }
     const count = modal.groups(stage()).length;
@@ -92,16 +92,23 @@
     keep(kept);
   }
 
+  const clicked = (event) => toggle(event.points[0].customdata);
   const firstPlaces = (count) => Array.from({ length: count }, (_, place) => place);
   const allPlaces = () => firstPlaces(modal.groups(stage()).length);
+
+  /* How the strongest mode's loss stands to the full optimizer's: the median over steps. */
+  function apart(deviation) {
+    if (deviation === null) return "diverges";
+    return deviation < 1 ? `departs by ${text(100 * deviation, 3)} % from the full optimizer's loss (median over steps)`
+      : `makes ${text(1 + deviation, 3)} times the full optimizer's loss (median over steps)`;
+  }
 
   function drawStage() {
     const { analysis, keep: told } = state.task;
     const here = stage();
     const mark = here.meta_step === analysis.momentum_stage ? " (the momentum stage)" : "";
-    const apart = here.deviation === null ? "diverges from" : `is ${text(100 * here.deviation, 3)} % from`;
     $("stage-text").textContent = `Meta-step ${here.meta_step}${mark}: meta-objective `
-      + `${text(here.meta_objective)}. The strongest mode alone ${apart} the full optimizer's loss (median).`
+      + `${text(here.meta_objective)}. The strongest mode alone ${apart(here.deviation)}.`
       + (here.degenerate ? " Eigenvectors are nearly parallel here: only sums of modes mean anything." : "");
     const sets = stored();
     $("keep-modes").hidden = !live();
@@ -157,10 +164,6 @@
       $("stage").value = stages.findIndex((each) => each.meta_step === chosen);
       state.kept = new Set([0]);
       drawStage();
-      for (const id of ["eigenvalues", "rates"]) {
-        $(id).removeAllListeners("plotly_click");
-        $(id).on("plotly_click", (event) => toggle(event.points[0].customdata));
-      }
     }
     if (offer("mechanisms")) {
       $("state").max = task.mechanisms.path.step.length - 1;

@@ -2,7 +2,7 @@
 /* Charts of the state: where it is, what update it makes of a gradient, and its learning rate. */
 (() => {
   const { axis, colour, draw, logAxis, text } = optdyn.charts;
-  const EYE_DISTANCE = 2.1;
+  const EYE_DISTANCE = 2.4;
 
   /* A position on an axis that is linear near zero and logarithmic in |g| beyond `smallest`. */
   const place = (g, smallest) => Math.sign(g) * Math.log10(1 + Math.abs(g) / smallest);
@@ -32,9 +32,10 @@
   function portrait(found, index, turn, tilt) {
     draw("portrait", () => {
       const { portrait: seen, path } = found;
-      const part = (i) => `component ${i + 1} (${Math.round(100 * seen.explained[i])} %)`;
+      const part = (i) => `PC ${i + 1} (${Math.round(100 * seen.explained[i])} %)`;
       const sceneAxis = (i) => ({
         ...axis(part(i)), backgroundcolor: "rgba(0,0,0,0)", showspikes: false, nticks: 5,
+        title: { text: part(i), font: { size: 11 } }, tickfont: { size: 10 },
       });
       const known = seen.fixed_curve.map((_, i) => i).filter((i) => seen.fixed_curve[i][0] !== null);
       return {
@@ -85,11 +86,12 @@
   /* How often gradients of each size were met, as bars to both sides, the highest of height 1. */
   function densityTrace({ edges, count }, smallest) {
     const highest = Math.max(...count, 1);
+    const width = Math.log10(edges[1] / edges[0]);
     const bars = count.map((n, i) => [place(Math.sqrt(edges[i] * edges[i + 1]), smallest), n / highest])
       .filter(([, height]) => height > 0);
     return {
       name: "gradients met", type: "bar", yaxis: "y2", hoverinfo: "skip",
-      x: [...bars.map(([x]) => -x), ...bars.map(([x]) => x)],
+      width, x: [...bars.map(([x]) => -x), ...bars.map(([x]) => x)],
       y: [...bars, ...bars].map(([, height]) => height), marker: { color: colour("--line") },
     };
   }

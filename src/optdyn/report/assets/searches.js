@@ -4,6 +4,7 @@
   const { colour, draw, logAxis, text } = optdyn.charts;
   const COLOUR_RANGE = 100;
   const SYMBOLS = { alpha: "α", beta: "β", gamma: "γ", beta1: "β₁", beta2: "β₂" };
+  const ZERO = "0".charCodeAt(0);
   const symbol = (name) => SYMBOLS[name] ?? name;
 
   /* What there is to look at: a search and the decay constant to draw it against. */
@@ -14,7 +15,7 @@
 
   /* The hyperparameters of one row, by name. */
   function combination({ axes, index }, row) {
-    return Object.fromEntries(Object.entries(axes).map(([name, values], i) => [name, values[index[i][row]]]));
+    return Object.fromEntries(Object.entries(axes).map(([name, values], i) => [name, values[index[i].charCodeAt(row) - ZERO]]));
   }
 
   function describe(search, row) {
@@ -45,8 +46,9 @@
         title: `${title}, ${finite.length + diverged.length} combinations`,
         words: `Best meta-objective ${text(best)}.`,
         traces: [
-          trace("diverged", diverged, { marker: { symbol: "x-thin", size: 5, line: { width: 1, color: colour("--faint") } } }),
+          trace("diverged", diverged, { showlegend: diverged.length > 0, marker: { symbol: "x-thin", size: 5, line: { width: 1, color: colour("--faint") } } }),
           trace("tried", finite, {
+            showlegend: false,
             marker: {
               size: 6, color: finite.map((row) => Math.log10(score[row])), colorscale: "Viridis",
               cmin: Math.log10(best), cmax: top,

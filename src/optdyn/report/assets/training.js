@@ -18,7 +18,7 @@
         timescale: -1 / Math.log(size), gain: stage.gain[j],
       };
       const beta = mode.pair ? `${text(b)} ± ${text(c, 3)}i` : text(b);
-      mode.label = `mode ${place + 1}: β = ${beta}, |α| = ${text(mode.rate, 3)}, timescale `
+      mode.label = `mode ${place + 1}: β = ${beta}, |α| = ${text(mode.rate, 3)}, `
         + `${text(mode.timescale, 3)} steps, gain ${text(mode.gain, 3)}`;
       return mode;
     });
@@ -44,12 +44,12 @@
     });
   }
 
-  function eigenvalues(stage, kept, view) {
+  function eigenvalues(stage, kept, view, onClick) {
     draw("eigenvalues", () => {
       const angles = Array.from({ length: 181 }, (_, i) => (i * Math.PI) / 90);
       const near = view === "near";
       return {
-        title: `Eigenvalues β at meta-step ${stage.meta_step}`,
+        onClick, title: `Eigenvalues β at meta-step ${stage.meta_step}`,
         words: `${stage.beta[0].length} eigenvalues; the strongest at ${text(stage.beta[0][0])}.`,
         traces: [
           {
@@ -60,8 +60,9 @@
         ],
         layout: {
           uirevision: view,
-          xaxis: axis("real part", { range: near ? [0.6, 1.1] : [-1.15, 1.15] }),
+          xaxis: axis("real part", { constrain: "domain", range: near ? [0.6, 1.1] : [-1.15, 1.15] }),
           yaxis: axis("imaginary part", {
+            constrain: "domain",
             range: near ? [-0.25, 0.25] : [-1.15, 1.15], scaleanchor: "x",
           }),
         },
@@ -69,7 +70,7 @@
     });
   }
 
-  function rates(analysis, stage, kept) {
+  function rates(analysis, stage, kept, onClick) {
     draw("rates", () => {
       const shown = ({ rate, timescale }) => rate > SMALLEST_RATE && timescale > SHORTEST_TIMESCALE;
       const all = analysis.stages.flatMap(modesOf).filter(shown);
@@ -77,7 +78,7 @@
         ["optimal in theory", analysis.theory, "x-open", "--ink"]].filter(([, point]) => point);
       const timescale = ({ beta }) => -1 / Math.log(beta);
       return {
-        title: "Each mode as momentum",
+        onClick, title: "Each mode as momentum",
         words: `${modesOf(stage).filter(shown).length} modes by learning rate and timescale.`,
         traces: [
           ...modeTraces(stage, kept, (mode) => (shown(mode) ? [[mode.rate, mode.timescale]] : [])),
@@ -101,7 +102,7 @@
 
   /* `kept`: the curve of the modes chosen and what to call it; `whole`: of the same problems, if other. */
   function losses(analysis, stage, kept, whole) {
-    draw("losses", () => {
+    draw("loss-curves", () => {
       const finite = (curve) => curve.map((loss) => (Number.isFinite(loss) ? loss : null));
       const full = whole === undefined ? stage.full : whole;
       const others = whole === undefined
@@ -123,7 +124,7 @@
         layout: {
           xaxis: axis("step"),
           yaxis: logAxis(analysis.relative ? "loss / first loss" : "loss", {
-            range: logRange([...shown, highest]), dtick: undefined,
+            range: logRange([...shown, highest]),
           }),
         },
       };
@@ -153,8 +154,8 @@
           },
         ],
         layout: {
-          xaxis: logAxis("meta-step + 1"),
-          yaxis: logAxis("meta-objective", { dtick: undefined }),
+          xaxis: logAxis("meta-step + 1", { range: logRange(x.map((step) => step + 1)) }),
+          yaxis: logAxis("meta-objective", { range: logRange([...y, analysis.tuned.meta_objective]) }),
         },
       };
     });
