@@ -186,7 +186,8 @@ def test_an_empty_run_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     _, page = built(tmp_path)
     assert page.text.count("Not available") == 9
     for part in (
-        "claims ledger", "explorer", "figures", "losses", "training logs", "settings", "versions", "timings"
+        "claims ledger", "explorer", "figures", "losses", "training logs", "settings",
+        "versions", "timings",
     ):  # fmt: skip
         assert f"Not available: {part}" in page.text or f"Not available: the {part}" in page.text
 
