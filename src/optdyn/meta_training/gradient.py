@@ -19,9 +19,10 @@ from optdyn.meta_training.containment import (
     contain_cotangents,
     contain_gradients,
     exploded,
-    freeze_exploded,
+    hold_exploded,
 )
 from optdyn.meta_training.memory import StepMemory, fit_to_budget
+from optdyn.meta_training.second_order import with_hessian_products
 from optdyn.objective import meta_loss
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks.base import Task, joint, sample_batch
@@ -66,7 +67,7 @@ class Diagnostics:
     """Counts over the batch of one meta-gradient."""
 
     exploded: Int[Array, ""]
-    """Problems whose loss blew up, or which were frozen; they are left out of ``value``."""
+    """Problems whose loss blew up, or which were held; they are left out of ``value``."""
     contained: Int[Array, ""]
     """Problems with a gradient replaced forward or a cotangent changed in the reverse pass."""
 
@@ -199,13 +200,14 @@ def _objective(
     probe see `contain_cotangents`.
     """
     batch = keys.shape[0]
-    problem = joint(sample_batch(task, keys))
+    problem = with_hessian_products(joint(sample_batch(task, keys)))
     bound = options.max_cotangent_norm
 
     def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         def contain(previous: PyTree, following: PyTree) -> PyTree:
-            following = freeze_exploded(previous, following, batch)
-            return contain_cotangents(following, probe, bound)
+            params, state = hold_exploded(previous, following)
+            params, inner = contain_cotangents((params, state.inner), probe, bound)
+            return params, state._replace(inner=inner)
 
         trajectory = unroll(
             contain_gradients(opt.as_optax()),
@@ -215,8 +217,8 @@ def _objective(
             segment=options.segment,
         )
         each = meta_loss(trajectory.losses, options.normalization)
-        replaced, frozen = trajectory.state.events.T
-        blown = exploded(trajectory.losses) | (frozen > 0) | ~jnp.isfinite(each)
+        replaced, held = trajectory.state.events.T
+        blown = exploded(trajectory.losses) | (held > 0) | ~jnp.isfinite(each)
         kept = jnp.where(blown, 0.0, each)
         differentiated = kept if bound is None else each
         return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown), replaced)
