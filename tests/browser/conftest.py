@@ -22,7 +22,7 @@ NO_BROWSER = (
     "no Chromium found: install one (apt-get install chromium, or playwright install chromium) "
     "or set CHROME to its path"
 )
-PATIENCE = 60_000
+PATIENCE = 180_000
 """Milliseconds: a machine may be busy."""
 Opener = Callable[..., Page]
 
