@@ -126,7 +126,7 @@ def _mechanisms(folder: Path) -> dict[str, Any]:
         "meta_step": told["meta_step"],
         "portrait": _few(found["portrait"], DIGITS - 1),
         "path": _few(found["path"]),
-        "rate": _few(found["schedule"]["rate"]),
+        "rate": _few(found["schedule"]["rate"], SYSTEM_DIGITS),
         "density": _few({name: found["density"][name] for name in ("edges", "count")}),
     }
 

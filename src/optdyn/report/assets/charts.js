@@ -24,10 +24,16 @@
     };
   }
 
-  /* Ticks at powers of ten; on a short range at 1, 2 and 5 times them. */
+  /* Ticks at powers of ten; on a short range plain numbers, 1, 2 and 5 times them. */
   function logAxis(title, options = {}) {
     const { range } = options;
-    return axis(title, { type: "log", dtick: !range || range[1] - range[0] > 2 ? 1 : "D2", ...options });
+    if (!range || range[1] - range[0] > 2) return axis(title, { type: "log", dtick: 1, ...options });
+    const factors = range[1] - range[0] > 0.3 ? [1, 2, 5] : [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
+    const values = [];
+    for (let power = Math.floor(range[0]); power <= range[1]; power++) {
+      values.push(...factors.map((factor) => factor * 10 ** power));
+    }
+    return axis(title, { type: "log", tickvals: values, ticktext: values.map((value) => text(value)), ...options });
   }
 
   /* A range of log10 that holds the finite positive `values`, with a margin. */
