@@ -26,6 +26,8 @@ from optdyn.tasks import make_task
 from optdyn.tuning import best, load_table
 
 SUMMARY = "mechanisms.json"
+LAYOUT = 2
+"""Of the stored mechanisms; raised when they gain a part, so that older ones are made again."""
 TRACKED = 24
 """Checkpoints whose modes are matched, evenly spread over the stored ones."""
 TRACKS_KEPT = 8
@@ -55,6 +57,7 @@ def explain_task(
     }
     inputs = to_plain(
         {
+            "layout": LAYOUT,
             "task_options": task_options,
             "settings": settings,
             "baselines": baselines,
@@ -138,6 +141,7 @@ def _plain(mechanisms: Mechanisms, step: StepMap) -> dict[str, Any]:
             "rest": mechanisms.rest,
             "start": mechanisms.portrait.project(step.h),
         },
+        "path": mechanisms.path,
         "linear": {
             "impulse": mechanisms.impulse,
             "frequency": mechanisms.frequency,

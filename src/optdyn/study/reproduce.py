@@ -24,6 +24,7 @@ from optdyn.experiments.claims import (
 )
 from optdyn.experiments.distillation_run import DistillationSettings, distill_task
 from optdyn.experiments.evaluation_run import evaluate_all
+from optdyn.experiments.explorer_run import explore_task
 from optdyn.experiments.files import read_json, write_json
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.mechanism_claims import distillation_claims, mechanism_claims
@@ -116,6 +117,8 @@ def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh |
     with _timed(run, task, "mechanisms"):
         few = dataclasses.replace(settings, num_problems=recipe.explained_problems)
         explain_task(run, task, options, few)
+    with _timed(run, task, "explorer"):
+        explore_task(run, task, options, settings, few)
     with _timed(run, task, "distillation"):
         work = DistillationSettings(
             seed=seed,
