@@ -5,6 +5,7 @@ STAMP := $(VENV)/.installed
 SCALE ?= laptop
 OUT ?= runs/reproduce
 PEER_PYTHON ?= $(BIN)/python
+WORKERS := --numprocesses 2 --dist loadgroup
 
 .PHONY: help setup reproduce test test-faults test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
 
@@ -24,18 +25,18 @@ reproduce: setup  ## Run the main job (SCALE=smoke|laptop|paper, OUT=folder)
 	$(BIN)/optdyn reproduce --scale $(SCALE) --out $(OUT)
 
 test: setup  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-lowest:  ## Run the tests on the lowest versions that pyproject.toml allows (needs uv)
 	python3.11 -m venv --clear .venv-lowest
 	uv pip install --quiet --python .venv-lowest --resolution lowest-direct --group dev --editable .
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest $(WORKERS)
 
 test-newest:  ## Run the tests on the newest versions, with Python 3.12
 	python3.12 -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	.venv-newest/bin/python -m pip install --quiet --upgrade --group dev --editable .
-	.venv-newest/bin/python -m pytest
+	.venv-newest/bin/python -m pytest $(WORKERS)
 
 test-wheel:  ## Build the wheel and use it in an empty environment, outside the repository
 	PYTHON=$(PYTHON) .ci/test-wheel

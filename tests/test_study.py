@@ -173,6 +173,8 @@ def test_searches_that_ship_are_placed_in_a_run(tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
         place_searches(run, "rosenbrock")
         place_searches(run, "rosenbrock")
-    (found,) = read_searches(tmp_path / "run" / "rosenbrock")
-    assert found["settings"]["task"] == "rosenbrock"
-    assert len(found["rows"]) == 19
+    found = read_searches(tmp_path / "run" / "rosenbrock")
+    assert {search["settings"]["task"] for search in found} == {"rosenbrock"}
+    cells = [search["settings"]["architecture"]["cell"] for search in found]
+    assert sorted(cells) == ["gru", "gru", "lstm", "rnn", "ugrnn"]
+    assert sum(len(search["rows"]) for search in found) == 19 + 4 * 8
