@@ -6,7 +6,7 @@ SCALE ?= laptop
 OUT ?= runs/reproduce
 PEER_PYTHON ?= $(BIN)/python
 
-.PHONY: help setup reproduce test test-faults test-lowest test-newest lint format lock bench bench-quick clean
+.PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest lint format lock bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ test-newest:  ## Run the tests on the newest versions, with Python 3.12
 
 test-faults: setup  ## Kill, starve and damage runs, at length; prints what was found
 	FAULTS=full $(BIN)/python -m pytest tests/faults
+
+test-distributed: setup  ## Train in many processes and search on a cluster, at length; prints what was found
+	DISTRIBUTED=full $(BIN)/python -m pytest tests/distributed
 
 bench: setup  ## Measure meta-steps against the machine's limit (PEER_PYTHON=one with torch)
 	$(BIN)/python -m benchmarks --peer-python $(PEER_PYTHON)

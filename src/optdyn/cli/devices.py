@@ -53,7 +53,7 @@ def start(devices: int | None, batch_size: int = 0, chunk: int | None = None) ->
 
     from optdyn.meta_training.gradient import BATCH_AXIS
 
-    _use_compilation_cache()
+    use_compilation_cache()
     cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices are settled
         count = devices or _most(cores, batch_size, chunk)
@@ -74,7 +74,7 @@ def _fits(devices: int, batch_size: int, chunk: int | None) -> bool:
     return not left_over and (chunk is None or each % chunk == 0)
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Keep compiled programs between commands, unless the user has settled where already."""
     import jax
 

@@ -8,11 +8,13 @@ import shlex
 import sys
 
 from optdyn.cli.devices import use_large_pages
+from optdyn.distributed.group import unfinished
 from optdyn.errors import UserError
 from optdyn.experiments.interrupts import Interrupted, raised_signals
 
 COMMANDS = {
     "train": "meta-train a learned optimizer",
+    "launch": "run one command in several processes of this machine",
     "search-lr": "search the meta learning rate at random",
     "tune": "tune a baseline by random search",
     "evaluate": "compare a run's optimizers on unseen problems",
@@ -22,18 +24,28 @@ COMMANDS = {
     "export": "copy a run's weights and search tables to where they ship from",
 }
 BAD_INPUT = 2
-INTERRUPTED = 128
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's) and return its exit code.
 
     0: done; 2: bad input, told in one line on standard error; 130 or 143:
-    stopped by SIGINT or SIGTERM.
+    stopped by SIGINT or SIGTERM; 75: another process of the training was lost.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    if argv is None and arguments and arguments[0] in COMMANDS:
+    if argv is not None:
+        return _run(argv)
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
         use_large_pages()
+    code = _run(arguments)
+    if code > BAD_INPUT or unfinished():
+        # The interpreter would wait for abandoned computations, and for other processes.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         with raised_signals("stopped; what was finished is saved"):
             _dispatch(arguments)
@@ -46,13 +58,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _complain("--units: out of memory (lower it or --batch-size, or set --chunk)")
     except Interrupted as error:
-        code = INTERRUPTED + error.signum
         again = shlex.join(["optdyn", *arguments])
         print(f"optdyn: {error}; to go on: {again}", file=sys.stderr, flush=True)
-        if argv is None:
-            sys.stdout.flush()
-            os._exit(code)  # the interpreter would wait for abandoned computations
-        return code
+        return error.code
     return 0
 
 

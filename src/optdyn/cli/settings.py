@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from optdyn.cli.options import choice, integer, number, option, path, switch
+from optdyn.distributed.processes import Processes, find_processes, read_address
 from optdyn.errors import UserError
 from optdyn.meta_training.search import LearningRateSearch
 from optdyn.meta_training.trainer import MetaTraining
@@ -25,6 +27,7 @@ STAGES = ("final", "momentum")
 ALL_TASKS = "all"
 LARGEST_SEED = 2**32 - 1
 LARGEST_CELL = 2**15
+LARGEST_LAUNCH = 256
 LARGEST_TASK_OPTION = 10**6
 """Beyond these sizes XLA ends the process, instead of raising an error."""
 
@@ -152,7 +155,39 @@ class ProtocolSettings(ObjectiveSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainSettings(ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings):
+class DistributedSettings:
+    """Several processes."""
+
+    distributed: bool = switch(
+        "be one of several processes that train together, each started with this command"
+    )
+    coordinator: str | None = option(
+        None,
+        "host:port of process 0 (none: $OPTDYN_COORDINATOR)",
+        read_address,
+        metavar="HOST:PORT",
+    )
+    num_processes: int | None = integer(
+        None, "how many processes there are (none: $OPTDYN_NUM_PROCESSES)"
+    )
+    process_id: int | None = integer(
+        None, "which of them this is, from 0 (none: $OPTDYN_PROCESS_ID)", minimum=0
+    )
+
+    def processes(self) -> Processes | None:
+        """Who takes part (None: this process alone). Raises `UserError` for a bad value."""
+        given = (self.coordinator, self.num_processes, self.process_id)
+        if self.distributed:
+            return find_processes(*given, os.environ)
+        if given != (None, None, None):
+            raise UserError("--coordinator, --num-processes, --process-id: need --distributed")
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings(
+    DistributedSettings, ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings
+):
     """Meta-train a learned optimizer; the same command goes on where it was left."""
 
     learning_rate: float = number(
@@ -161,6 +196,16 @@ class TrainSettings(ProtocolSettings, ArchitectureSettings, TaskSettings, RunSet
     initial: Path | None = path(
         None, "checkpoint (of the same architecture) to fine-tune from; none: random weights"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchSettings:
+    """Run a distributed command in several processes of this machine.
+
+    optdyn launch --processes 4 -- train --task rosenbrock --out runs/one
+    """
+
+    processes: int = integer(2, "processes to start", maximum=LARGEST_LAUNCH)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from optdyn.random_streams import keys_at, stream
 from optdyn.tasks.base import Task, joint, sample_batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key, PyTree
+    from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 BATCH_AXIS = "batch"
 SIZE_STREAM = "problems traced for their size"
@@ -87,32 +87,37 @@ def meta_value_and_grad(
     (infinite when all did).
     The gradient has ``optimizer``'s structure; problems that exploded add
     nothing to it unless ``max_cotangent_norm`` bounds what they can add.
-    ``mesh``: a one-axis mesh named ``"batch"`` to spread the problems over.
+    ``mesh``: a one-axis mesh named ``"batch"`` to spread the problems over; where
+    they do not divide, some devices compute a problem more than others.
 
-    Raises `UserError` when the batch does not divide over devices and chunks, or
-    no choice of chunk and segment keeps within the memory budget.
+    Raises `UserError` when there are more devices than problems, those of one
+    device do not divide into chunks, or no choice of chunk and segment keeps
+    within the memory budget.
     """
     shards = 1 if mesh is None else mesh.size
-    if batch_size % shards or (options.chunk and (batch_size // shards) % options.chunk):
+    on_each = -(-batch_size // shards)
+    if batch_size < shards or (options.chunk and on_each % options.chunk):
         raise UserError(
             f"batch size: {batch_size} is not allowed "
             f"(a multiple of {shards} devices x chunk {options.chunk or 1})"
         )
     if options.memory_budget is not None:
         budget = options.memory_budget // shards
-        options = _fitted(optimizer, task, batch_size // shards, options, budget)
-    keys = keys_at(key, jnp.arange(batch_size))
-    sums: Callable[[Any, Any], Any] = functools.partial(_sums, task=task, options=options)
+        options = _fitted(optimizer, task, on_each, options, budget)
+    index = jnp.arange(on_each * shards)
+    keys = keys_at(key, index)
+    counts = None if batch_size == index.size else index < batch_size
+    sums: Callable[..., Any] = functools.partial(_sums, task=task, options=options)
     if mesh is not None:
         on_one_device = sums
         sums = jax.shard_map(
-            lambda opt, ks: jax.lax.psum(on_one_device(opt, ks), BATCH_AXIS),
+            lambda opt, *rows: jax.lax.psum(on_one_device(opt, *rows), BATCH_AXIS),
             mesh=mesh,
-            in_specs=(P(), P(BATCH_AXIS)),
+            in_specs=(P(), P(BATCH_AXIS), P(BATCH_AXIS)),
             out_specs=P(),
             check_vma=False,
         )
-    (total, counted, contained), gradient = sums(optimizer, keys)
+    (total, counted, contained), gradient = sums(optimizer, keys, counts)
     value = jnp.where(counted > 0, total / jnp.maximum(counted, 1), jnp.inf)
     gradient = jax.tree.map(lambda leaf: leaf / batch_size, gradient)
     diagnostics = Diagnostics(
@@ -144,7 +149,7 @@ def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -
 
         def reverse_pass(opt: MetaOptimizer) -> PyTree:
             objective, probe = _objective(
-                keys_at(stream(0, SIZE_STREAM), jnp.arange(1)), task, plain
+                keys_at(stream(0, SIZE_STREAM), jnp.arange(1)), None, task, plain
             )
             return jax.vjp(objective, opt, probe, has_aux=True)[1]
 
@@ -162,35 +167,55 @@ def _bytes(tree: PyTree) -> int:
 
 
 def _sums(
-    optimizer: MetaOptimizer, keys: Key[Array, " batch"], *, task: Task, options: UnrollOptions
+    optimizer: MetaOptimizer,
+    keys: Key[Array, " batch"],
+    counts: Bool[Array, " batch"] | None,
+    *,
+    task: Task,
+    options: UnrollOptions,
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
-    """Sums over problems: (meta-losses, problems counted, problems contained), gradient."""
+    """Sums over problems: (meta-losses, problems counted, problems contained), gradient.
+
+    ``counts``: which problems are of the batch, the others filling it up (None: all).
+    """
     one_chunk = functools.partial(_chunk_sums, optimizer, task=task, options=options)
     if options.chunk is None or options.chunk >= keys.shape[0]:
-        return one_chunk(keys)
-    chunks = keys.reshape(-1, options.chunk)
+        return one_chunk((keys, counts))
+    chunks = jax.tree.map(lambda rows: rows.reshape(-1, options.chunk), (keys, counts))
 
-    def add(total: PyTree, chunk: Array) -> tuple[PyTree, None]:
+    def add(total: PyTree, chunk: tuple[Array, Array | None]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, one_chunk(chunk)), None
 
+    first = jax.tree.map(lambda rows: rows[0], chunks)
     zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_chunk, chunks[0])
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_chunk, first)
     )
     return jax.lax.scan(add, zeros, chunks)[0]
 
 
 def _chunk_sums(
-    optimizer: MetaOptimizer, keys: Key[Array, " batch"], *, task: Task, options: UnrollOptions
+    optimizer: MetaOptimizer,
+    problems: tuple[Key[Array, " batch"], Bool[Array, " batch"] | None],
+    *,
+    task: Task,
+    options: UnrollOptions,
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
-    objective, probe = _objective(keys, task, options)
+    keys, counts = problems
+    objective, probe = _objective(keys, counts, task, options)
     (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
         objective, argnums=(0, 1), has_aux=True
     )(optimizer, probe)
-    return (total, counted, jnp.sum((events > 0) | (replaced > 0))), gradient
+    contained = (events > 0) | (replaced > 0)
+    if counts is not None:
+        contained &= counts
+    return (total, counted, jnp.sum(contained)), gradient
 
 
 def _objective(
-    keys: Key[Array, " batch"], task: Task, options: UnrollOptions
+    keys: Key[Array, " batch"],
+    counts: Bool[Array, " batch"] | None,
+    task: Task,
+    options: UnrollOptions,
 ) -> tuple[Callable[..., Any], Float[Array, " batch"]]:
     """The sum of the problems' meta-losses, of (optimizer, probe), and the probe.
 
@@ -217,6 +242,8 @@ def _objective(
         each = meta_loss(trajectory.losses, options.normalization)
         replaced, frozen = trajectory.state.events.T
         blown = exploded(trajectory.losses) | (frozen > 0) | ~jnp.isfinite(each)
+        if counts is not None:
+            blown, each = blown | ~counts, jnp.where(counts, each, 0.0)
         kept = jnp.where(blown, 0.0, each)
         differentiated = kept if bound is None else each
         return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown), replaced)
