@@ -21,7 +21,7 @@ from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_tra
 
 META_STEPS = 50
 PROTOCOL = MetaTraining(
-    num_meta_steps=META_STEPS, unroll_length=6, batch_size=8, learning_rate=1e-3,
+    num_meta_steps=META_STEPS, unroll_length=6, batch_size=8, learning_rate=1e-2,
     normalization="first",
 )  # fmt: skip
 

@@ -45,6 +45,7 @@ NOT_ALLOWED = {
         "",
     ],
     "HOST:PORT": ["host", ":1", "host:0", "host:65536", "host:x", ""],
+    "ADDRESS": ["host", "host:x", ":1", ""],
     None: ["no such name", "", "*", "../..", "\udcff", "a\nb"],
 }
 NO_FOLDER = {"launch"}

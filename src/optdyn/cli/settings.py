@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optdyn.cli.options import choice, integer, number, option, path, switch
+from optdyn.distributed.engines import ENGINES, Engine, read_engine_address, start_engine
 from optdyn.distributed.processes import Processes, find_processes, read_address
 from optdyn.errors import UserError
 from optdyn.meta_training.search import LearningRateSearch
@@ -234,7 +235,22 @@ class SearchSettings(ProtocolSettings, ArchitectureSettings, TaskSettings, RunSe
 
 
 @dataclasses.dataclass(frozen=True)
-class TuneSettings(ObjectiveSettings, TaskSettings, RunSettings):
+class EngineSettings:
+    """Many workers."""
+
+    engine: str = choice("local", "what does the chunks of work: this process, or Ray", ENGINES)
+    address: str | None = option(
+        None, "Ray cluster to join, such as auto or host:6379; none: one on this machine",
+        read_engine_address, metavar="ADDRESS",
+    )  # fmt: skip
+
+    def start_engine(self) -> Engine:
+        """The engine these options describe. Raises `UserError` where there is none."""
+        return start_engine(self.engine, self.address)
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneSettings(EngineSettings, ObjectiveSettings, TaskSettings, RunSettings):
     """Tune a baseline by random search over its grid of hyperparameters."""
 
     baseline: str = choice("momentum", "optimizer to tune", BASELINES)
