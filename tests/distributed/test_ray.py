@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from optdyn.distributed.engines import Engine, LocalEngine, Work, start_engine
 from optdyn.errors import UserError
+from optdyn.experiments.run_folder import open_run
+from optdyn.experiments.sweep_run import Sweep, run_sweep
 from optdyn.optimizers.baselines import get_baseline
 from optdyn.tasks import make_task
 from optdyn.tuning import random_search
@@ -29,17 +31,33 @@ pytestmark = pytest.mark.filterwarnings(
 HERE = Path(__file__).parent
 
 
+def started_cluster(attempts: int = 3) -> Any:
+    """Two nodes. Ray gives its own processes 15 s to start, which a busy machine may exceed."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    for attempt in range(attempts):
+        try:
+            while len(cluster.list_all_nodes()) < 2:
+                cluster.add_node(num_cpus=1)
+            return cluster
+        except Exception:
+            if attempt + 1 == attempts:
+                raise
+            cluster.shutdown()
+            cluster = Cluster()
+    raise AssertionError
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     """On a cluster of two nodes with a worker each."""
     import ray
-    from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, sys.path)]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        cluster.add_node(num_cpus=1)
+        cluster = started_cluster()
         yield start_engine("ray", cluster.address)
         ray.shutdown()
         cluster.shutdown()
@@ -90,7 +108,7 @@ def test_a_killed_workers_chunk_is_done_again(engine: Engine, tmp_path: Path) ->
 
 def test_errors_of_the_work_are_its_own(engine: Engine) -> None:
     for each in (LocalEngine(), engine):
-        with pytest.raises(UserError, match="^chunk: 7 is not allowed$"):
+        with pytest.raises(UserError, match=r"^chunk: 7 is not allowed$"):
             list(each.map(work(failing), [7]))
 
 
@@ -134,3 +152,17 @@ def test_a_search_on_a_cluster_is_the_local_one_to_the_bit(
         f"{local.scores.size} rows in {local.round + 1} rounds equal to the bit; seconds: "
         + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     )
+
+
+def test_a_sweep_on_a_cluster_is_the_local_one_to_the_bit(engine: Engine, tmp_path: Path) -> None:
+    sweep = Sweep(
+        tasks=("linear_regression",), cells=("rnn",), units=(2, 3), seeds=(0,),
+        learning_rates=(1e-3, 1e-2), num_meta_steps=2, unroll_length=3, batch_size=2,
+        num_problems=2,
+    )  # fmt: skip
+    found = {}
+    for name, each in {"local": LocalEngine(), "ray": engine}.items():
+        with open_run(tmp_path / name) as run:
+            found[name] = run_sweep(run, sweep, engine=each)
+    assert found["ray"] == found["local"]
+    assert len(found["ray"]) == 4

@@ -20,6 +20,7 @@ FULL, SMALL = 1200, 60
 SETTINGS = {
     "train": cli_settings.TrainSettings,
     "search-lr": cli_settings.SearchSettings,
+    "sweep": cli_settings.SweepSettings,
     "tune": cli_settings.TuneSettings,
     "evaluate": cli_settings.EvaluateSettings,
     "analyze": cli_settings.AnalyzeSettings,
@@ -46,6 +47,9 @@ NOT_ALLOWED = {
     ],
     "HOST:PORT": ["host", ":1", "host:0", "host:65536", "host:x", ""],
     "ADDRESS": ["host", "host:x", ":1", ""],
+    "INT,...": ["0.5", "1,,2", "1,x", ",", "", "1;2", "-1"],
+    "NUMBER,...": ["nan", "0.1,0", "0.1,", "x", "", "-1", "1e31"],
+    "NAME,...": ["gru,", "no such name", "", ",", "gru;lstm"],
     None: ["no such name", "", "*", "../..", "\udcff", "a\nb"],
 }
 NO_FOLDER = {"launch"}

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "meta-train a learned optimizer",
     "launch": "run one command in several processes of this machine",
     "search-lr": "search the meta learning rate at random",
+    "sweep": "meta-train over tasks, cells, sizes, seeds and learning rates",
     "tune": "tune a baseline by random search",
     "evaluate": "compare a run's optimizers on unseen problems",
     "analyze": "take an optimizer apart: a run's stages, or any one optimizer",

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from optdyn.cli.options import choice, integer, number, option, path, switch
+from optdyn.cli.options import choice, integer, number, option, path, several, switch
 from optdyn.distributed.engines import ENGINES, Engine, read_engine_address, start_engine
 from optdyn.distributed.processes import Processes, find_processes, read_address
 from optdyn.errors import UserError
+from optdyn.experiments.sweep_run import Sweep
 from optdyn.meta_training.search import LearningRateSearch
 from optdyn.meta_training.trainer import MetaTraining
 from optdyn.objective import NORMALIZATIONS
@@ -258,6 +259,50 @@ class TuneSettings(EngineSettings, ObjectiveSettings, TaskSettings, RunSettings)
     problems: int = integer(32, "problems that score each combination")
     rescore_top: int = integer(50, "best combinations to score again, on fresh problems")
     rescore_problems: int = integer(64, "fresh problems for that")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSettings(EngineSettings):
+    """Meta-train over every combination of what is listed; the same command goes on.
+
+    Whatever else a training needs is as in its task's recipe for optdyn reproduce.
+    """
+
+    out: Path = path(Path("runs/sweep"), "run folder: made if absent, continued if present")
+    tasks: tuple[str, ...] = several(
+        ("linear_regression",), "what is optimised", choice(None, "", TASKS)
+    )
+    cells: tuple[str, ...] = several(("gru",), "recurrent cells", choice(None, "", CELLS))
+    units: tuple[int, ...] = several(
+        (32,), "sizes of the cell", integer(None, "", maximum=LARGEST_CELL)
+    )
+    seeds: tuple[int, ...] = several(
+        (0,), "seeds of all random numbers", integer(None, "", minimum=0, maximum=LARGEST_SEED)
+    )
+    learning_rates: tuple[float, ...] = several(
+        (1e-3, 1e-2), "meta learning rates at the start", number(None, "")
+    )
+    meta_steps: int | None = integer(None, "meta-steps; none: the recipe's")
+    unroll_length: int | None = integer(None, "inner steps; none: the recipe's")
+    batch_size: int | None = integer(None, "problems a meta-step; none: the recipe's")
+    problems: int = integer(64, "validation problems that judge each training")
+    devices: int | None = integer(
+        None, "devices to spread problems over, in this process (none: every core or accelerator)"
+    )
+
+    def sweep(self) -> Sweep:
+        """The sweep these options describe."""
+        return Sweep(
+            tasks=self.tasks,
+            cells=self.cells,
+            units=self.units,
+            seeds=self.seeds,
+            learning_rates=self.learning_rates,
+            num_meta_steps=self.meta_steps,
+            unroll_length=self.unroll_length,
+            batch_size=self.batch_size,
+            num_problems=self.problems,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

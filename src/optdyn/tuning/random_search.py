@@ -205,7 +205,11 @@ def random_search(
         at_once = _runs_at_once(baseline, tuning)
     if runs_per_chunk is None:
         runs_per_chunk = max(FEWEST_RUNS, at_once)
-    plain = {"num_steps": num_steps, "normalization": normalization, "at_once": at_once}
+    plain: dict[str, Any] = {
+        "num_steps": num_steps,
+        "normalization": normalization,
+        "at_once": at_once,
+    }
 
     def work(problems: Problem, stream_name: str, count: int) -> Work:
         problem_settings = {"seed": seed, "stream_name": stream_name, "num_problems": count}
