@@ -17,11 +17,12 @@ from typing import Any
 
 from optdyn.distributed.engines import Chunk, Result, Work
 from optdyn.errors import UserError
+from optdyn.optimizers.native.build import SWITCH
 
 RETRIES = 5
 """How often a chunk is done again because its worker was lost."""
 
-PASSED_ON = ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR")
+PASSED_ON = ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR", SWITCH)
 """Environment variables on which results, or the time they take, depend."""
 
 

@@ -3,8 +3,7 @@
 In a joint problem every problem owns a block of rows: row b of the parameters
 [batch, n], rows b·n … (b+1)·n of the optimizer's state. Forward, a problem
 whose gradient is not finite or beyond `GRADIENT_LIMIT` gives the optimizer a
-zero gradient, and one whose next parameters are beyond `LIMIT` stays put.
-Such a problem is frozen for good, as the same state meets the same gradient again.
+zero gradient, and one whose next parameters are beyond `LIMIT` stays where it is.
 Backward, a problem's cotangent that is not finite is replaced by zero and,
 where a bound is set, scaled down to it. Every such event is counted.
 """
@@ -12,7 +11,7 @@ where a bound is set, scaled down to it. Every such event is counted.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +33,11 @@ EXPLODED_RATIO = 1e4
 class Contained(NamedTuple):
     """An optimizer's state and, for each problem, at how many steps it was contained.
 
-    The columns of ``events``: gradients replaced, steps not taken.
+    ``sane``: whose gradients were let through at this step. The columns of
+    ``events``: gradients replaced, steps not taken.
     """
 
+    sane: Bool[Array, " batch"]
     events: Float[Array, "batch 2"]
     inner: PyTree
 
@@ -49,53 +50,52 @@ def contain_gradients(tx: optax.GradientTransformation) -> optax.GradientTransfo
     """
 
     def init(params: Float[Array, "batch n"]) -> Contained:
-        return Contained(jnp.zeros((params.shape[0], 2), params.dtype), tx.init(params))
+        batch = params.shape[0]
+        events = jnp.zeros((batch, 2), params.dtype)
+        return Contained(jnp.ones((batch,), bool), events, tx.init(params))
 
     def update(
         g: Float[Array, "batch n"], state: Contained, params: Float[Array, "batch n"] | None = None
     ) -> tuple[PyTree, Contained]:
         sane = jnp.all(jnp.abs(g) <= GRADIENT_LIMIT, axis=1)
-        updates, inner = tx.update(jnp.where(sane[:, None], g, 0.0), state.inner, params)
-        return updates, Contained(state.events.at[:, 0].add(~sane), inner)
+        updates, inner = tx.update(_choose(sane, g, jnp.zeros_like(g)), state.inner, params)
+        return updates, Contained(sane, state.events, inner)
 
     return optax.GradientTransformation(init, update)
 
 
-def freeze_exploded(
-    previous: tuple[PyTree, Contained], following: tuple[PyTree, Contained], batch: int
-) -> tuple[PyTree, Contained]:
-    """``following``, with the rows of exploded problems taken from ``previous``, counting them."""
-    params, _ = following
-    sane = jnp.all(jnp.abs(params) <= LIMIT, axis=tuple(range(1, params.ndim)))
-    for leaf in jax.tree.leaves(following):
-        sane &= _all_finite(_rows(leaf, batch))
-    params, state = _choose(sane, following, previous)
-    return params, state._replace(events=state.events.at[:, 1].add(~sane))
+def hold_exploded(
+    previous: tuple[Float[Array, "batch n"], Contained],
+    following: tuple[Float[Array, "batch n"], Contained],
+) -> tuple[Float[Array, "batch n"], Contained]:
+    """``following``, with the parameters of exploded problems taken from ``previous``; counts them.
 
-
-def _all_finite(rows: Float[Array, "batch n"]) -> Bool[Array, " batch"]:
-    """Which rows are finite throughout, by a matrix product: XLA's reductions are slower."""
-    weight = jnp.full((rows.shape[1],), jnp.finfo(rows.dtype).tiny, rows.dtype)
-    return jnp.isfinite(rows @ weight)
+    The optimizer's state goes on: it was given finite gradients alone.
+    """
+    params, state = following
+    sane = jnp.all(jnp.abs(params) <= LIMIT, axis=1)
+    events = state.events + ~jnp.stack([state.sane, sane], axis=1)
+    return _choose(sane, params, previous[0]), state._replace(events=events)
 
 
 @jax.custom_vjp
-def _choose(chosen: Bool[Array, " batch"], left: PyTree, right: PyTree) -> PyTree:
+def _choose(
+    chosen: Bool[Array, " batch"], left: Float[Array, "batch n"], right: Float[Array, "batch n"]
+) -> Float[Array, "batch n"]:
     """Problem by problem ``left`` where ``chosen``, else ``right``.
 
     For its reverse pass it keeps ``chosen`` alone; `jnp.where` by itself would
-    keep a mask of the state's size for every inner step.
+    keep a mask of the parameters' size for every inner step.
     """
-    batch = chosen.shape[0]
-    return jax.tree.map(lambda a, b: _where(chosen, a, b, batch), left, right)
+    return jnp.where(chosen[:, None], left, right)
 
 
-def _choose_forward(chosen: Array, left: PyTree, right: PyTree) -> tuple[PyTree, Array]:
+def _choose_forward(chosen: Array, left: Array, right: Array) -> tuple[Array, Array]:
     return _choose(chosen, left, right), chosen
 
 
-def _choose_reverse(chosen: Array, cotangent: PyTree) -> tuple[None, PyTree, PyTree]:
-    zeros = jax.tree.map(jnp.zeros_like, cotangent)
+def _choose_reverse(chosen: Array, cotangent: Array) -> tuple[None, Array, Array]:
+    zeros = jnp.zeros_like(cotangent)
     return None, _choose(chosen, cotangent, zeros), _choose(chosen, zeros, cotangent)
 
 
@@ -127,36 +127,23 @@ def _forward(carry: PyTree, probe: Array, bound: float | None) -> tuple[PyTree, 
 
 
 def _reverse(bound: float | None, batch: int, cotangent: PyTree) -> tuple[PyTree, Array]:
-    leaves = jax.tree.leaves(cotangent)
-    squared = sum(
-        jnp.einsum("bi,bi->b", rows, rows) for rows in (_rows(leaf, batch) for leaf in leaves)
-    )
-    norm = jnp.sqrt(squared)
+    leaves, treedef = jax.tree.flatten(cotangent)
+    rows = [leaf.reshape(batch, -1) for leaf in leaves if leaf.dtype != jax.dtypes.float0]
+    # Sums of squares as matrix products: XLA's own reductions are slower on a CPU.
+    norm = jnp.sqrt(sum(each**2 @ jnp.ones((each.shape[1],), each.dtype) for each in rows))
     finite = jnp.isfinite(norm)
     within = finite if bound is None else finite & (norm <= bound)
-    if bound is None:
-        contained = jax.tree.map(
-            lambda leaf: _where(finite, leaf, jnp.zeros_like(leaf), batch), cotangent
-        )
-    else:
-        factor = jnp.where(within, 1.0, bound / jnp.where(finite, norm, 1.0))
-        contained = jax.tree.map(
-            lambda leaf: _where(finite, _scale(factor, leaf, batch), jnp.zeros_like(leaf), batch),
-            cotangent,
-        )
+    limit = 1.0 if bound is None else bound
+    factor = jnp.where(within, 1.0, limit / jnp.where(finite, norm, 1.0))
+
+    def contain(leaf: Array) -> Array:
+        if leaf.dtype == jax.dtypes.float0:
+            return leaf
+        scaled = factor[:, None] * leaf.reshape(batch, -1)
+        return jnp.where(finite[:, None], scaled, 0.0).reshape(leaf.shape)
+
+    contained = jax.tree.unflatten(treedef, [contain(leaf) for leaf in leaves])
     return contained, (~within).astype(norm.dtype)
 
 
 contain_cotangents.defvjp(_forward, _reverse)
-
-
-def _rows(leaf: Array, batch: int) -> Any:
-    return leaf.reshape(batch, -1)
-
-
-def _where(choose: Array, left: Array, right: Array, batch: int) -> Array:
-    return jnp.where(choose[:, None], _rows(left, batch), _rows(right, batch)).reshape(left.shape)
-
-
-def _scale(factor: Array, leaf: Array, batch: int) -> Array:
-    return (factor[:, None] * _rows(leaf, batch)).reshape(leaf.shape)

@@ -19,7 +19,7 @@ from optdyn.meta_training.containment import (
     contain_cotangents,
     contain_gradients,
     exploded,
-    freeze_exploded,
+    hold_exploded,
 )
 from optdyn.meta_training.memory import StepMemory, fit_to_budget
 from optdyn.objective import meta_loss
@@ -66,7 +66,7 @@ class Diagnostics:
     """Counts over the batch of one meta-gradient."""
 
     exploded: Int[Array, ""]
-    """Problems whose loss blew up, or which were frozen; they are left out of ``value``."""
+    """Problems whose loss blew up, or which were held; they are left out of ``value``."""
     contained: Int[Array, ""]
     """Problems with a gradient replaced forward or a cotangent changed in the reverse pass."""
 
@@ -229,8 +229,9 @@ def _objective(
 
     def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         def contain(previous: PyTree, following: PyTree) -> PyTree:
-            following = freeze_exploded(previous, following, batch)
-            return contain_cotangents(following, probe, bound)
+            params, state = hold_exploded(previous, following)
+            params, inner = contain_cotangents((params, state.inner), probe, bound)
+            return params, state._replace(inner=inner)
 
         trajectory = unroll(
             contain_gradients(opt.as_optax()),
@@ -240,8 +241,8 @@ def _objective(
             segment=options.segment,
         )
         each = meta_loss(trajectory.losses, options.normalization)
-        replaced, frozen = trajectory.state.events.T
-        blown = exploded(trajectory.losses) | (frozen > 0) | ~jnp.isfinite(each)
+        replaced, held = trajectory.state.events.T
+        blown = exploded(trajectory.losses) | (held > 0) | ~jnp.isfinite(each)
         if counts is not None:
             blown, each = blown | ~counts, jnp.where(counts, each, 0.0)
         kept = jnp.where(blown, 0.0, each)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from optdyn.errors import require_positive_int
+from optdyn.optimizers import fused_gru
 from optdyn.optimizers.gru_kernel import Weights, gru_step
 
 if TYPE_CHECKING:
@@ -150,3 +151,20 @@ CELLS: dict[str, Callable[[int], Cell]] = {
     "rnn": VanillaRNN,
     "ugrnn": UGRNN,
 }
+
+
+def step_and_readout(
+    cell: Cell, weights: Weights, w: Float[Array, " units"]
+) -> fused_gru.StepAndReadout:
+    """``(h, u) -> (h', h'[:, :units] @ w)``: native where `fused_gru.usable` says so."""
+
+    def plain(h: Array, u: Array) -> tuple[Array, Array]:
+        following = cell.step(weights, h, u)
+        return following, following[:, : cell.units] @ w
+
+    if not (isinstance(cell, GRU) and cell.reset == "before"):
+        return plain
+    if not fused_gru.usable(cell.units, w.dtype):
+        return plain
+    fused = fused_gru.bind(weights, w)
+    return lambda h, u: (fused if h.shape[0] >= fused_gru.SMALLEST_ROWS else plain)(h, u)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from optdyn.errors import require_choice, require_number
-from optdyn.optimizers.cells import CELLS, Cell
+from optdyn.optimizers.cells import CELLS, Cell, step_and_readout
 from optdyn.optimizers.encodings import Encoding
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ComponentwiseRNN:
 
     def as_optax(self) -> optax.GradientTransformation:
         """The optimizer as an optax pair; works on any pytree of float parameters."""
-        cell = self.architecture.make_cell()
+        step = step_and_readout(self.architecture.make_cell(), self.weights, self.w)
 
         def init(params: PyTree) -> RNNState:
             components = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
@@ -93,8 +93,8 @@ class ComponentwiseRNN:
             leaves, treedef = jax.tree.flatten(gradients)
             dtype = self.w.dtype
             g = jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in leaves])
-            h = cell.step(self.weights, state.h, self.architecture.encoding(g))
-            steps = self.architecture.output_scale * (h[:, : cell.units] @ self.w)
+            h, readout = step(state.h, self.architecture.encoding(g))
+            steps = self.architecture.output_scale * readout
             splits = np.cumsum([leaf.size for leaf in leaves])[:-1]
             updates = [
                 step.reshape(leaf.shape).astype(leaf.dtype)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Weights: TypeAlias = "dict[str, Float[Array, '...']]"
 
+GATES = "zrc"
+"""Update gate, reset gate, candidate: the suffixes of their weights' names."""
+
 
 def _sigmoid(a: Float[Array, "..."]) -> Float[Array, "..."]:
     return 0.5 * jnp.tanh(0.5 * a) + 0.5
@@ -76,7 +79,7 @@ def _reverse(
     dh = dh + dh_next * z + dz @ p["W_z"].T + dr @ p["W_r"].T
     du = dz @ p["V_z"].T + dr @ p["V_r"].T + dc @ p["V_c"].T
     dp = {"W_z": _sum_of_outer(h, dz), "W_r": _sum_of_outer(h, dr), "W_c": dW_c}
-    for gate, d_gate in zip("zrc", (dz, dr, dc), strict=True):
+    for gate, d_gate in zip(GATES, (dz, dr, dc), strict=True):
         dp[f"V_{gate}"] = _sum_of_outer(u, d_gate)
         dp[f"b_{gate}"] = jnp.sum(d_gate, axis=0)
     return dp, dh, du

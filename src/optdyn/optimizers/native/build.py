@@ -1,0 +1,98 @@
+"""Builds the native code with the machine's C++ compiler and hands it to XLA.
+
+The library is kept in the user's cache folder, under a name that says what it was
+built from and for. A machine without a compiler, or with `OPTDYN_NATIVE=off` in the
+environment, uses the plain JAX step instead: the same numbers to rounding, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+
+from optdyn.user_cache import cache_folder
+
+SWITCH = "OPTDYN_NATIVE"
+SOURCES = ("gru.cc", "vectors.h", "parallel.h")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno")
+FUNCTIONS = ("forward_float32", "reverse_float32", "forward_float64", "reverse_float64")
+BUILD_SECONDS = 180.0
+
+_log = logging.getLogger("optdyn")
+
+
+@functools.cache
+def targets() -> dict[str, str] | None:
+    """XLA's name of each native function; None where there is no native code, and why is logged."""
+    if os.environ.get(SWITCH, "on") == "off":
+        return None
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if compiler is None:
+        _log.info("no C++ compiler found: the plain JAX step is used")
+        return None
+    try:
+        identity = _identity(compiler)
+        library = cache_folder() / "native" / f"gru-{identity}.so"
+        if not library.exists():
+            _build(compiler, library)
+        loaded = ctypes.cdll.LoadLibrary(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = [line for line in (getattr(error, "stderr", None) or "").splitlines() if line]
+        detail = next((line for line in said if "error:" in line), str(error))
+        _log.warning("the native step was not built, the plain JAX step is used: %s", detail)
+        return None
+    names = {function: f"optdyn_{function}_{identity}" for function in FUNCTIONS}
+    for function, name in names.items():
+        capsule = jax.ffi.pycapsule(getattr(loaded, function))
+        jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+    return names
+
+
+def _identity(compiler: str) -> str:
+    """A name for what the library depends on: source, headers, compiler and processor."""
+    folder = Path(__file__).parent
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    parts = [(folder / source).read_bytes() for source in SOURCES]
+    parts += [version.encode(), " ".join(FLAGS).encode(), jax.__version__.encode(), _processor()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _processor() -> bytes:
+    """The processor's model and abilities: a shared home folder serves unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return b"".join(sorted({line for line in lines if line.startswith((b"flags", b"model name"))}))
+
+
+def _build(compiler: str, library: Path) -> None:
+    """Compile into a temporary file beside ``library``, then rename it: never half a library."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    source = Path(__file__).parent / SOURCES[0]
+    handle, unfinished = tempfile.mkstemp(dir=library.parent, suffix=".unfinished")
+    os.close(handle)
+    command = [compiler, *FLAGS, "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}"]
+    try:
+        subprocess.run(
+            [*command, str(source), "-o", unfinished],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=BUILD_SECONDS,
+        )
+        os.replace(unfinished, library)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
