@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,45 +22,25 @@ from optdyn.tasks import make_task
 from optdyn.tuning import random_search
 from optdyn.tuning.search_table import SearchTable
 
-pytestmark = pytest.mark.filterwarnings(
-    # Ray leaves its logs and sockets to the interpreter's end, and its children to the kernel.
-    "ignore::ResourceWarning",
-    "ignore:subprocess .* is still running:ResourceWarning",
-)
-
 HERE = Path(__file__).parent
-
-
-def started_cluster(attempts: int = 3) -> Any:
-    """Two nodes. Ray gives its own processes 15 s to start, which a busy machine may exceed."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster()
-    for attempt in range(attempts):
-        try:
-            while len(cluster.list_all_nodes()) < 2:
-                cluster.add_node(num_cpus=1)
-            return cluster
-        except Exception:
-            if attempt + 1 == attempts:
-                raise
-            cluster.shutdown()
-            cluster = Cluster()
-    raise AssertionError
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """On a cluster of two nodes with a worker each."""
+    """On the cluster of `cluster_nodes`, whose workers find what the tests do."""
     import ray
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, sys.path)]))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = started_cluster()
-        yield start_engine("ray", cluster.address)
+    path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "cluster_nodes.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield start_engine("ray", process.stdout.readline().strip())
         ray.shutdown()
-        cluster.shutdown()
+        process.stdin.close()
 
 
 def search(engine: Engine, full: bool, on_chunk=lambda table: None) -> SearchTable:

@@ -52,12 +52,14 @@ def start(devices: int | None, batch_size: int = 0, chunk: int | None = None) ->
     from jax.sharding import Mesh
 
     from optdyn.meta_training.gradient import BATCH_AXIS
+    from optdyn.precision import use_exact_products
 
     use_compilation_cache()
     cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices are settled
         count = devices or _most(cores, batch_size, chunk)
         jax.config.update("jax_num_cpu_devices", count)
+    use_exact_products()
     present = jax.devices()
     count = devices or _most(len(present), batch_size, chunk)
     if count > len(present):

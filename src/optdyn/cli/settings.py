@@ -19,6 +19,7 @@ from optdyn.optimizers.baselines import BASELINES
 from optdyn.optimizers.cells import CELLS
 from optdyn.optimizers.componentwise_rnn import Architecture
 from optdyn.optimizers.encodings import ENCODINGS, Encoding
+from optdyn.optimizers.state_precision import STATE_DTYPES
 from optdyn.tasks import TASKS, make_task
 
 PROTOCOL = MetaTraining()
@@ -142,6 +143,9 @@ class ProtocolSettings(ObjectiveSettings):
     memory_budget: int | None = integer(
         PROTOCOL.memory_budget,
         "bytes that a meta-step may keep for its reverse pass, from which segment and chunk follow",
+    )
+    state_dtype: str = choice(
+        PROTOCOL.state_dtype, "how the optimizer's state is stored between steps", STATE_DTYPES
     )
 
     def protocol(self, learning_rate: float) -> MetaTraining:

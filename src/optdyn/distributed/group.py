@@ -97,6 +97,7 @@ def join(processes: Processes, devices: int | None, batch_size: int) -> Group:
     from jax.sharding import Mesh
 
     from optdyn.meta_training.gradient import BATCH_AXIS
+    from optdyn.precision import use_exact_products
 
     global _unfinished
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -119,6 +120,7 @@ def join(processes: Processes, devices: int | None, batch_size: int) -> Group:
             f"--coordinator: {processes.num_processes} processes did not meet at "
             f"{processes.coordinator} within {STARTING} s ({reason})"
         ) from None
+    use_exact_products()
     _unfinished = True
     atexit.register(_leave)
     if devices is not None and devices > jax.local_device_count():

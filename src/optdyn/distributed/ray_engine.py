@@ -17,12 +17,17 @@ from typing import Any
 
 from optdyn.distributed.engines import Chunk, Result, Work
 from optdyn.errors import UserError
-from optdyn.optimizers.native.build import SWITCH
 
 RETRIES = 5
 """How often a chunk is done again because its worker was lost."""
 
-PASSED_ON = ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR", SWITCH)
+PASSED_ON = (
+    "XLA_FLAGS",
+    "JAX_ENABLE_X64",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_COMPILATION_CACHE_DIR",
+    "OPTDYN_NATIVE",
+)
 """Environment variables on which results, or the time they take, depend."""
 
 
@@ -80,6 +85,9 @@ def on_worker(environment: Mapping[str, str], maker: str, settings: str, chunk: 
         for name in PASSED_ON:
             os.environ.pop(name, None)
         os.environ.update(environment)
+    from optdyn.precision import use_exact_products
+
+    use_exact_products()
     return _made(maker, settings)(chunk)
 
 

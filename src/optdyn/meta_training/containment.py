@@ -130,7 +130,8 @@ def _reverse(bound: float | None, batch: int, cotangent: PyTree) -> tuple[PyTree
     leaves, treedef = jax.tree.flatten(cotangent)
     rows = [leaf.reshape(batch, -1) for leaf in leaves if leaf.dtype != jax.dtypes.float0]
     # Sums of squares as matrix products: XLA's own reductions are slower on a CPU.
-    norm = jnp.sqrt(sum(each**2 @ jnp.ones((each.shape[1],), each.dtype) for each in rows))
+    squares = [each.astype(jnp.promote_types(each.dtype, jnp.float32)) ** 2 for each in rows]
+    norm = jnp.sqrt(sum(each @ jnp.ones((each.shape[1],), each.dtype) for each in squares))
     finite = jnp.isfinite(norm)
     within = finite if bound is None else finite & (norm <= bound)
     limit = 1.0 if bound is None else bound
@@ -139,7 +140,7 @@ def _reverse(bound: float | None, batch: int, cotangent: PyTree) -> tuple[PyTree
     def contain(leaf: Array) -> Array:
         if leaf.dtype == jax.dtypes.float0:
             return leaf
-        scaled = factor[:, None] * leaf.reshape(batch, -1)
+        scaled = (factor[:, None] * leaf.reshape(batch, -1)).astype(leaf.dtype)
         return jnp.where(finite[:, None], scaled, 0.0).reshape(leaf.shape)
 
     contained = jax.tree.unflatten(treedef, [contain(leaf) for leaf in leaves])

@@ -23,6 +23,7 @@ from optdyn.meta_training.containment import (
 )
 from optdyn.meta_training.memory import StepMemory, fit_to_budget
 from optdyn.objective import meta_loss
+from optdyn.optimizers.state_precision import store_state_in
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks.base import Task, joint, sample_batch
 
@@ -49,7 +50,8 @@ class UnrollOptions:
     ``chunk``: problems held in memory at once on each device, the rest being
     accumulated (None: all). ``memory_budget``: bytes that all devices together may
     need for what the reverse pass keeps; ``segment`` and ``chunk``, where they are
-    None, are then chosen by `memory.fit_to_budget` (None: no limit).
+    None, are then chosen by `memory.fit_to_budget` (None: no limit). ``state_dtype``:
+    see `store_state_in`.
     """
 
     num_steps: int = 200
@@ -58,6 +60,7 @@ class UnrollOptions:
     segment: int | None = None
     chunk: int | None = None
     memory_budget: int | None = None
+    state_dtype: str = "float32"
 
 
 @jax.tree_util.register_dataclass
@@ -157,7 +160,7 @@ def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -
 
     def carry(opt: MetaOptimizer) -> PyTree:
         params = task.sample(stream(0, SIZE_STREAM)).params
-        return params, opt.as_optax().init(params)
+        return params, store_state_in(options.state_dtype, opt.as_optax()).init(params)
 
     return StepMemory(kept=kept(3) - kept(2), carry=_bytes(jax.eval_shape(carry, optimizer)))
 
@@ -234,7 +237,7 @@ def _objective(
             return params, state._replace(inner=inner)
 
         trajectory = unroll(
-            contain_gradients(opt.as_optax()),
+            contain_gradients(store_state_in(options.state_dtype, opt.as_optax())),
             problem,
             options.num_steps,
             between_steps=contain,
