@@ -134,7 +134,7 @@ def _fitted(
 ) -> UnrollOptions:
     """``options`` with the segment and chunk with which ``batch`` problems fit ``budget``."""
     segment, chunk = fit_to_budget(
-        _step_memory(optimizer, task, options),
+        step_memory(optimizer, task, options),
         budget,
         num_steps=options.num_steps,
         batch=batch,
@@ -144,7 +144,7 @@ def _fitted(
     return dataclasses.replace(options, segment=segment, chunk=chunk)
 
 
-def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -> StepMemory:
+def step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -> StepMemory:
     """What one problem keeps a step: the traced reverse pass of 3 steps less that of 2."""
 
     def kept(num_steps: int) -> int:
