@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from optdyn.experiments.recipes import recipe_for
-from optdyn.meta_training.gradient import BATCH_AXIS
+from optdyn.meta_training.components import BATCH_AXIS
 from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_training
 from optdyn.optimizers import Architecture, ComponentwiseRNN
 from optdyn.tasks import TASKS

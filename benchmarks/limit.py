@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from optdyn.meta_training.gradient import BATCH_AXIS, MetaOptimizer, meta_value_and_grad
+from optdyn.meta_training.components import BATCH_AXIS
+from optdyn.meta_training.gradient import MetaOptimizer, meta_value_and_grad
 from optdyn.meta_training.trainer import MetaTraining
 from optdyn.tasks import Task
 

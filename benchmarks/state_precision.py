@@ -1,7 +1,7 @@
 """The meta-objective with the state stored in bfloat16: `python -m benchmarks.state_precision`.
 
 Meta-trains small GRUs with either type and judges each, in float32, on the same validation
-problems; writes ``benchmarks/results/state_precision.json`` and prints a table.
+problems; writes ``benchmarks/results/state_precision.json`` and a table in docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
 from optdyn.optimizers.state_precision import STATE_DTYPES
 from optdyn.tasks import make_task
 
+PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
+BEGIN, END = "<!-- begin precision -->", "<!-- end precision -->"
 RESULTS = Path(__file__).parent / "results" / "state_precision.json"
 TASKS = ("linear_regression", "rosenbrock")
 SEEDS = (0, 1, 2)
@@ -32,14 +34,18 @@ def main() -> None:
     rows = [row for task in TASKS for seed in SEEDS for row in measure(task, seed)]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    print("| task | seed | float32 | bfloat16 | change | meta-gradient's change |")
-    print("|---|---|---|---|---|---|")
+    lines = [
+        "| task | seed | float32 | bfloat16 | change | meta-gradient's change |",
+        "|---|---|---|---|---|---|",
+    ]
     for exact, rounded in zip(rows[::2], rows[1::2], strict=True):
         before, after = exact["meta_objective"], rounded["meta_objective"]
-        print(
+        lines.append(
             f"| {exact['task'].replace('_', ' ')} | {exact['seed']} | {before:.4g} | {after:.4g} "
             f"| {after / before - 1:+.1%} | {rounded['gradient_change']:.1e} |"
         )
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
 
 
 def measure(name: str, seed: int) -> list[dict[str, object]]:

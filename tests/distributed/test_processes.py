@@ -41,7 +41,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory: pytest.TempPathFactory, full: bool) -> dict[str, np.ndarray]:
     path = tmp_path_factory.mktemp("devices") / "found.npz"
-    counts = ["1", "2", "3", "4", "8"] if full else ["1", "3"]
+    counts = ["1", "2", "3", "4", "8", "4/2", "8/4"] if full else ["1", "3", "4/2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
     subprocess.run(
         [sys.executable, str(HERE / "meta_steps.py"), str(path), *counts],
@@ -51,11 +51,19 @@ def on_devices(tmp_path_factory: pytest.TempPathFactory, full: bool) -> dict[str
     return dict(np.load(path))
 
 
+def those_of(words: str, on_devices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What was found on the devices that ``words`` tell of."""
+    split = {name: name.rpartition("_") for name in on_devices}
+    return {split[name][0]: on_devices[name] for name in on_devices if split[name][2] == words}
+
+
 def require_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> str:
     gradient = difference(found["gradient"], expected["gradient"])
     weights = difference(found["weights"], expected["weights"])
     assert difference(found["value"], expected["value"]) < GRADIENT
     assert gradient < GRADIENT
+    assert difference(found["bounded"], expected["bounded"]) < GRADIENT
+    assert found["contained"] == expected["contained"] > 0
     assert weights < WEIGHTS
     return f"meta-gradient {gradient:.1e}, weights after {META_STEPS} meta-steps {weights:.1e}"
 
@@ -63,19 +71,20 @@ def require_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 def test_any_number_of_devices_gives_the_same_training(
     on_devices: dict[str, np.ndarray], figures: dict[str, object]
 ) -> None:
-    names = ("value", "gradient", "weights")
-    counts = sorted({int(name.rpartition("_")[2]) for name in on_devices})
-    alone = {name: on_devices[f"{name}_1"] for name in names}
-    assert np.linalg.norm(alone["weights"]) > 0
-    for count in counts[1:]:
-        several = {name: on_devices[f"{name}_{count}"] for name in names}
-        figures[f"{count} devices against 1"] = require_same(several, alone)
+    alone = those_of("1", on_devices)
+    assert difference(alone["bounded"], alone["gradient"]) > 0.01
+    for words in sorted({name.rpartition("_")[2] for name in on_devices} - {"1"}):
+        count, _, components = words.partition("/")
+        shared = f", {components} to a problem," if components else ""
+        figures[f"{count} devices{shared} against 1"] = require_same(
+            those_of(words, on_devices), alone
+        )
 
 
 def test_any_number_of_processes_gives_the_same_training(
     on_devices: dict[str, np.ndarray], tmp_path: Path, full: bool, figures: dict[str, object]
 ) -> None:
-    alone = {name: on_devices[f"{name}_1"] for name in ("value", "gradient", "weights")}
+    alone = those_of("1", on_devices)
     for count in (1, 2, 4) if full else (2,):
         path = tmp_path / f"{count}.npz"
         script = [sys.executable, str(HERE / "meta_steps.py"), str(path)]

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from optdyn.cli.devices import require_even_batch
 from optdyn.cli.options import choice, integer, number, option, path, several, switch
 from optdyn.distributed.engines import ENGINES, Engine, read_engine_address, start_engine
 from optdyn.distributed.processes import Processes, find_processes, read_address
@@ -202,6 +203,21 @@ class TrainSettings(
     initial: Path | None = path(
         None, "checkpoint (of the same architecture) to fine-tune from; none: random weights"
     )
+    components: int = integer(
+        1, "devices that share the components of each problem, where one is too small for it"
+    )
+
+    def require_even_batch(self) -> None:
+        """Raise `UserError` unless the batch divides over the devices, and those over problems."""
+        groups = self.devices
+        if groups is not None:
+            if groups % self.components:
+                raise UserError(
+                    f"--components: {self.components} is not allowed "
+                    f"(a divisor of --devices {self.devices})"
+                )
+            groups //= self.components
+        require_even_batch(self.batch_size, self.chunk, groups)
 
 
 @dataclasses.dataclass(frozen=True)

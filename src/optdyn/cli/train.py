@@ -21,11 +21,13 @@ def command(argv: list[str]) -> None:
     group, mesh = None, None
     processes = settings.processes()
     if processes is None:
-        devices.require_even_batch(settings.batch_size, settings.chunk, settings.devices)
-        mesh = devices.start(settings.devices, settings.batch_size, settings.chunk)
+        settings.require_even_batch()
+        mesh = devices.start(
+            settings.devices, settings.batch_size, settings.chunk, settings.components
+        )
     else:
         devices.use_compilation_cache()
-        group = join(processes, settings.devices, settings.batch_size)
+        group = join(processes, settings.devices, settings.batch_size, settings.components)
     if group is not None and not group.is_first:
         train_along(settings.task, task_options, architecture, protocol, settings.seed, group)
         group.finish()

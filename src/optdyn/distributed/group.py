@@ -28,9 +28,8 @@ NOTICE = 5.0
 class Group:
     """The processes that train together, from one of them.
 
-    ``mesh`` has one axis named ``"batch"`` over all their devices. The group
-    stands until `finish`; a process that ends before takes the others with it
-    (see `watch`).
+    ``mesh`` is over all their devices. The group stands until `finish`; a process that
+    ends before takes the others with it (see `watch`).
     """
 
     def __init__(self, processes: Processes, mesh: Mesh, watch: Hub | Spoke) -> None:
@@ -84,19 +83,19 @@ def unfinished() -> bool:
     return _unfinished
 
 
-def join(processes: Processes, devices: int | None, batch_size: int) -> Group:
+def join(processes: Processes, devices: int | None, batch_size: int, components: int = 1) -> Group:
     """Meet the other processes; before JAX's first use in this one.
 
     ``devices``: of this process (None: all its accelerators, or one CPU device).
+    ``components``: of the devices, how many share each problem (see `make_mesh`).
     Raises `UserError` when the processes do not meet, or have more devices than
-    there are problems in a batch.
+    there are problems in a batch for.
     """
     import jax
     import numpy as np
     from jax.experimental.multihost_utils import broadcast_one_to_all
-    from jax.sharding import Mesh
 
-    from optdyn.meta_training.gradient import BATCH_AXIS
+    from optdyn.meta_training.components import make_mesh
     from optdyn.precision import use_exact_products
 
     global _unfinished
@@ -132,10 +131,11 @@ def join(processes: Processes, devices: int | None, batch_size: int) -> Group:
         for index in range(processes.num_processes)
         for device in jax.local_devices(process_index=index)[:devices]
     ]
-    if len(present) > batch_size:
+    mesh = make_mesh(present, components)
+    if len(present) > batch_size * components:
         raise UserError(
-            f"--batch-size: {batch_size} is not allowed (at least one problem for each of "
-            f"{len(present)} devices)"
+            f"--batch-size: {batch_size} is not allowed (at least one problem for each "
+            f"{components} of {len(present)} devices)"
         )
     if processes.process_id == 0:
         hub = Hub(processes.host, processes.num_processes)
@@ -145,7 +145,7 @@ def join(processes: Processes, devices: int | None, batch_size: int) -> Group:
     else:
         port, token = broadcast_one_to_all(np.zeros(2, np.int32)).tolist()
         watch = Spoke(processes.host, port, token, processes.process_id)
-    return Group(processes, Mesh(np.array(present), (BATCH_AXIS,)), watch)
+    return Group(processes, mesh, watch)
 
 
 def _leave() -> None:

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from optdyn.errors import UserError
 from optdyn.inner_loop import unroll
+from optdyn.meta_training.components import BATCH_AXIS, COMPONENT_AXIS, spread_components
 from optdyn.meta_training.containment import (
     contain_cotangents,
     contain_gradients,
@@ -30,7 +31,6 @@ from optdyn.tasks.base import Task, joint, sample_batch
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-BATCH_AXIS = "batch"
 SIZE_STREAM = "problems traced for their size"
 
 
@@ -90,14 +90,16 @@ def meta_value_and_grad(
     (infinite when all did).
     The gradient has ``optimizer``'s structure; problems that exploded add
     nothing to it unless ``max_cotangent_norm`` bounds what they can add.
-    ``mesh``: a one-axis mesh named ``"batch"`` to spread the problems over; where
-    they do not divide, some devices compute a problem more than others.
+    ``mesh``: of `make_mesh`, over whose axis ``"batch"`` the problems are spread; where
+    they do not divide, some devices compute a problem more than others. A second axis
+    shares the components of each problem (`spread_components`).
 
     Raises `UserError` when there are more devices than problems, those of one
     device do not divide into chunks, or no choice of chunk and segment keeps
     within the memory budget.
     """
-    shards = 1 if mesh is None else mesh.size
+    shape = {} if mesh is None else mesh.shape
+    shards, parts = shape.get(BATCH_AXIS, 1), shape.get(COMPONENT_AXIS, 1)
     on_each = -(-batch_size // shards)
     if batch_size < shards or (options.chunk and on_each % options.chunk):
         raise UserError(
@@ -110,11 +112,19 @@ def meta_value_and_grad(
     index = jnp.arange(on_each * shards)
     keys = keys_at(key, index)
     counts = None if batch_size == index.size else index < batch_size
-    sums: Callable[..., Any] = functools.partial(_sums, task=task, options=options)
+    sums: Callable[..., Any] = functools.partial(_sums, task=task, options=options, parts=parts)
     if mesh is not None:
         on_one_device = sums
+
+        def on_all(opt: MetaOptimizer, *rows: Array | None) -> PyTree:
+            counts_and_losses, gradient = on_one_device(opt, *rows)
+            return (
+                jax.lax.psum(counts_and_losses, BATCH_AXIS),
+                jax.lax.psum(gradient, mesh.axis_names),
+            )
+
         sums = jax.shard_map(
-            lambda opt, *rows: jax.lax.psum(on_one_device(opt, *rows), BATCH_AXIS),
+            on_all,
             mesh=mesh,
             in_specs=(P(), P(BATCH_AXIS), P(BATCH_AXIS)),
             out_specs=P(),
@@ -176,12 +186,14 @@ def _sums(
     *,
     task: Task,
     options: UnrollOptions,
+    parts: int,
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
     """Sums over problems: (meta-losses, problems counted, problems contained), gradient.
 
     ``counts``: which problems are of the batch, the others filling it up (None: all).
+    ``parts``: in how many the components are spread.
     """
-    one_chunk = functools.partial(_chunk_sums, optimizer, task=task, options=options)
+    one_chunk = functools.partial(_chunk_sums, optimizer, task=task, options=options, parts=parts)
     if options.chunk is None or options.chunk >= keys.shape[0]:
         return one_chunk((keys, counts))
     chunks = jax.tree.map(lambda rows: rows.reshape(-1, options.chunk), (keys, counts))
@@ -202,9 +214,10 @@ def _chunk_sums(
     *,
     task: Task,
     options: UnrollOptions,
+    parts: int,
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
     keys, counts = problems
-    objective, probe = _objective(keys, counts, task, options)
+    objective, probe = _objective(keys, counts, task, options, parts)
     (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
         objective, argnums=(0, 1), has_aux=True
     )(optimizer, probe)
@@ -219,6 +232,7 @@ def _objective(
     counts: Bool[Array, " batch"] | None,
     task: Task,
     options: UnrollOptions,
+    parts: int = 1,
 ) -> tuple[Callable[..., Any], Float[Array, " batch"]]:
     """The sum of the problems' meta-losses, of (optimizer, probe), and the probe.
 
@@ -228,16 +242,17 @@ def _objective(
     """
     batch = keys.shape[0]
     problem = joint(sample_batch(task, keys))
-    bound = options.max_cotangent_norm
+    bound, axis = options.max_cotangent_norm, COMPONENT_AXIS if parts > 1 else None
 
     def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         def contain(previous: PyTree, following: PyTree) -> PyTree:
             params, state = hold_exploded(previous, following)
-            params, inner = contain_cotangents((params, state.inner), probe, bound)
+            params, inner = contain_cotangents((params, state.inner), probe, bound, axis)
             return params, state._replace(inner=inner)
 
+        tx = store_state_in(options.state_dtype, opt.as_optax())
         trajectory = unroll(
-            contain_gradients(store_state_in(options.state_dtype, opt.as_optax())),
+            contain_gradients(spread_components(tx, parts)),
             problem,
             options.num_steps,
             between_steps=contain,
