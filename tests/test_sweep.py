@@ -74,7 +74,6 @@ def test_a_sweep_goes_on_with_what_is_missing(
         with pytest.raises(UserError, match="num_meta_steps = 2, not 3"):
             run_sweep(run, dataclasses.replace(TINY, num_meta_steps=3))
 
-    # As in docs/distributed.md.
     table = pyarrow.dataset.dataset(tmp_path / "run" / "sweep").to_table()
     best = table.group_by(["task", "cell", "units"]).aggregate([("meta_objective", "min")])
     assert table.num_rows == 5
