@@ -45,8 +45,9 @@ test-distributed: setup  ## Train in many processes and search on a cluster, at 
 
 bench: setup  ## Measure meta-steps against the machine's limit (PEER_PYTHON=one with torch)
 	$(BIN)/python -m benchmarks --peer-python $(PEER_PYTHON)
+	$(BIN)/python -m benchmarks.growth
 
-bench-quick: setup  ## Measure four rows with few samples
+bench-quick: setup  ## Measure five rows with few samples
 	$(BIN)/python -m benchmarks --quick --peer-python $(PEER_PYTHON)
 
 lint: setup  ## Check style and types

@@ -1,6 +1,6 @@
 """Measure the settings one after the other: engine, peer, engine, peer.
 
-`python -m benchmarks [--quick] [--peer-python PYTHON]` writes
+`python -m benchmarks [--quick | --everything] [--peer-python PYTHON]` writes
 `benchmarks/results/latest.json` and the table in `docs/benchmarks.md` after every
 row, so that what an interrupted run has measured is kept.
 """
@@ -15,23 +15,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import ALL, QUICK, Setting, measure
+from benchmarks.settings import ALL, LONG_FLOPS, QUICK, Setting, measure
 from benchmarks.table import write_table
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 ROUNDS = 2
-PEERS = {"torch": "benchmarks.torch_peer"}
+PEERS = {"jax": "benchmarks.plain", "torch": "benchmarks.torch_peer"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--quick", action="store_true", help="four rows with few samples")
+    parser.add_argument("--quick", action="store_true", help="five rows with few samples")
+    parser.add_argument("--everything", action="store_true", help="rows that take hours, too")
     parser.add_argument(
         "--peer-python", default=sys.executable, help="an interpreter that has torch installed"
     )
     options = parser.parse_args()
     rows = []
     for setting in QUICK if options.quick else ALL:
+        if setting.cell_flops > LONG_FLOPS and not options.everything:
+            continue
         rows.append(measure_row(setting, 3 if options.quick else 5, options.peer_python))
         print(json.dumps(rows[-1]), flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
@@ -45,10 +48,11 @@ def measure_row(setting: Setting, samples: int, peer_python: str) -> dict[str, A
     peers: dict[str, list[float]] = {name: [] for name in PEERS}
     missing = {}
     for _ in range(ROUNDS):
-        engine.append(measure(sys.executable, "benchmarks.engine", setting, samples))
+        engine.append(measure([sys.executable], "benchmarks.engine", setting, samples))
         for name, module in PEERS.items():
             if name not in missing:
-                result = measure(peer_python, module, setting, samples)
+                python = peer_python if name == "torch" else sys.executable
+                result = measure([python], module, setting, samples)
                 peers[name] += result.get("seconds", [])
                 missing |= {name: result["failed"]} if "failed" in result else {}
     identity = {"task": setting.task, "units": setting.units, "batch": setting.batch}

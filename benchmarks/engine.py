@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 
 from benchmarks.limit import limit
 from benchmarks.sampling import peak_bytes, sample_seconds
-from benchmarks.settings import NUM_STEPS, Setting, memory
+from benchmarks.settings import Setting, memory, told
 from optdyn.meta_training.components import BATCH_AXIS
 from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_training
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
@@ -22,15 +21,15 @@ from optdyn.tasks import TASKS
 
 def main(setting: Setting, samples: int) -> None:
     cores = len(os.sched_getaffinity(0))
-    devices = max(n for n in range(1, cores + 1) if setting.batch % n == 0)
+    devices = setting.devices or max(n for n in range(1, cores + 1) if setting.batch % n == 0)
     jax.config.update("jax_num_cpu_devices", devices)
     mesh = Mesh(np.array(jax.devices()), (BATCH_AXIS,)) if devices > 1 else None
-    task = TASKS[setting.task]()
+    task = TASKS[setting.task](**setting.task_options)
     protocol = MetaTraining(
-        unroll_length=NUM_STEPS,
+        unroll_length=setting.steps,
         batch_size=setting.batch,
         normalization="first",
-        memory_budget=memory() // 2,
+        memory_budget=setting.budget or memory() // 2,
     )
     architecture = Architecture("gru", setting.units, Encoding("asinh"), output_scale=0.1)
     rnn = ComponentwiseRNN.init(jax.random.key(0), architecture)
@@ -47,7 +46,7 @@ def main(setting: Setting, samples: int) -> None:
     advance()
     seconds = sample_seconds(advance, samples)
     peak = peak_bytes()
-    flops, limit_seconds = limit(rnn, task, protocol, mesh)
+    flops, limit_seconds = limit(setting, task, mesh)
     result = {
         "seconds": seconds,
         "compile_seconds": compile_seconds,
@@ -60,5 +59,4 @@ def main(setting: Setting, samples: int) -> None:
 
 
 if __name__ == "__main__":
-    name, units, batch, samples = sys.argv[1:]
-    main(Setting(name, int(units), int(batch)), int(samples))
+    main(*told())

@@ -1,7 +1,7 @@
 """How fast a meta-step could be if its matrix products were all it did.
 
-The products are counted in the traced program of the meta-gradient without
-recomputation, and their rate is measured at those very shapes.
+The products are counted in the traced program of the plain meta-gradient, without
+recomputation, and XLA's rate on them is measured at those very shapes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import plain
+from benchmarks.settings import Setting
 from optdyn.meta_training.components import BATCH_AXIS
-from optdyn.meta_training.gradient import MetaOptimizer, meta_value_and_grad
-from optdyn.meta_training.trainer import MetaTraining
 from optdyn.tasks import Task
 
 SMALLEST_SHARE = 0.01
@@ -48,21 +48,13 @@ class Product:
         return 2 * math.prod(self.left) * right
 
 
-def limit(
-    optimizer: MetaOptimizer, task: Task, protocol: MetaTraining, mesh: Mesh | None
-) -> tuple[int, float]:
+def limit(setting: Setting, task: Task, mesh: Mesh | None) -> tuple[int, float]:
     """Operations of one meta-step's matrix products, and the seconds they take alone."""
     devices = 1 if mesh is None else mesh.size
-    options = dataclasses.replace(protocol.unroll_options(), memory_budget=None)
+    share = dataclasses.replace(setting, batch=setting.batch // devices)
     traced = jax.make_jaxpr(
-        lambda opt: meta_value_and_grad(
-            opt,
-            task,
-            jax.random.key(0),
-            batch_size=protocol.batch_size // devices,
-            options=options,
-        )
-    )(optimizer)
+        jax.grad(lambda theta: plain.objective(theta, jax.random.key(0), task, share))
+    )(plain.initial(share))
     counts = count_products(traced.jaxpr)
     total = sum(count * product.flops for product, count in counts.items())
     measured_flops, seconds = 0, 0.0

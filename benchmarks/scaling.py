@@ -1,9 +1,9 @@
-"""Computed tables and figure of docs/scaling.md: `python -m benchmarks.scaling [--measure]`.
+"""Computed table and figure of docs/scaling.md: `python -m benchmarks.scaling [--measure]`.
 
-Seconds on this machine's cores are those of ``benchmarks/results/latest.json`` (`make bench`),
-and of ``benchmarks/results/cores.json`` where it has none; ``--measure`` measures there what
-both lack, in processor time (`benchmarks.cores`). The rest is `benchmarks.cluster_model`.
-Writes the table into the page, and the figure with its numbers into ``docs/images``.
+Seconds on this machine's cores are those of ``benchmarks/results/cores.json``; ``--measure``
+measures what it lacks, in processor time (`benchmarks.cores`). The rest is
+`benchmarks.cluster_model`. Writes the table into the page, and the figure with its numbers
+into ``docs/images``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmarks.cluster_model import (
     on_devices,
 )
 from benchmarks.limit import count_products
-from benchmarks.settings import UNITS, Setting
+from benchmarks.settings import UNITS
 from benchmarks.table import BEGIN, END
 from optdyn.experiments.recipes import recipe_for
 from optdyn.meta_training.gradient import UnrollOptions, meta_value_and_grad, step_memory
@@ -48,8 +48,7 @@ from optdyn.tasks import TASKS
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FIGURE = DOCS / "scaling.md", DOCS / "images" / "scaling.png"
-RESULTS = Path(__file__).parent / "results"
-MEASURED = ("latest.json", "cores.json")
+MEASURED = Path(__file__).parent / "results" / "cores.json"
 MEASURED_BATCH = {"linear_regression": 32, "rosenbrock": 32, "two_moons": 1, "digits": 1}
 META_STEPS = 5000
 GPUS = (1, 8, 64)
@@ -100,27 +99,20 @@ def workload(task_name: str, units: int) -> Workload:
     )
 
 
-def measured_rows() -> list[dict[str, Any]]:
-    """What the result files hold, those of `make bench` first."""
-    paths = [RESULTS / name for name in MEASURED]
-    rows = [row for path in paths if path.exists() for row in json.loads(path.read_text())]
-    return [row for row in rows if row["seconds"] is not None]
-
-
 def seconds_on_cores(works: list[Workload]) -> dict[tuple[str, int], float]:
-    """Seconds of a meta-step of `BATCH` problems, from the largest batch measured."""
-    rows = sorted(measured_rows(), key=lambda row: row["batch"])
+    """Measured seconds of a meta-step of `BATCH` problems, for those of ``works`` there are."""
+    rows = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
+    asked = {(work.task, work.units) for work in works}
     return {
         (row["task"], row["units"]): row["seconds"] * BATCH / row["batch"]
         for row in rows
-        if any((row["task"], row["units"]) == (work.task, work.units) for work in works)
+        if (row["task"], row["units"]) in asked
     }
 
 
 def measure_missing(works: list[Workload]) -> None:
     """Measure on this machine's cores (`benchmarks.cores`) what no result file has."""
-    path = RESULTS / MEASURED[1]
-    kept = json.loads(path.read_text()) if path.exists() else []
+    kept = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
     known = seconds_on_cores(works)
     environment = {name: value for name, value in os.environ.items() if name != SWITCH}
     for work in works:
@@ -131,10 +123,10 @@ def measure_missing(works: list[Workload]) -> None:
             [sys.executable, "-m", "benchmarks.cores", *words],
             capture_output=True, text=True, check=True, env=environment,
         )  # fmt: skip
-        setting = Setting(work.task, work.units, MEASURED_BATCH[work.task])
-        kept.append({**dataclasses.asdict(setting), **json.loads(done.stdout)})
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(kept, indent=1) + "\n")
+        setting = {"task": work.task, "units": work.units, "batch": MEASURED_BATCH[work.task]}
+        kept.append({**setting, **json.loads(done.stdout)})
+        MEASURED.parent.mkdir(exist_ok=True)
+        MEASURED.write_text(json.dumps(kept, indent=1) + "\n")
         print(json.dumps(kept[-1]), flush=True)
 
 

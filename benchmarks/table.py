@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 HEADER = (
     "| task | units | batch | s a meta-step | fraction of the limit | peak memory, MB "
-    "| compilation, s | torch, s |\n|---|---|---|---|---|---|---|---|"
+    "| compilation, s | plain JAX, s | torch, s | best peer over ours |"
+    "\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def write_table(rows: list[dict[str, Any]]) -> None:
-    """Replace the table between the page's two marks."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    lines = "\n".join(table_line(row) for row in rows)
-    PAGE.write_text(f"{before}{BEGIN}\n{HEADER}\n{lines}\n{END}{after}")
+    """Replace the docs' table."""
+    write_section(PAGE, "table", "\n".join([HEADER, *(table_line(row) for row in rows)]))
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks of ``name`` in ``page``."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def table_line(row: dict[str, Any]) -> str:
     """One row of the table; a dash where nothing was measured."""
-    torch = row["peers"].get("torch")
     cells = [row["task"].replace("_", " "), row["units"], row["batch"]]
     if row["seconds"] is None:
         cells += ["–", "–", "–", "–"]
@@ -34,5 +37,8 @@ def table_line(row: dict[str, Any]) -> str:
             f"{row['peak_bytes'] / 1e6:.0f}",
             f"{row['compile_seconds']:.1f}",
         ]
-    cells.append("–" if torch is None else f"{torch:.3g}")
+    peers = row["peers"]
+    cells += [f"{peers[name]:.3g}" if name in peers else "–" for name in ("jax", "torch")]
+    compared = peers and row["seconds"] is not None
+    cells.append(f"{min(peers.values()) / row['seconds']:.2f}" if compared else "–")
     return "| " + " | ".join(str(cell) for cell in cells) + " |"

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.sampling import peak_bytes, sample_seconds
-from benchmarks.settings import NUM_STEPS, PARAMETERS, Setting, memory
+from benchmarks.settings import PARAMETERS, POINTS, Setting, memory, told
 
 ARRAYS_PER_STEP = 12
 """Arrays of the state's size that the graph keeps for each inner step."""
-POINTS, SIZES = 1024, (2, 64, 64, 64, 1)
+SIZES = (2, 64, 64, 64, 1)
 
 
 def main(setting: Setting, samples: int) -> None:
     components = setting.batch * PARAMETERS[setting.task]
-    needed = 4 * ARRAYS_PER_STEP * NUM_STEPS * components * setting.units
+    needed = 4 * ARRAYS_PER_STEP * setting.steps * components * setting.units
     if needed > 0.6 * memory():
         sys.exit(f"needs about {needed / 2**30:.0f} GiB of memory")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -40,7 +40,7 @@ def main(setting: Setting, samples: int) -> None:
         x.requires_grad_()
         h = torch.zeros(components, setting.units)
         losses = [loss(x)]
-        for _ in range(NUM_STEPS):
+        for _ in range(setting.steps):
             (g,) = torch.autograd.grad(losses[-1].sum(), x, create_graph=True)
             h = cell(torch.asinh(g).reshape(-1, 1), h)
             x = x + 0.1 * (h @ readout).reshape(x.shape)
@@ -85,5 +85,4 @@ def sample(task: str, batch: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 if __name__ == "__main__":
-    name, units, batch, samples = sys.argv[1:]
-    main(Setting(name, int(units), int(batch)), int(samples))
+    main(*told())

@@ -226,7 +226,8 @@ def _ratio(
     if not np.any(known):
         return np.full(len(low), np.nan)
     rate = np.mean(both, axis=0)[known]
-    at = [np.interp(np.log(np.maximum(g, 1e-300)), sizes[known], rate) for g in (high, low)]
+    smallest = np.exp(sizes[0])
+    at = [np.interp(np.log(np.maximum(g, smallest)), sizes[known], rate) for g in (high, low)]
     with np.errstate(divide="ignore", invalid="ignore"):
         return at[0] / at[1]
 

@@ -23,6 +23,7 @@ from optdyn.meta_training.containment import (
     hold_exploded,
 )
 from optdyn.meta_training.memory import StepMemory, fit_to_budget
+from optdyn.meta_training.second_order import with_hessian_products
 from optdyn.objective import meta_loss
 from optdyn.optimizers.state_precision import store_state_in
 from optdyn.random_streams import keys_at, stream
@@ -241,7 +242,7 @@ def _objective(
     probe see `contain_cotangents`.
     """
     batch = keys.shape[0]
-    problem = joint(sample_batch(task, keys))
+    problem = with_hessian_products(joint(sample_batch(task, keys)))
     bound, axis = options.max_cotangent_norm, COMPONENT_AXIS if parts > 1 else None
 
     def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
