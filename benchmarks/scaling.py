@@ -38,7 +38,6 @@ from benchmarks.cluster_model import (
 )
 from benchmarks.limit import count_products
 from benchmarks.settings import UNITS
-from benchmarks.table import BEGIN, END
 from optdyn.experiments.recipes import recipe_for
 from optdyn.meta_training.gradient import UnrollOptions, meta_value_and_grad, step_memory
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
@@ -48,6 +47,7 @@ from optdyn.tasks import TASKS
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FIGURE = DOCS / "scaling.md", DOCS / "images" / "scaling.png"
+BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 MEASURED = Path(__file__).parent / "results" / "cores.json"
 MEASURED_BATCH = {"linear_regression": 32, "rosenbrock": 32, "two_moons": 1, "digits": 1}
 META_STEPS = 5000
