@@ -6,7 +6,7 @@ SCALE ?= laptop
 OUT ?= runs/reproduce
 PEER_PYTHON ?= $(BIN)/python
 
-.PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest lint format lock bench bench-quick clean
+.PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest lint format lock docs bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ bench: setup  ## Measure meta-steps against the machine's limit (PEER_PYTHON=one
 bench-quick: setup  ## Measure five rows with few samples
 	$(BIN)/python -m benchmarks --quick --peer-python $(PEER_PYTHON)
 
+docs: setup  ## Build the documentation into site/, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +68,4 @@ lock:  ## Resolve requirements.lock anew (needs uv on the path)
 		--no-annotate --no-header --quiet --upgrade --output-file requirements.lock
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -74,11 +74,11 @@ def evaluate(
     on_chunk: Callable[[np.ndarray], None] = lambda losses: None,
     done: Float[np.ndarray, "some steps"] | None = None,
 ) -> Evaluation:
-    """Run ``tx`` on ``num_problems`` problems that neither training nor tuning sees.
+    """Run ``tx`` for ``num_steps`` on problems of ``task`` that neither training nor tuning sees.
 
     The same seed gives the same problems, so that optimizers can be compared
-    problem by problem. ``at_once`` problems (default: `runs_at_once`) are held
-    in memory together on each device of ``mesh``.
+    problem by problem. Of the ``num_problems``, ``at_once`` (default: `runs_at_once`)
+    are held in memory together on each device of ``mesh``.
 
     ``on_chunk`` is given the losses [problems so far, T + 1] after each chunk of
     problems; passed back as ``done``, an evaluation goes on after them, to the

@@ -22,6 +22,8 @@ def meta_loss(
     ``losses`` [T + 1, ...] is `Trajectory.losses`; the mean is over the T values
     after each update, so that it judges updates alone. ``normalization="first"``
     divides by the loss at the start (as the authors' released code can).
+
+    Raises `UserError` for another normalization.
     """
     require_choice("normalization", normalization, list(NORMALIZATIONS))
     mean = jnp.mean(losses[1:], axis=0)

@@ -34,6 +34,7 @@ LARGEST_CELL = 2**15
 LARGEST_LAUNCH = 256
 LARGEST_TASK_OPTION = 10**6
 """Beyond these sizes XLA ends the process, instead of raising an error."""
+LARGEST_BUDGET = 2**60
 
 
 def _read_task_option(text: str) -> tuple[str, Any]:
@@ -144,6 +145,7 @@ class ProtocolSettings(ObjectiveSettings):
     memory_budget: int | None = integer(
         PROTOCOL.memory_budget,
         "bytes that a meta-step may keep for its reverse pass, from which segment and chunk follow",
+        maximum=LARGEST_BUDGET,
     )
     state_dtype: str = choice(
         PROTOCOL.state_dtype, "how the optimizer's state is stored between steps", STATE_DTYPES

@@ -99,7 +99,7 @@ class Eigenmodes:
 
 
 def eigenmodes(lin: Linearization) -> Eigenmodes:
-    """Diagonalise a linearised optimizer.
+    """Diagonalise the linearised optimizer ``lin`` (eqs. 3–5).
 
     >>> import optax
     >>> from optdyn.dynamics import linearize

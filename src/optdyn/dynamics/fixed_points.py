@@ -95,15 +95,15 @@ def find_fixed_points(
     newton_steps: int = 40,
     tolerance: float = 1e-9,
 ) -> FixedPoints:
-    """Search for fixed points ``h = F(h, gradient)`` of one component from many states.
+    """Search for fixed points ``h = F(h, gradient)`` of one component of ``tx`` from many states.
 
     ``starts`` [M, N]: visited states (see `StepMap` for the vector h). First the map
     itself is run for ``iterations`` steps, which leads to attracting points; 0 leaves
-    it out and finds repelling ones too. Then Newton's method in float64, each step
-    cut until ``‖h − F‖`` falls. Converged are candidates whose residual and error
-    estimate are both at most ``tolerance·(1 + ‖h‖)``; an optimizer that computes in
-    float32 cannot reach the default and stalls. ``state`` and ``count`` as in
-    `step_map`.
+    it out and finds repelling ones too. Then Newton's method in float64 for at most
+    ``newton_steps``, each cut until ``‖h − F‖`` falls; ``param`` is held. Converged are
+    candidates whose residual and error estimate are both at most
+    ``tolerance·(1 + ‖h‖)``; an optimizer that computes in float32 cannot reach the
+    default and stalls. ``state`` and ``count`` as in `step_map`.
 
     Raises `UserError` for an optimizer that is not component-wise or starts of a wrong
     shape; the outcome of the search itself is in `FixedPoints.status`.

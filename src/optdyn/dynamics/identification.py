@@ -75,7 +75,7 @@ def identify(
     h: Float[np.ndarray, " N"] | None = None,
     candidates: Collection[str] = tuple(CANDIDATES),
 ) -> Identification:
-    """The nearest hand-designed optimizer, by impulse response, saturation and adaptation.
+    """The hand-designed optimizer nearest ``tx``, by impulse response, saturation and adaptation.
 
     Each candidate is fitted by least squares to the `responses` of one component over six
     decades of gradients about ``gradient_scale``, every probe weighted alike: from

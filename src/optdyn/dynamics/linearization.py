@@ -30,8 +30,8 @@ class Linearization:
     h is the state BEFORE the step, as in ``update(g, h)``. ``A`` [N, N], ``B`` [N],
     ``C`` [N], ``E`` [N]; scalars ``D``, ``weight_decay`` = ∂Δx/∂x (−η·wd for decoupled
     weight decay), ``drift`` = Δx at the operating point. ``residual`` [N] is
-    F(h*, g*) − h*, zero at a fixed point. The operating point: ``state`` h* [N],
-    ``gradient`` g*, ``param`` x*. ``names`` [N] says which leaf each entry of h is.
+    ``F(h*, g*) − h*``, zero at a fixed point. The operating point: ``state`` ``h*`` [N],
+    ``gradient`` ``g*``, ``param`` ``x*``. ``names`` [N] says which leaf each entry of h is.
 
     ``comoving`` [N]: some optimizers keep positions in their state (schedule-free
     keeps an iterate z) and depend on x only through distances from them. Where such a

@@ -135,10 +135,10 @@ def effective_rates(
 
 @dataclasses.dataclass(frozen=True)
 class Adaptation:
-    """Where constant gradients lead: fixed points h*(g), and the effective learning rate there.
+    """Where constant gradients lead: fixed points ``h*(g)``, and the effective learning rate there.
 
-    ``gradient`` [G]; ``h`` [G, N]; ``rate`` [G] of the state h*(g) alone; ``slope`` [G]:
-    ``−∂Δx/∂g`` at (h*(g), g) itself, in which the update's saturation has a part.
+    ``gradient`` [G]; ``h`` [G, N]; ``rate`` [G] of the state ``h*(g)`` alone; ``slope`` [G]:
+    ``−∂Δx/∂g`` at ``(h*(g), g)`` itself, in which the update's saturation has a part.
     NaN where no fixed point was found (``converged`` [G] tells) or the update has no
     derivative.
     """
@@ -158,7 +158,7 @@ def adaptation(
     count: int | None = None,
     iterations: int = 500,
 ) -> Adaptation:
-    """The fixed points h*(g) that constant gradients lead to, and the learning rate along them.
+    """The fixed points ``h*(g)`` that constant gradients lead to, and the learning rates there.
 
     ``gradients`` [G] of any sign, in an order in which neighbours are near: each
     search starts where the last one ended. ``state`` and ``count`` as in

@@ -90,7 +90,7 @@ def reduce(
     keep: Sequence[int] | str = "all",
     h0: Float[np.ndarray, " N"] | None = None,
 ) -> optax.GradientTransformation:
-    """The optimizer made of some eigenmodes of a linearised one.
+    """The optimizer made of some eigenmodes of a linearised one, ``source``.
 
     ``keep``: indices into `eigenmodes`' order (a mode brings its conjugate), or
     ``"all"``, which equals `linear_optimizer`. Each kept mode is its own recursion,

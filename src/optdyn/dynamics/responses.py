@@ -109,13 +109,15 @@ def respond(
 def reversal_threshold(
     tx: Optimizer | StepMap, *, gradient_scale: float = 1.0, lag: int = 0
 ) -> float:
-    """The opposite gradient that just turns the update round, relative to the first one.
+    """The opposite gradient that just turns ``tx``'s update round, relative to the first one.
 
-    After a gradient s and ``lag`` zeros, −c·s is given: the smallest c for which the
-    update to it has not the sign of the first update. A measure of memory that is defined
-    for sign-based optimizers too: 0 for gradient descent, β^(lag+1) for momentum,
-    b₁ b₂^lag (1−b₂)/(1−b₁) for Lion. Exact to about 1e-12; looked for between 1e-6 (below: 0)
-    and 1e6 (above: inf).
+    After a gradient s (``gradient_scale``) and ``lag`` zeros, −c·s is given: the smallest c
+    for which the update to it has not the sign of the first update. A measure of memory
+    that is defined for sign-based optimizers too: 0 for gradient descent, β^(lag+1) for
+    momentum, b₁ b₂^lag (1−b₂)/(1−b₁) for Lion. Exact to about 1e-12; looked for
+    between 1e-6 (below: 0) and 1e6 (above: inf).
+
+    Raises `UserError` for an optimizer that is not component-wise and a bad scale or lag.
     """
     require_number("gradient_scale", gradient_scale)
     require_positive_int("lag", lag, minimum=0)

@@ -65,7 +65,7 @@ def stability_map(
     condition_number: float = 100.0,
     points: int = 400,
 ) -> StabilityMap:
-    """Where an optimizer is stable, and how fast, beside the theoretical optimum.
+    """Where the linear ``system`` is stable, and how fast, beside the theoretical optimum.
 
     ``spectrum``: the curvatures of a task (eigenvalues of Hessians), above 0; the
     optimizer is judged on the range they span. Without one it is judged on the range

@@ -165,12 +165,13 @@ def settle(
     steps: int = 20_000,
     param: float = 0.0,
 ) -> PyTree:
-    """The state that a long history of gradients of one magnitude s leads to.
+    """The state of ``tx`` that a long history of gradients of one size leads to.
 
-    ``alternating``: gradients +s, −s, +s, … and the mean of the last two vectors h, the
-    stationary state of a zero-mean gradient: odd moments are 0, even ones as under a
-    constant |g| = s (for Adam: first moment 0, second moment s²). Otherwise the last
-    state under the constant gradient s. ``param`` is held. Counters end at ``steps``.
+    ``gradient_scale`` is that size s. ``alternating``: gradients +s, −s, +s, … and the
+    mean of the last two vectors h, the stationary state of a zero-mean gradient: odd
+    moments are 0, even ones as under a constant |g| = s (for Adam: first moment 0, second
+    moment s²). Otherwise the last state under the constant gradient s. ``param`` is held.
+    Counters end at ``steps``.
     The result is a state for one component, to be given to `optdyn.dynamics.linearize`.
     Raises `UserError` for an optimizer that is not component-wise.
 

@@ -69,7 +69,7 @@ def stable_range(system: Linearization | Eigenmodes, *, relative: float = 1e-9) 
     Found by stepping up from where the optimizer is slow and by bisection to
     ``relative``. 2/α for gradient descent, 2(1+β)/α for heavy ball; 0 for an optimizer
     that is unstable at small curvature (it climbs, or has a growing mode), inf for
-    one that never turns unstable.
+    one that never turns unstable. Raises `UserError` unless ``relative`` is above 0.
     """
     require_number("relative", relative)
     lin = _linear(system)

@@ -35,11 +35,11 @@ HISTORIES = 8
 def explain_task(
     run: RunFolder, task_name: str, task_options: dict[str, Any], settings: AnalysisSettings
 ) -> dict[str, Any]:
-    """The mechanisms of a task's last checkpoint and the tracks of its modes.
+    """The mechanisms of a task's last checkpoint that has a fixed point, and its modes' tracks.
 
     Kept in the task's ``mechanisms.json``, which is made again only where
     checkpoints, tuned baselines or settings have changed. Raises `UserError` when
-    nothing has been trained here.
+    nothing has been trained here or no checkpoint has a fixed point.
     """
     folder = run.task_folder(task_name)
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
@@ -67,17 +67,19 @@ def explain_task(
     print(f"explaining the optimizer of {task_name}", flush=True)
 
     validation = Validation(make_task(task_name, **task_options), **vars(settings))
-    visited = visit(loaded[-1][0].as_optax(), validation.problems, settings.num_steps)
     histories = validation.compiled_gradients(ComponentwiseRNN.as_optax, HISTORIES)
     step = step_map(loaded[-1][0])
     points: list[tuple[int, OperatingPoint]] = []
+    explained = loaded[-1]
     for optimizer, card in loaded:
         with contextlib.suppress(UserError):  # no fixed point: this checkpoint has no modes
             here = step.with_parameters(optimizer)
             points.append((card.meta_step, operating_point(here, histories(optimizer))))
-    if not points or points[-1][0] != loaded[-1][1].meta_step:
-        raise UserError(f"{task_name}: the last checkpoint has no fixed point to explain it at")
-    mechanisms = measure(step, points[-1][1].modes, visited)
+            explained = (optimizer, card)
+    if not points:
+        raise UserError(f"{task_name}: no checkpoint has a fixed point to explain it at")
+    visited = visit(explained[0].as_optax(), validation.problems, settings.num_steps)
+    mechanisms = measure(step.with_parameters(explained[0]), points[-1][1].modes, visited)
     result = {
         "inputs": inputs,
         "meta_step": points[-1][0],

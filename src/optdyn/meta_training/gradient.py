@@ -84,9 +84,10 @@ def meta_value_and_grad(
     options: UnrollOptions = UnrollOptions(),
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], Any, Diagnostics]:
-    """The meta-objective on ``batch_size`` fresh problems, and its gradient.
+    """The meta-objective on ``batch_size`` fresh problems of ``task``, and its gradient.
 
-    Problem i is drawn from ``fold_in(key, i)``, whatever the mesh or chunking.
+    It is unrolled and kept in memory as ``options`` say. Problem i is drawn
+    from ``fold_in(key, i)``, whatever the mesh or chunking.
     The value is the mean of `meta_loss` over the problems that did not explode
     (infinite when all did).
     The gradient has ``optimizer``'s structure; problems that exploded add

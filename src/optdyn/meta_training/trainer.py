@@ -28,8 +28,10 @@ TRAIN_STREAM = "meta-training problems"
 
 @dataclasses.dataclass(frozen=True)
 class MetaTraining:
-    """The protocol of meta-training; every default is the paper's.
+    """The protocol of meta-training; every default is the paper's (appendix C.2).
 
+    ``num_meta_steps`` steps, each on ``batch_size`` fresh problems, unrolled for
+    ``unroll_length`` inner steps.
     ``learning_rate`` is the one number the paper tunes; it decays by ``decay``
     every ``decay_every`` meta-steps. ``clip`` bounds each entry of the
     meta-gradient, ``l2`` multiplies ‖θ‖². For ``normalization``,
@@ -115,7 +117,7 @@ class Metrics:
 
 
 def start_training(optimizer: MetaOptimizer, protocol: MetaTraining) -> TrainingState:
-    """The state before the first meta-step."""
+    """The state before the first meta-step of ``protocol``, with ``optimizer``'s weights."""
     return TrainingState(
         optimizer=optimizer,
         adam=protocol.meta_optimizer().init(optimizer),
@@ -126,8 +128,9 @@ def start_training(optimizer: MetaOptimizer, protocol: MetaTraining) -> Training
 def make_meta_step(
     task: Task, protocol: MetaTraining, seed: int, mesh: Mesh | None = None
 ) -> Callable[..., tuple[TrainingState, Metrics]]:
-    """The compiled meta-step. Step k's problems come from ``fold_in`` of the seed and k.
+    """The compiled meta-step of ``protocol`` on ``task``: state in, next state and metrics out.
 
+    Step k's problems come from ``fold_in`` of the seed and k, whatever the ``mesh``.
     A second argument multiplies the learning rate (Adam's updates are linear in
     it), so that many learning rates share one compiled program.
     """

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """Everything about a learned optimizer but its meta-parameters."""
+    """Everything about a learned optimizer but its meta-parameters.
+
+    ``cell``: a name in `CELLS`; ``units``: its size; ``encoding``: how a gradient enters it;
+    ``output_scale``: the factor s on what is read out, the size of a first step.
+
+    Raises `UserError` for an unknown cell or a size or scale that is not positive.
+    """
 
     cell: str = "gru"
     units: int = 32

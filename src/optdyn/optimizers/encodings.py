@@ -18,7 +18,7 @@ ENCODINGS = ("linear", "log_sign", "asinh")
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """Maps each gradient to the network's inputs.
+    """Maps each gradient to the network's inputs, as its ``kind`` says.
 
     - ``linear``: ``scale · gain · g`` (gain = scale = 1: the raw gradient);
     - ``log_sign``: the pair ``[scale · log(1 + gain·|g|), sign g]``;

@@ -82,7 +82,7 @@ def pretrained_card(name: str, stage: str = "final", folder: Path | None = None)
 
     Its task, architecture, protocol, seed, meta-step, meta-objective and
     versions; the ``file``, its size in ``bytes`` and ``sha256``; and the
-    ``command`` whose run it comes from.
+    ``command`` whose run it comes from. ``name``, ``stage`` and ``folder`` as there.
     """
     _weights(name, stage, folder)
     return read_json(card_path(_weights_path(name, stage, folder)))

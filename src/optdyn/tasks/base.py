@@ -49,7 +49,7 @@ class Task(Protocol):
 
 
 def sample_batch(task: Task, keys: Key[Array, " batch"]) -> Problem:
-    """Draw one problem a key; arrays gain a leading axis of length ``batch``."""
+    """Draw a problem of ``task`` for each of ``keys``; arrays gain a leading axis [batch]."""
     return jax.vmap(task.sample)(keys)
 
 

@@ -160,7 +160,12 @@ def random_search(
     on_chunk: Callable[[SearchTable], None] = lambda table: None,
     done: SearchTable | None = None,
 ) -> SearchTable:
-    """Draw combinations from the grid, score all, rescore the best on fresh problems.
+    """Draw combinations from the grid, score all, rescore the best on fresh problems (C.3).
+
+    ``num_samples`` distinct combinations of ``baseline``'s hyperparameters are scored on
+    ``num_problems`` problems of ``task``, over ``num_steps`` with the objective's
+    ``normalization``; the best ``rescore_top`` again on ``rescore_problems`` others. The
+    ``seed`` settles both draws. ``at_once`` and ``mesh``: see `score`.
 
     When the best (by its rescore) lies on an edge of the grid, the grid is
     widened there and the search starts over, for at most ``max_rounds`` rounds;
