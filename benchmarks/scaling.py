@@ -208,8 +208,9 @@ def draw(curves: list[dict[str, Any]]) -> None:
     for axes, (way, title) in zip(panels, titles.items(), strict=True):
         for curve in curves:
             if curve["spread"] == way:
+                line = "s--" if H100.name in curve["name"] else "o-"
                 axes.semilogx(
-                    curve["devices"], curve["efficiency"], "o-", ms=3, base=2, label=curve["name"]
+                    curve["devices"], curve["efficiency"], line, ms=3, base=2, label=curve["name"]
                 )
         axes.set(title=title, xlabel="devices (hosts of 2 cores, or GPUs)", ylim=(0, 1.05))
         axes.grid(alpha=0.3)
