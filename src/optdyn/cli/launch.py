@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from optdyn.cli.cluster_settings import LaunchSettings
 from optdyn.cli.options import parse_settings
-from optdyn.cli.settings import LaunchSettings
 from optdyn.distributed.launcher import launch
 from optdyn.errors import UserError
 from optdyn.experiments.interrupts import Interrupted, LostProcess, noted_signals
