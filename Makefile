@@ -6,7 +6,7 @@ SCALE ?= laptop
 OUT ?= runs/reproduce
 PEER_PYTHON ?= $(BIN)/python
 
-.PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest lint format lock docs bench bench-quick clean
+.PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ test-newest:  ## Run the tests on the newest versions, with Python 3.12
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	.venv-newest/bin/python -m pip install --quiet --upgrade --group dev --editable .
 	.venv-newest/bin/python -m pytest
+
+test-wheel:  ## Build the wheel and use it in an empty environment, outside the repository
+	PYTHON=$(PYTHON) .ci/test-wheel
 
 test-faults: setup  ## Kill, starve and damage runs, at length; prints what was found
 	FAULTS=full $(BIN)/python -m pytest tests/faults

@@ -15,7 +15,13 @@ import jax
 import pytest
 
 from helpers import TINY_RECIPES
+from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
+from optdyn.experiments.explorer_run import explore_task
+from optdyn.experiments.files import write_bytes
+from optdyn.experiments.mechanisms_run import explain_task
+from optdyn.experiments.run_folder import open_run
 from optdyn.precision import double_precision
+from optdyn.pretrained import load_shipped
 
 # A machine that is busy is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -47,4 +53,19 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(module, "shipped_stages", dict)
         patch.setattr(module, "place_searches", lambda run, task: None)
         module.reproduce(out, "all", "smoke", 0, False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_moons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: the shipped two-moons optimizer analysed on a small network."""
+    out = tmp_path_factory.mktemp("moons") / "run"
+    options: dict[str, object] = {"width": 3, "depth": 1, "points": 16}
+    settings = AnalysisSettings(seed=0, num_problems=2, num_steps=8)
+    with open_run(out) as run:
+        for place, content in load_shipped("two_moons").files.items():
+            write_bytes(out / "two_moons" / place, content)
+        analyze_task(run, "two_moons", options, settings)
+        explain_task(run, "two_moons", options, settings)
+        explore_task(run, "two_moons", options, settings, settings)
     return out

@@ -39,7 +39,8 @@ def comparison() -> MomentumComparison:
 def row_of(comparison: MomentumComparison, alpha: list[float], beta: list[float]):
     optimizer = TwoVelocities(np.asarray(alpha), np.asarray(beta))
     point = comparison.operating_point(optimizer)
-    return comparison.row(7, point, comparison.learned_curves(optimizer))
+    losses = comparison.learned_curves(optimizer), comparison.one_mode_curves(point)
+    return comparison.row(7, point, *losses)
 
 
 def test_momentum_with_a_silent_second_mode_is_recognised(comparison):

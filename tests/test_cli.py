@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,9 +19,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import optdyn
 from optdyn.cli import options
+from optdyn.cli.examples import EXAMPLES
 from optdyn.cli.main import COMMANDS, main
-from optdyn.cli.settings import ReproduceSettings, SearchSettings, TrainSettings, TuneSettings
+from optdyn.cli.settings import (
+    SETTINGS,
+    ReproduceSettings,
+    SearchSettings,
+    TrainSettings,
+    TuneSettings,
+)
 from optdyn.experiments import training_run
 from optdyn.experiments.checkpoints import analysis_checkpoints
 from optdyn.meta_training.search import LearningRateSearch
@@ -216,7 +226,8 @@ def test_help_tells_every_option_with_its_default(
 ) -> None:
     assert main([command, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "(default: " in text
+    has_values = any(field.metadata["parse"] for field in dataclasses.fields(SETTINGS[command][0]))
+    assert ("(default: " in text) == has_values
     assert main(["--help"]) == 0
     assert f"{command} " in capsys.readouterr().out
 
@@ -269,3 +280,37 @@ def test_too_many_devices_are_refused(capsys: pytest.CaptureFixture[str], tmp_pa
     argv = ["train", "--devices", str(count), "--batch-size", str(count)]
     line = complaint(capsys, [*argv, "--out", str(tmp_path / "run")])
     assert line.startswith(f"--devices: {count} is not allowed (at most")
+
+
+def test_examples_in_the_help_are_sound(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {text for lines in EXAMPLES.values() for text, _ in lines}
+    for text in told:
+        program, command, *rest = shlex.split(
+            text.split(" > ")[0].removeprefix("source <(").rstrip(")")
+        )
+        assert program == "optdyn"
+        target = rest.pop(0) if rest and not rest[0].startswith("-") else None
+        form = SETTINGS[command][1 if command == "analyze" and target else 0]
+        options.parse_settings(form, next(iter(EXAMPLES)), rest)
+    for command in COMMANDS:
+        words = [command, "bash"] if command == "completion" else [command]
+        assert main([*words, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert "examples:\n  " in shown
+        assert all(text in told for text in re.findall(r"^  ((?:source|optdyn) .*)$", shown, re.M))
+    assert main(["analyze", "rosenbrock", "--help"]) == 0
+    assert "optdyn analyze linear_regression" in capsys.readouterr().out
+
+
+def test_every_command_has_settings_examples_and_a_summary() -> None:
+    assert SETTINGS.keys() == COMMANDS.keys()
+    assert {name.split()[0] for name in EXAMPLES} == COMMANDS.keys()
+
+
+def test_version_and_exit_codes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"optdyn {optdyn.__version__}\n"
+    assert main([]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0 done, 1 optdyn doctor found a fault, 2 bad input" in text
+    assert "130 or 143 stopped by SIGINT (Ctrl-C) or SIGTERM" in text

@@ -141,6 +141,21 @@ def test_unknown_names_tell_what_is_there(exported: Path, tmp_path: Path) -> Non
         load_pretrained(TASK, folder=exported.parent / "partial")
 
 
+def test_a_path_names_a_checkpoint(tiny_study: Path, tmp_path: Path) -> None:
+    path = analysis_checkpoints(tiny_study / TASK / "checkpoints")[-1]
+    expected, _ = load_optimizer(path)
+    for name in (path, str(path)):
+        loaded = load_pretrained(name)
+        assert loaded.architecture == expected.architecture
+        for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match=r"absent\.safetensors: cannot read"):
+        load_pretrained("absent.safetensors")
+    (tmp_path / "weights").write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="weights: "):
+        load_pretrained(tmp_path / "weights")
+
+
 def edit_card(name: str, value: Any) -> Callable[[Path], None]:
     """A change of one field of the final weights' card."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from optdyn import figures
 from optdyn.errors import UserError
@@ -52,6 +55,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self.images: list[dict[str, str | None]] = []
+        self.scripts: list[dict[str, str | None]] = []
         self.tags: set[str] = set()
         self.text = ""
         self.feed(html)
@@ -66,6 +70,8 @@ class Page(HTMLParser):
             self.ids.append(str(found["id"]))
         if tag == "a":
             self.links.append(str(found["href"]))
+        if tag == "script":
+            self.scripts.append(found)
         if tag == "img":
             self.images.append(found)
 
@@ -73,7 +79,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("style", "title"):
+        if not self.open or self.open[-1] not in ("style", "title", "script"):
             self.text += data
 
 
@@ -149,7 +155,8 @@ def test_the_page_needs_nothing_from_outside(run: Path) -> None:
     html, page = built(run)
     assert "http://" not in html
     assert "https://" not in html
-    assert not {"script", "link", "iframe", "object", "embed"} & page.tags
+    assert not {"link", "iframe", "object", "embed"} & page.tags
+    assert page.scripts == [{}]
     assert len(page.images) == 3
     for image in page.images:
         assert str(image["src"]).startswith("data:image/")
@@ -177,9 +184,10 @@ def test_claims_are_text_and_not_markup(run: Path) -> None:
 
 def test_an_empty_run_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     _, page = built(tmp_path)
-    assert page.text.count("Not available") == 8
+    assert page.text.count("Not available") == 9
     for part in (
-        "claims ledger", "figures", "losses", "training logs", "settings", "versions", "timings"
+        "claims ledger", "explorer", "figures", "losses", "training logs", "settings",
+        "versions", "timings",
     ):  # fmt: skip
         assert f"Not available: {part}" in page.text or f"Not available: the {part}" in page.text
 
@@ -202,21 +210,33 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_figures_beyond_the_limit_are_linked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = (run / "figures" / "fig08.svg").stat().st_size
-    monkeypatch.setattr(pictures, "PAGE_LIMIT", size * 3)
+    size = len(str(built(run)[1].images[0]["src"]))
+    monkeypatch.setattr(pictures, "PAGE_LIMIT", int(size * 2.5))
     _, page = built(run)
     assert len(page.images) == 2
-    assert "to keep this page small" in page.text
+    assert "Not embedded" in page.text
 
 
-def test_a_large_svg_gives_way_to_its_png(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "SVG_LIMIT", 0)
-    drawing = run / "figures" / "fig08.svg"
-    drawing.write_text(drawing.read_text() + " " * 1_000_000)
+def test_a_picture_is_a_small_copy_of_the_same_colours(run: Path) -> None:
     sources = {str(i["alt"]): i for i in built(run)[1].images}
     image = sources[figures.FIGURES["fig08"].title]
-    assert str(image["src"]).startswith("data:image/png")
+    kind, _, content = str(image["src"]).partition(";base64,")
+    assert kind == "data:image/webp"
+    copied = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
+    with Image.open(run / "figures" / "fig08.png") as whole:
+        difference = np.abs(np.asarray(copied, int) - np.asarray(whole.convert("RGB"), int))
+    assert difference.max() <= round(255 / (pictures.LEVELS - 1) / 2)
+    assert len(content) < (run / "figures" / "fig08.png").stat().st_size
     assert image["width"] == str(round(7.6 * 96))
+
+
+def test_an_svg_stands_in_for_a_picture_that_is_damaged_or_not_there(run: Path) -> None:
+    (run / "figures" / "fig08.png").write_bytes(b"no picture")
+    (run / "figures" / "unheard_of.png").unlink()
+    sources = [str(image["src"]) for image in built(run)[1].images]
+    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 2
+    (run / "figures" / "fig08.svg").unlink()
+    assert "not readable" in built(run)[1].text
 
 
 plain = st.recursive(

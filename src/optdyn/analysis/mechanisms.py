@@ -19,6 +19,7 @@ from optdyn.dynamics.mechanisms import (
     effective_rates,
     portrait,
     update_function,
+    updates_at,
 )
 from optdyn.errors import UserError
 from optdyn.inner_loop import unroll
@@ -38,6 +39,10 @@ GRID_POINTS, ADAPTATION_POINTS = 81, 17
 IMPULSE_STEPS, FREQUENCIES = 100, 61
 COMPONENTS_A_PROBLEM = 8
 COMPONENTS_DRAWN = 6
+PATH_STATES = 24
+"""States kept of the autonomous path: dense where it starts, as there it moves fastest."""
+PATH_DECADES = 6
+"""Of gradient sizes at which updates along the path are told."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,20 @@ class GradientDensity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Path:
+    """States on the way from h0 under zero gradients, the fixed point h* the last of them.
+
+    ``step`` [S]: after how many steps (inf for h*). ``update`` [S, G]: Δx of each at
+    the signed ``gradient`` [G]. ``portrait`` [S, 3]: where they lie in the portrait.
+    """
+
+    step: Float[np.ndarray, " S"]
+    gradient: Float[np.ndarray, " G"]
+    update: Float[np.ndarray, "S G"]
+    portrait: Float[np.ndarray, "S 3"]
+
+
+@dataclasses.dataclass(frozen=True)
 class Mechanisms:
     """Everything measured; see the functions of `optdyn.dynamics.mechanisms`.
 
@@ -81,7 +100,8 @@ class Mechanisms:
     ``adaptation_ratio``: its rate at each problem's 95 % quantile of |g| over that at
     its 5 % quantile; ``slope_ratio``: the same of its slope. ``portrait`` of the
     states visited, with ``trajectories`` [C, T, 3] of some components,
-    ``fixed_curve`` [G, 3] of the points h*(g), ``rest`` [3] of h*. ``impulse``, and
+    ``fixed_curve`` [G, 3] of the points h*(g), ``rest`` [3] of h*. ``path``: the update
+    along the autonomous path. ``impulse``, and
     ``response`` at the angular ``frequency``, are the linear optimizer's at h*.
     """
 
@@ -98,6 +118,7 @@ class Mechanisms:
     trajectories: Float[np.ndarray, "C T 3"]
     fixed_curve: Float[np.ndarray, "G 3"]
     rest: Float[np.ndarray, " 3"]
+    path: Path
     impulse: Float[np.ndarray, " K"]
     frequency: Float[np.ndarray, " F"]
     response: Float[np.ndarray, " F"]
@@ -165,6 +186,7 @@ def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
         trajectories=seen.project(drawn),
         fixed_curve=seen.project(adapted.h),
         rest=seen.project(rest),
+        path=_path(step, rest, seen, grid, visited.gradients.shape[2]),
         impulse=modes.impulse_response(IMPULSE_STEPS),
         frequency=frequency,
         response=np.abs(modes.frequency_response(frequency)),
@@ -210,6 +232,28 @@ def _adaptation(step: StepMap, low: float, high: float) -> Adaptation:
         for field in dataclasses.fields(Adaptation)
     }
     return Adaptation(**joined)
+
+
+def _path(
+    step: StepMap,
+    rest: Float[np.ndarray, " N"],
+    seen: Portrait,
+    sizes: Float[np.ndarray, " G"],
+    num_steps: int,
+) -> Path:
+    """The autonomous path's states, and the update at every other one of the upper ``sizes``."""
+    states = _paths(step, np.zeros((1, 1, num_steps)))[0, 0]
+    spread = np.geomspace(1.0, num_steps, min(PATH_STATES, num_steps)).round().astype(int)
+    steps = np.unique(np.concatenate([[0], spread - 1]))
+    kept = np.concatenate([states[steps], rest[None]])
+    upper = sizes[sizes >= sizes[-1] * 10.0**-PATH_DECADES][::-2][::-1]
+    gradient = np.concatenate([-upper[::-1], upper])
+    return Path(
+        step=np.append(steps.astype(float), np.inf),
+        gradient=gradient,
+        update=updates_at(step, kept, gradient),
+        portrait=seen.project(kept),
+    )
 
 
 def _ratio(

@@ -85,14 +85,17 @@ class MomentumComparison:
         return self.validation.compiled(lambda: tx)()
 
     def row(
-        self, meta_step: int, point: OperatingPoint, full: Float[np.ndarray, "problems steps"]
+        self,
+        meta_step: int,
+        point: OperatingPoint,
+        full: Float[np.ndarray, "problems steps"],
+        one_mode: Float[np.ndarray, "problems steps"],
     ) -> StageRow:
-        """Measure one checkpoint, whose losses on the validation problems are ``full``."""
+        """Measure one checkpoint by its losses, and its leading mode's, on the problems."""
         validation, modes = self.validation, point.modes
         alpha, beta = modes.alpha[0], modes.beta[0]
         gain_gap, rate_ratio = _prominence(modes)
         extracted = self.momentum_curves(alpha.real, beta.real)
-        reduced = self.one_mode_curves(point)
         return StageRow(
             meta_step=meta_step,
             meta_objective=validation.meta_objective(full),
@@ -102,7 +105,7 @@ class MomentumComparison:
             gain_gap=gain_gap,
             rate_ratio=rate_ratio,
             momentum_ratio=validation.meta_objective(extracted) / self.tuned.meta_objective,
-            deviation=deviation(full, reduced, validation.normalization),
+            deviation=deviation(full, one_mode, validation.normalization),
         )
 
 

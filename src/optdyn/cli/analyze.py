@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
+from optdyn.cli.output import Result, present
 from optdyn.cli.settings import AnalyzeOptimizerSettings, AnalyzeSettings
 from optdyn.cli.targets import load_target
 from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
-from optdyn.experiments.files import make_folder, to_plain
+from optdyn.experiments.files import make_folder
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.run_folder import open_run
 
@@ -40,6 +40,10 @@ def command(argv: list[str]) -> None:
 def _analyze_optimizer(text: str, argv: list[str]) -> None:
     settings = parse_settings(AnalyzeOptimizerSettings, "analyze TARGET", argv)
     devices.start(1)
+    present(settings, lambda: _taken_apart(text, settings))
+
+
+def _taken_apart(text: str, settings: AnalyzeOptimizerSettings) -> Result:
     from optdyn.analysis import dissect, task_curvatures
     from optdyn.study.optimizer_drawing import save_dissection
     from optdyn.tasks import make_task
@@ -49,6 +53,7 @@ def _analyze_optimizer(text: str, argv: list[str]) -> None:
         make_folder(settings.out)
     gradients, spectrum, scale = None, None, settings.gradient_scale
     if target.card is not None:
+        print(f"running {target.name} on its own task", flush=True)
         gradients = _gradients(target.optimizer, target.card, settings.seed)
         scale = scale or _typical_size(gradients)
     if settings.task is not None:
@@ -56,6 +61,7 @@ def _analyze_optimizer(text: str, argv: list[str]) -> None:
     elif target.card is not None:
         task = make_task(target.card.task, **target.card.task_options)
         spectrum = task_curvatures(task, seed=settings.seed)
+    print(f"taking {target.name} apart", flush=True)
     found = dissect(
         target.optimizer,
         gradient_scale=scale or 1.0,
@@ -63,14 +69,11 @@ def _analyze_optimizer(text: str, argv: list[str]) -> None:
         gradients=gradients,
         spectrum=spectrum,
     )
+    lines = describe(found, target.name)
     if settings.out is not None:
         save_dissection(found, target.name, settings.out)
-    if settings.json:
-        print(json.dumps(to_plain({"optimizer": target.name, **found.summary()}), indent=2))
-    else:
-        print("\n".join(describe(found, target.name)))
-        if settings.out is not None:
-            print(f"figures and data: {settings.out}")
+        lines.append(f"figures and data: {settings.out}")
+    return Result({"optimizer": target.name, **found.summary()}, lines)
 
 
 def _gradients(optimizer: ComponentwiseRNN, card: Card, seed: int) -> np.ndarray:
@@ -192,32 +195,35 @@ def _analyze_run(argv: list[str]) -> None:
     )
     devices.start(settings.devices)
 
-    def work() -> None:
-        _print(analyze_task(run, settings.task, task_options, judged_on))
+    def work() -> Result:
+        analysis = analyze_task(run, settings.task, task_options, judged_on)
+        return Result({"task": settings.task, **analysis}, _in_short(analysis))
 
     with open_run(settings.out, create=False) as run:
-        interruptible(work, "the analysis stopped; finished checkpoints are saved")
+        message = "the analysis stopped; finished checkpoints are saved"
+        present(settings, lambda: interruptible(work, message))
 
 
-def _print(analysis: dict[str, Any]) -> None:
+def _in_short(analysis: dict[str, Any]) -> list[str]:
     """The momentum stage and the last checkpoint, in a few lines."""
     tuned = analysis["tuned"]
-    print(
+    lines = [
         f"tuned momentum: learning rate {tuned['alpha']:.4g}, momentum {tuned['beta']:.4g}, "
         f"meta-objective {tuned['meta_objective']:.4g}"
-    )
+    ]
     rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
     degenerate = [step for step, row in rows.items() if row["modes"].get("degenerate")]
     if degenerate:
-        print(
+        lines.append(
             f"eigenvectors nearly parallel at {len(degenerate)} of {len(rows)} checkpoints "
             f"(first at meta-step {degenerate[0]}): there only sums of modes mean anything"
         )
     for name in ("momentum_stage", "final"):
         row = rows[analysis[name]]
         objective = "diverged" if row["meta_objective"] is None else f"{row['meta_objective']:.4g}"
-        print(
+        lines.append(
             f"{name.replace('_', ' ')}: meta-step {row['meta_step']}, "
             f"meta-objective {objective}; leading mode: "
             f"learning rate {row['alpha']:.4g}, momentum {row['beta']:.4g}"
         )
+    return lines

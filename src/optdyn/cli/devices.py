@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optdyn.errors import UserError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 TUNABLES = "GLIBC_TUNABLES"
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def require_even_batch(batch_size: int, chunk: int | None, devices: int | None) -> None:
@@ -81,5 +83,10 @@ def use_compilation_cache() -> None:
     """Keep compiled programs between commands, unless the user has settled where already."""
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    if CACHE not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(program_folder()))
+
+
+def program_folder() -> Path:
+    """Where compiled programs are kept."""
+    return Path(os.environ.get(CACHE) or cache_folder() / "xla")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
+from optdyn.cli.output import Result, present
 from optdyn.cli.settings import EvaluateSettings
-from optdyn.experiments.evaluation_run import evaluate_all
+from optdyn.experiments.evaluation_run import SUMMARY, evaluate_all
+from optdyn.experiments.files import read_json
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.run_folder import open_run
 
@@ -16,7 +18,7 @@ def command(argv: list[str]) -> None:
     task_options = settings.task_options()
     mesh = devices.start(settings.devices)
 
-    def work() -> None:
+    def work() -> Result:
         evaluations = evaluate_all(
             run,
             settings.task,
@@ -28,8 +30,14 @@ def command(argv: list[str]) -> None:
             checkpoint=settings.checkpoint,
             mesh=mesh,
         )
-        for name, evaluation in evaluations.items():
-            print(f"{name:<18} {evaluation.mean:.4g} ± {evaluation.standard_error:.2g}")
+        return Result(
+            {"task": settings.task, **read_json(run.task_folder(settings.task) / SUMMARY)},
+            [
+                f"{name:<18} {evaluation.mean:.4g} ± {evaluation.standard_error:.2g}"
+                for name, evaluation in evaluations.items()
+            ],
+        )
 
     with open_run(settings.out, create=settings.checkpoint is not None) as run:
-        interruptible(work, "evaluation stopped; finished optimizers are saved")
+        message = "evaluation stopped; finished optimizers are saved"
+        present(settings, lambda: interruptible(work, message))

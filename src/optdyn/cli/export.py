@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optdyn.cli.options import command_line, parse_settings
+from optdyn.cli.output import Result, present
 from optdyn.cli.settings import ExportSettings, TrainSettings, TuneSettings
 from optdyn.errors import UserError
 from optdyn.experiments.run_folder import open_run
@@ -22,10 +23,17 @@ def command(argv: list[str]) -> None:
     from optdyn.pretrained import export_task
 
     to = settings.to or _own_folder()
-    with open_run(settings.out, create=False) as run:
+
+    def work() -> Result:
         sizes = export_task(run, settings.task, to, train_command, tune_command)
-    for place, size in sizes.items():
-        print(f"{size / 1e3:10.1f} kB  {to / settings.task / place}")
+        lines = [
+            f"{size / 1e3:10.1f} kB  {to / settings.task / place}" for place, size in sizes.items()
+        ]
+        folder = to / settings.task
+        return Result({"task": settings.task, "folder": folder, "bytes": sizes}, lines)
+
+    with open_run(settings.out, create=False) as run:
+        present(settings, work)
 
 
 def train_command(card: Card) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
+import shutil
+import signal
 import sys
 
+import optdyn
 from optdyn.cli.devices import use_large_pages
 from optdyn.distributed.group import unfinished
 from optdyn.errors import UserError
 from optdyn.experiments.interrupts import Interrupted, raised_signals
 
+PROGRAM = "optdyn"
 COMMANDS = {
     "train": "meta-train a learned optimizer",
     "launch": "run one command in several processes of this machine",
@@ -23,33 +27,45 @@ COMMANDS = {
     "reproduce": "do the whole study, from nothing to the report",
     "report": "write a run's report",
     "export": "copy a run's weights and search tables to where they ship from",
+    "doctor": "check this installation",
+    "completion": "print a completion script for bash, zsh or fish",
 }
 BAD_INPUT = 2
+INTERRUPTED = 128
+"""Added to the number of the signal, as shells do."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's) and return its exit code.
 
-    0: done; 2: bad input, told in one line on standard error; 130 or 143:
-    stopped by SIGINT or SIGTERM; 75: another process of the training was lost.
+    0: done; 1: `optdyn doctor` found a fault; 2: bad input, told in one line on
+    standard error; 130 or 143: stopped by SIGINT or SIGTERM; 141: the reader of
+    the output has gone; 75: another process of the training was lost.
     """
     if argv is not None:
-        return _run(argv)
+        return _run(argv, PROGRAM)
     arguments = sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         use_large_pages()
-    code = _run(arguments)
-    if code > BAD_INPUT or unfinished():
+    code = _run(arguments, _program())
+    if code == INTERRUPTED + signal.SIGPIPE:
+        # Python would complain when it flushes standard output at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif code > BAD_INPUT or unfinished():
         # The interpreter would wait for abandoned computations, and for other processes.
         sys.stdout.flush()
         os._exit(code)
     return code
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], program: str) -> int:
     try:
         with raised_signals("stopped; what was finished is saved"):
-            _dispatch(arguments)
+            code = _dispatch(arguments)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        return INTERRUPTED + signal.SIGPIPE
     except UserError as error:
         return _complain(str(error))
     except OSError as error:
@@ -59,24 +75,34 @@ def _run(arguments: list[str]) -> int:
             raise
         return _complain("--units: out of memory (lower it or --batch-size, or set --chunk)")
     except Interrupted as error:
-        again = shlex.join(["optdyn", *arguments])
+        again = shlex.join([program, *arguments])
         print(f"optdyn: {error}; to go on: {again}", file=sys.stderr, flush=True)
         return error.code
-    return 0
 
 
-def _dispatch(arguments: list[str]) -> None:
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
-        return
+        return 0
+    if arguments == ["--version"]:
+        print(f"{PROGRAM} {optdyn.__version__}")
+        return 0
     command, *rest = arguments
     if command not in COMMANDS:
         raise UserError(f"command: unknown value {command!r} (allowed: {', '.join(COMMANDS)})")
     module = importlib.import_module(f"optdyn.cli.{command.replace('-', '_')}")
     try:
-        module.command(rest)
+        return module.command(rest) or 0
     except SystemExit:  # argparse leaves this way once it has printed the help
-        return
+        return 0
+
+
+def _program() -> str:
+    """How this program is called from here: by its name, or by its path if that is not found."""
+    called = sys.argv[0]
+    found = shutil.which(PROGRAM)
+    same = found is not None and os.path.exists(called) and os.path.samefile(found, called)
+    return PROGRAM if same else called
 
 
 def _usage() -> str:
@@ -89,7 +115,13 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "optdyn COMMAND --help tells a command's options. Start with: optdyn reproduce",
+            "optdyn COMMAND --help tells a command's options, with examples; optdyn --version.",
+            "Start with: optdyn reproduce",
+            "",
+            "Results go to standard output (with --json as one JSON object, and progress to",
+            "standard error). A command that was stopped goes on where it was left when repeated.",
+            "Exit codes: 0 done, 1 optdyn doctor found a fault, 2 bad input (one line on standard",
+            "error), 130 or 143 stopped by SIGINT (Ctrl-C) or SIGTERM, 75 lost another process.",
         ]
     )
 

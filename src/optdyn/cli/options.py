@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from optdyn.cli.examples import told
 from optdyn.errors import UserError
 
 LARGEST_INTEGER = 2**31 - 1
@@ -121,7 +123,8 @@ def parse_settings(kind: type[S], command: str, argv: list[str]) -> S:
     """
     parser = _Parser(
         usage=f"optdyn {command} [OPTIONS]",
-        description=kind.__doc__,
+        description=inspect.getdoc(kind),
+        epilog=told(command),
         allow_abbrev=False,
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optdyn.cli.options import parse_settings
+from optdyn.cli.output import Result, present
 from optdyn.cli.settings import ReportSettings
 from optdyn.experiments.run_folder import require_own
 
@@ -13,4 +14,8 @@ def command(argv: list[str]) -> None:
     require_own(settings.out)
     from optdyn.report import build_report
 
-    print(build_report(settings.out))
+    def work() -> Result:
+        report = build_report(settings.out)
+        return Result({"report": report}, [str(report)])
+
+    present(settings, work)

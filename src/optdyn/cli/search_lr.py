@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
+from optdyn.cli.output import Result, present
 from optdyn.cli.settings import PROTOCOL, SearchSettings
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.run_folder import open_run
@@ -19,17 +20,19 @@ def command(argv: list[str]) -> None:
     devices.require_even_batch(settings.batch_size, settings.chunk, settings.devices)
     mesh = devices.start(settings.devices, settings.batch_size, settings.chunk)
 
-    def work() -> None:
+    def work() -> Result:
         rows = search(
             run, settings.task, task_options, architecture, protocol, settings.seed, what,
             mesh=mesh,
         )  # fmt: skip
-        print("learning rate  meta-steps  meta-objective")
-        for row in ranked(rows):
-            print(
-                f"{row['learning_rate']:13.4g}  {row['num_meta_steps']:10d}  "
-                f"{row['meta_objective']:14.4g}"
-            )
+        head = "learning rate  meta-steps  meta-objective"
+        lines = [
+            f"{row['learning_rate']:13.4g}  {row['num_meta_steps']:10d}  "
+            f"{row['meta_objective']:14.4g}"
+            for row in ranked(rows)
+        ]
+        return Result({"task": settings.task, "trainings": ranked(rows)}, [head, *lines])
 
     with open_run(settings.out) as run:
-        interruptible(work, "the search stopped; finished trainings are saved")
+        message = "the search stopped; finished trainings are saved"
+        present(settings, lambda: interruptible(work, message))

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from optdyn.cli.cluster_settings import DistributedSettings, EngineSettings
+from optdyn.cli.cluster_settings import DistributedSettings, EngineSettings, LaunchSettings
 from optdyn.cli.devices import require_even_batch
 from optdyn.cli.options import choice, integer, number, option, path, several, switch
 from optdyn.errors import UserError
@@ -29,9 +29,9 @@ STAGES = ("final", "momentum")
 ALL_TASKS = "all"
 LARGEST_SEED = 2**32 - 1
 LARGEST_CELL = 2**15
+LARGEST_MEMORY = 2**50
 LARGEST_TASK_OPTION = 10**6
 """Beyond these sizes XLA ends the process, instead of raising an error."""
-LARGEST_BUDGET = 2**60
 
 
 def _read_task_option(text: str) -> tuple[str, Any]:
@@ -49,6 +49,16 @@ def _read_task_option(text: str) -> tuple[str, Any]:
             )
         return name, number
     return name, value
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputSettings:
+    """Output."""
+
+    json: bool = switch(
+        "print the result as one JSON object; progress and messages go to standard error"
+    )
+    quiet: bool = switch("print the result alone: no progress, no messages")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +152,7 @@ class ProtocolSettings(ObjectiveSettings):
     memory_budget: int | None = integer(
         PROTOCOL.memory_budget,
         "bytes that a meta-step may keep for its reverse pass, from which segment and chunk follow",
-        maximum=LARGEST_BUDGET,
+        maximum=LARGEST_MEMORY,
     )
     state_dtype: str = choice(
         PROTOCOL.state_dtype, "how the optimizer's state is stored between steps", STATE_DTYPES
@@ -162,7 +172,12 @@ class ProtocolSettings(ObjectiveSettings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings(
-    DistributedSettings, ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings
+    DistributedSettings,
+    OutputSettings,
+    ProtocolSettings,
+    ArchitectureSettings,
+    TaskSettings,
+    RunSettings,
 ):
     """Meta-train a learned optimizer; the same command goes on where it was left."""
 
@@ -190,7 +205,9 @@ class TrainSettings(
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchSettings(ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings):
+class SearchSettings(
+    OutputSettings, ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings
+):
     """Search the meta learning rate at random: short trainings, then the best at full length."""
 
     draws: int = integer(SEARCH.num_draws, "meta learning rates to draw, log-uniformly")
@@ -215,7 +232,7 @@ class SearchSettings(ProtocolSettings, ArchitectureSettings, TaskSettings, RunSe
 
 
 @dataclasses.dataclass(frozen=True)
-class TuneSettings(EngineSettings, ObjectiveSettings, TaskSettings, RunSettings):
+class TuneSettings(EngineSettings, OutputSettings, ObjectiveSettings, TaskSettings, RunSettings):
     """Tune a baseline by random search over its grid of hyperparameters."""
 
     baseline: str = choice("momentum", "optimizer to tune", BASELINES)
@@ -270,7 +287,7 @@ class SweepSettings(EngineSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings(ObjectiveSettings, TaskSettings, RunSettings):
+class EvaluateSettings(OutputSettings, ObjectiveSettings, TaskSettings, RunSettings):
     """Compare a run's learned optimizer and tuned baselines on unseen problems."""
 
     problems: int = integer(64, "test problems")
@@ -280,7 +297,7 @@ class EvaluateSettings(ObjectiveSettings, TaskSettings, RunSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class AnalyzeSettings(ObjectiveSettings, TaskSettings, RunSettings):
+class AnalyzeSettings(OutputSettings, ObjectiveSettings, TaskSettings, RunSettings):
     """Take each stage of a run's learned optimizer apart: fixed point, modes, reduction.
 
     With a TARGET before the options (optdyn analyze TARGET --help) it takes one optimizer
@@ -292,7 +309,7 @@ class AnalyzeSettings(ObjectiveSettings, TaskSettings, RunSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class AnalyzeOptimizerSettings:
+class AnalyzeOptimizerSettings(OutputSettings):
     """Take one optimizer apart: its modes, its stability, and what it most resembles.
 
     TARGET is a checkpoint file, a pretrained name, or module:callable, where the
@@ -300,7 +317,6 @@ class AnalyzeOptimizerSettings:
     """
 
     out: Path | None = path(None, "folder for figures and their data; none: print only")
-    json: bool = switch("print every number as JSON")
     task: str | None = choice(
         None,
         "draw this task's curvatures under the stability map; none: the checkpoint's own",
@@ -317,7 +333,7 @@ class AnalyzeOptimizerSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReproduceSettings:
+class ReproduceSettings(OutputSettings):
     """Do the whole study: train, tune, evaluate, analyze, draw and report."""
 
     out: Path = path(Path("runs/reproduce"), "run folder: made if absent, continued if present")
@@ -333,7 +349,7 @@ class ReproduceSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportSettings:
+class ExportSettings(OutputSettings):
     """Copy a finished run's weights and search tables to where they ship from."""
 
     out: Path = path(Path("runs/reproduce"), "run folder")
@@ -344,7 +360,34 @@ class ExportSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportSettings:
+class ReportSettings(OutputSettings):
     """Write a run's report: one page with claims, figures, settings and timings."""
 
     out: Path = path(Path("runs/reproduce"), "run folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorSettings(OutputSettings):
+    """Check this installation: versions, devices, caches, shipped weights, a short self-test."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionSettings:
+    """Print a script that completes optdyn's commands and options in bash, zsh or fish."""
+
+
+SETTINGS: dict[str, tuple[type, ...]] = {
+    "train": (TrainSettings,),
+    "launch": (LaunchSettings,),
+    "search-lr": (SearchSettings,),
+    "sweep": (SweepSettings,),
+    "tune": (TuneSettings,),
+    "evaluate": (EvaluateSettings,),
+    "analyze": (AnalyzeSettings, AnalyzeOptimizerSettings),
+    "reproduce": (ReproduceSettings,),
+    "report": (ReportSettings,),
+    "export": (ExportSettings,),
+    "doctor": (DoctorSettings,),
+    "completion": (CompletionSettings,),
+}
+"""The options of each command (of both forms of analyze)."""

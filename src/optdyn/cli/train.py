@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
+from optdyn.cli.output import Result, present
 from optdyn.cli.settings import TrainSettings
 from optdyn.distributed import join
 from optdyn.errors import UserError
 from optdyn.experiments.cards import require_architecture
-from optdyn.experiments.checkpoints import load_optimizer
-from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.training_run import train, train_along
+from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
+from optdyn.experiments.run_folder import RunFolder, open_run
+from optdyn.experiments.training_run import CHECKPOINTS, train, train_along
 
 
 def command(argv: list[str]) -> None:
-    """Parse ``argv`` and meta-train, alone or as one of several processes."""
+    """Parse ``argv``, meta-train alone or as one of several processes, tell what was reached."""
     settings = parse_settings(TrainSettings, "train", argv)
     task_options, architecture = settings.task_options(), settings.architecture()
     protocol = settings.protocol(settings.learning_rate)
@@ -39,7 +42,8 @@ def command(argv: list[str]) -> None:
             require_architecture(initial.architecture, architecture, str(settings.initial))
         except UserError as error:
             raise UserError(f"--initial: {error}") from None
-    with open_run(settings.out) as run:
+
+    def work() -> Result:
         train(
             run,
             settings.task,
@@ -53,3 +57,21 @@ def command(argv: list[str]) -> None:
         )
         if group is not None:
             group.finish()
+        return _result(run, settings.task)
+
+    with open_run(settings.out) as run:
+        present(settings, work)
+
+
+def _result(run: RunFolder, task: str) -> Result:
+    checkpoint = analysis_checkpoints(run.task_folder(task) / CHECKPOINTS)[-1]
+    _, card = load_optimizer(checkpoint)
+    values: dict[str, Any] = {
+        "task": task,
+        "meta_steps": card.meta_step,
+        "meta_objective": card.meta_objective,
+        "checkpoint": checkpoint,
+    }
+    reached = "none" if card.meta_objective is None else f"{card.meta_objective:.4g}"
+    line = f"{task}: meta-objective {reached} after {card.meta_step} meta-steps: {checkpoint}"
+    return Result(values, [line])

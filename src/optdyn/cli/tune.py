@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
+from optdyn.cli.output import Result, present
 from optdyn.cli.settings import TuneSettings
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.tuning_run import tune
+from optdyn.experiments.tuning_run import table_path, tune
 from optdyn.tuning import best
 
 
@@ -18,7 +19,7 @@ def command(argv: list[str]) -> None:
     engine = settings.start_engine()
     mesh = devices.start(settings.devices)
 
-    def work() -> None:
+    def work() -> Result:
         table = tune(
             run,
             settings.task,
@@ -36,7 +37,18 @@ def command(argv: list[str]) -> None:
         )
         winner = best(table)
         values = ", ".join(f"{name} {value:.6g}" for name, value in winner.hyperparameters.items())
-        print(f"best {settings.baseline}: {values}: meta-objective {winner.score:.6g}")
+        return Result(
+            {
+                "task": settings.task,
+                "baseline": settings.baseline,
+                "hyperparameters": winner.hyperparameters,
+                "meta_objective": winner.score,
+                "edges": sorted(winner.edges),
+                "table": table_path(run.task_folder(settings.task), settings.baseline),
+            },
+            [f"best {settings.baseline}: {values}: meta-objective {winner.score:.6g}"],
+        )
 
     with open_run(settings.out) as run:
-        interruptible(work, "tuning stopped; finished chunks are saved")
+        message = "tuning stopped; finished chunks are saved"
+        present(settings, lambda: interruptible(work, message))

@@ -4,7 +4,7 @@ from optdyn.dynamics.eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch,
 from optdyn.dynamics.fixed_points import FixedPoints, Status, find_fixed_points
 from optdyn.dynamics.identification import Fit, Identification, identify
 from optdyn.dynamics.linearization import Linearization, linearize
-from optdyn.dynamics.reduction import linear_optimizer, reduce
+from optdyn.dynamics.reduction import linear_optimizer, reduce, transients
 from optdyn.dynamics.responses import Responses, responses, reversal_threshold
 from optdyn.dynamics.separability import componentwise, require_componentwise
 from optdyn.dynamics.stability import StabilityMap, stability_map
@@ -46,5 +46,6 @@ __all__ = [
     "stability_map",
     "stable_range",
     "step_map",
+    "transients",
     "truncate",
 ]

@@ -95,6 +95,18 @@ def update_function(
     return UpdateFunction(gradient=sizes, response=(both[1] - both[0]) / 2)
 
 
+def updates_at(
+    tx: Optimizer | StepMap,
+    states: Float[np.ndarray, "M N"],
+    gradients: Float[np.ndarray, " G"],
+) -> Float[np.ndarray, "M G"]:
+    """Δx of each state h (a row of ``states``) at each gradient, counters as in ``tx``."""
+    step = step_map(tx)
+    with double_precision():
+        at = jnp.asarray(states, jnp.float64)
+        return np.asarray(_updates_at(step, at, jnp.asarray(gradients, jnp.float64)))
+
+
 def autonomous_schedule(
     tx: Optimizer | StepMap, steps: int, *, state: PyTree | None = None
 ) -> Float[np.ndarray, " steps"]:
@@ -242,6 +254,13 @@ def _updates(
     step: StepMap, h: Float[Array, " N"], gradients: Float[Array, "2 G"]
 ) -> Float[Array, "2 G"]:
     return jax.vmap(jax.vmap(lambda g: step(h, g)[1]))(gradients)
+
+
+@jax.jit
+def _updates_at(
+    step: StepMap, states: Float[Array, "M N"], gradients: Float[Array, " G"]
+) -> Float[Array, "M G"]:
+    return jax.lax.map(lambda h: jax.vmap(lambda g: step(h, g)[1])(gradients), states)
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from optdyn.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Array, Float, PyTree
+    from jaxtyping import Array, Complex, Float, PyTree
 
     from optdyn.dynamics.linearization import Linearization
 
@@ -33,7 +33,8 @@ def linear_optimizer(
 
     ``h0`` [N] is the state it starts from (in the coordinates of ``lin.state``, the
     default: no initial transient). Works on any pytree of float parameters, in their
-    precision; needs ``params`` in its update where the system depends on x.
+    precision; needs ``params`` in its update where the system depends on x. ``C`` and ``D``
+    of ``lin`` may be traced, so that one compiled function serves many readouts.
 
     Raises `UserError` for an h0 of another shape.
     """
@@ -51,19 +52,19 @@ def linear_optimizer(
     def step(
         g: Float[Array, "..."], s: Float[Array, "... N"], x: Float[Array, "..."] | None
     ) -> tuple[Float[Array, "..."], Float[Array, "... N"]]:
-        def constant(value: Float[np.ndarray, "..."] | float) -> Array:
+        def constant(value: Float[Array, "..."] | Float[np.ndarray, "..."] | float) -> Array:
             return jnp.asarray(value, s.dtype)
 
-        def times(a: Array, b: Float[np.ndarray, "..."]) -> Array:
+        def times(a: Array, b: Array) -> Array:
             return jnp.matmul(a, constant(b), precision=jax.lax.Precision.HIGHEST)
 
         dg = (g - constant(lin.gradient))[..., None]
-        inputs, sources = dg, np.append(lin.B, lin.D)[None]
+        inputs, sources = dg, jnp.append(lin.B, lin.D)[None]
         if x is not None:
             dx = (x - constant(lin.param))[..., None]
             inputs = jnp.concatenate([dg, dx], axis=-1)
-            sources = np.stack([sources[0], np.append(lin.E, lin.weight_decay)])
-        system = np.concatenate([np.column_stack([lin.A.T, lin.C]), sources])
+            sources = jnp.stack([sources[0], np.append(lin.E, lin.weight_decay)])
+        system = jnp.concatenate([jnp.column_stack([lin.A.T, lin.C]), sources])
         offset = jnp.broadcast_to(
             constant(np.append(lin.residual, lin.drift)), (*g.shape, lin.size + 1)
         )
@@ -107,6 +108,19 @@ def reduce(
     kept = modes.with_conjugates(range(n) if isinstance(keep, str) else keep)
     into = modal_coordinates(modes, kept)
     return linear_optimizer(truncate(modes, keep), into @ _deviation(modes.linearization, h0))
+
+
+def transients(modes: Eigenmodes, h0: Float[np.ndarray, " N"]) -> Complex[np.ndarray, " N"]:
+    """``s_j = (C r_j) l_jᵀ(h0 − h*)``: what each mode adds to the first update from h0.
+
+    With ``v_j ← β_j v_j + α_j g`` it is ``−β_j v_j`` of the initial v_j, and it is there
+    for β = 0 too: ``s_j ← β_j s_j − (α_j β_j + delayed_j) g`` is the same recursion, and
+    ``Δx = drift + Σ_j s_j − (feedthrough + Σ_j α_j) g`` with s_j from before the step.
+
+    Raises `UserError` for an h0 of another shape.
+    """
+    lin = modes.linearization
+    return (lin.C @ modes.R) * (modes.L @ _deviation(lin, h0))
 
 
 def _deviation(lin: Linearization, h0: Float[np.ndarray, " N"] | None) -> Float[np.ndarray, " N"]:

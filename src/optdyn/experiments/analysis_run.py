@@ -17,7 +17,7 @@ from optdyn.analysis import (
     mean_curve,
     nearest_to,
 )
-from optdyn.dynamics import impulse_mismatch, optimal_momentum
+from optdyn.dynamics import impulse_mismatch, optimal_momentum, transients
 from optdyn.errors import UserError
 from optdyn.experiments.checkpoints import (
     analysis_checkpoints,
@@ -39,10 +39,15 @@ from optdyn.tasks import Task, make_task
 from optdyn.tuning import best, load_table
 
 if TYPE_CHECKING:
+    from jaxtyping import Complex, Float
+
     from optdyn.dynamics import Eigenmodes
 
 ANALYSIS = "analysis"
 SUMMARY = "analysis.json"
+LAYOUT = 2
+"""Of a stored row; raised when rows gain a part, so that older ones are measured again."""
+CURVE_DIGITS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +83,7 @@ def analyze_task(
     run.settle(f"analyze/{task_name}", {"task_options": task_options, **vars(settings)})
 
     inputs = {
+        "layout": LAYOUT,
         "settings": to_plain(settings),
         "momentum": tuned_point,
         "checkpoints": {path.name: fingerprint(load_optimizer(path)[0]) for path in checkpoints},
@@ -94,7 +100,11 @@ def analyze_task(
         for count, path in enumerate(checkpoints, start=1):
             optimizer, card = load_optimizer(path)
             kept = folder / ANALYSIS / f"{path.stem}.json"
-            origin = {"optimizer": fingerprint(optimizer), "tuned": to_plain(tuned)}
+            origin = {
+                "layout": LAYOUT,
+                "optimizer": fingerprint(optimizer),
+                "tuned": to_plain(tuned),
+            }
             row = _kept_row(kept, origin)
             if row is None:
                 try:
@@ -102,8 +112,10 @@ def analyze_task(
                 except UserError as error:
                     faults.append({"meta_step": card.meta_step, "fault": str(error)})
                     continue
-                full = comparison.learned_curves(optimizer)
-                row = to_plain(_row(comparison.row(card.meta_step, point, full), point))
+                losses = comparison.learned_curves(optimizer), comparison.one_mode_curves(point)
+                stage = comparison.row(card.meta_step, point, *losses)
+                curves = _mean_curves(*losses, settings.normalization)
+                row = to_plain({**_row(stage, point), "curves": curves})
                 write_signed_json(kept, {"origin": origin, "row": row})
             rows.append(row)
             advance(count, f"meta-step {card.meta_step}: {row['meta_objective'] or np.inf:.4g}")
@@ -145,6 +157,8 @@ def _row(stage: StageRow, point: OperatingPoint) -> dict[str, Any]:
         },
         "modes": {
             **_complex_columns(modes),
+            "delayed": modes.delayed.real,
+            "start": _pairs(transients(modes, point.h0)),
             "gain": modes.gain,
             "timescale": modes.timescale,
             "feedthrough": modes.feedthrough,
@@ -156,9 +170,23 @@ def _row(stage: StageRow, point: OperatingPoint) -> dict[str, Any]:
 
 
 def _complex_columns(modes: Eigenmodes) -> dict[str, Any]:
+    return {"beta": _pairs(modes.beta), "alpha": _pairs(modes.alpha)}
+
+
+def _pairs(values: Complex[np.ndarray, " N"]) -> Float[np.ndarray, "N 2"]:
+    return np.stack([values.real, values.imag], axis=1)
+
+
+def _mean_curves(
+    full: Float[np.ndarray, "problems steps"],
+    one_mode: Float[np.ndarray, "problems steps"],
+    normalization: str,
+) -> dict[str, list[float]]:
+    """The mean losses along the inner loop, to the digits that a drawing needs."""
+    means = {"full": full, "one_mode": one_mode}
     return {
-        "beta": np.stack([modes.beta.real, modes.beta.imag], axis=1),
-        "alpha": np.stack([modes.alpha.real, modes.alpha.imag], axis=1),
+        name: [float(f"{v:.{CURVE_DIGITS}g}") for v in mean_curve(losses, normalization)[0]]
+        for name, losses in means.items()
     }
 
 

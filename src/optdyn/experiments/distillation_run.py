@@ -122,6 +122,7 @@ def distill_task(
     sizes = _climb(task, protocol, settings, judge, guess, shown, level, kept)
     chosen = min(range(len(sizes)), key=lambda i: _or_inf(sizes[i]["validation"]))
     best = from_values(sizes[chosen]["values"])
+    print(f"{task_name}: removing parts and mechanisms one at a time", flush=True)
     result = {
         "inputs": inputs,
         "baseline": baseline,

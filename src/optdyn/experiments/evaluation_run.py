@@ -114,7 +114,8 @@ def evaluate_all(
             path = folder / EVALUATION / f"{safe_name(contender.name)}.json"
             evaluation = load_evaluation(path, contender.origin)
             if evaluation is None:
-                unfinished = _Unfinished(path.with_suffix(UNFINISHED), contender.origin)
+                unfinished = _Unfinished(path.with_suffix(UNFINISHED), contender)
+                tell = functools.partial(advance, count - 1)
                 evaluation = evaluate(
                     contender.tx,
                     task,
@@ -123,7 +124,7 @@ def evaluate_all(
                     num_steps=num_steps,
                     normalization=normalization,
                     mesh=mesh,
-                    on_chunk=functools.partial(unfinished.keep, num_problems),
+                    on_chunk=functools.partial(unfinished.keep, num_problems, tell),
                     done=unfinished.losses(),
                 )
                 write_signed_json(path, {"origin": contender.origin, **to_plain(evaluation)})
@@ -140,14 +141,15 @@ class _Unfinished:
     """The losses of an evaluation that is under way."""
 
     path: Path
-    origin: dict[str, Any]
+    of: Contender
 
-    def keep(self, num_problems: int, losses: np.ndarray) -> None:
+    def keep(self, num_problems: int, tell: Callable[[str], None], losses: np.ndarray) -> None:
         if len(losses) < num_problems:
-            write_signed_json(self.path, {"origin": self.origin, "losses": losses})
+            write_signed_json(self.path, {"origin": self.of.origin, "losses": losses})
+            tell(f"{self.of.name}: {len(losses)} of {num_problems} problems")
 
     def losses(self) -> np.ndarray | None:
-        return _kept(self.path, self.origin, lambda kept: _floats(kept["losses"], np.float32, 2))
+        return _kept(self.path, self.of.origin, lambda kept: _floats(kept["losses"], np.float32, 2))
 
 
 def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:

@@ -108,13 +108,15 @@ def result_unless(noted: Callable[[], object], future: concurrent.futures.Future
     return None
 
 
-def interruptible(work: Callable[[], None], message: str) -> None:
-    """Do ``work`` in another thread and abandon it at a signal.
+def interruptible(work: Callable[[], T], message: str) -> T:
+    """The result of ``work``, done in another thread and abandoned at a signal.
 
     For work that saves each of its parts whole. Raises `Interrupted` with ``message``.
     """
     with noted_signals() as noted, waiting_thread() as waiter:
-        result_unless(noted, waiter.submit(work))
+        future = waiter.submit(work)
+        result_unless(noted, future)
         signum = noted()
         if signum is not None:
             raise Interrupted(signum, message)
+        return future.result()

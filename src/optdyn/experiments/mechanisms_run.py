@@ -17,6 +17,7 @@ from optdyn.errors import UserError
 from optdyn.experiments.analysis_run import AnalysisSettings
 from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
 from optdyn.experiments.files import read_signed_json, to_plain, write_signed_json
+from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.experiments.training_run import CHECKPOINTS
 from optdyn.experiments.tuning_run import table_path
@@ -25,6 +26,8 @@ from optdyn.tasks import make_task
 from optdyn.tuning import best, load_table
 
 SUMMARY = "mechanisms.json"
+LAYOUT = 2
+"""Of the stored mechanisms; raised when they gain a part, so that older ones are made again."""
 TRACKED = 24
 """Checkpoints whose modes are matched, evenly spread over the stored ones."""
 TRACKS_KEPT = 8
@@ -54,6 +57,7 @@ def explain_task(
     }
     inputs = to_plain(
         {
+            "layout": LAYOUT,
             "task_options": task_options,
             "settings": settings,
             "baselines": baselines,
@@ -64,18 +68,19 @@ def explain_task(
     done = kept_result(path, inputs)
     if done is not None:
         return done
-    print(f"explaining the optimizer of {task_name}", flush=True)
 
     validation = Validation(make_task(task_name, **task_options), **vars(settings))
     histories = validation.compiled_gradients(ComponentwiseRNN.as_optax, HISTORIES)
     step = step_map(loaded[-1][0])
     points: list[tuple[int, OperatingPoint]] = []
     explained = loaded[-1]
-    for optimizer, card in loaded:
-        with contextlib.suppress(UserError):  # no fixed point: this checkpoint has no modes
-            here = step.with_parameters(optimizer)
-            points.append((card.meta_step, operating_point(here, histories(optimizer))))
-            explained = (optimizer, card)
+    with progress(f"explaining the optimizer of {task_name}", len(loaded)) as advance:
+        for count, (optimizer, card) in enumerate(loaded, start=1):
+            with contextlib.suppress(UserError):  # no fixed point: this checkpoint has no modes
+                here = step.with_parameters(optimizer)
+                points.append((card.meta_step, operating_point(here, histories(optimizer))))
+                explained = (optimizer, card)
+            advance(count, f"modes at meta-step {card.meta_step}")
     if not points:
         raise UserError(f"{task_name}: no checkpoint has a fixed point to explain it at")
     visited = visit(explained[0].as_optax(), validation.problems, settings.num_steps)
@@ -136,6 +141,7 @@ def _plain(mechanisms: Mechanisms, step: StepMap) -> dict[str, Any]:
             "rest": mechanisms.rest,
             "start": mechanisms.portrait.project(step.h),
         },
+        "path": mechanisms.path,
         "linear": {
             "impulse": mechanisms.impulse,
             "frequency": mechanisms.frequency,

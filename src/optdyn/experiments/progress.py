@@ -49,7 +49,7 @@ def _lines(description: str, total: int) -> Iterator[Advance]:
         if count < total and now - last < SECONDS_BETWEEN_LINES:
             return
         last = now
-        speed = f"  {rate:.1f} steps/s  ETA {_duration((total - count) / rate)}" if rate else ""
+        speed = f"  {_speed(rate, total - count)}" if rate else ""
         print(f"{description}: {count}/{total}  {words}{speed}", flush=True)
 
     yield advance
@@ -63,6 +63,7 @@ def _bar(description: str, total: int, done: int) -> Iterator[Advance]:
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeElapsedColumn(),  # moves from the start, while programs compile
         rich_progress.TextColumn("{task.fields[words]}"),
         rich_progress.TextColumn("{task.fields[speed]}"),
     )
@@ -72,10 +73,15 @@ def _bar(description: str, total: int, done: int) -> Iterator[Advance]:
 
         def advance(count: int, words: str) -> None:
             rate = clock.rate(count)
-            left = f"{rate:.1f} steps/s  ETA {_duration((total - count) / rate)}" if rate else ""
-            bar.update(task, completed=count, words=words, speed=left)
+            speed = _speed(rate, total - count) if rate else ""
+            bar.update(task, completed=count, words=words, speed=speed)
 
         yield advance
+
+
+def _speed(rate: float, left: int) -> str:
+    each = f"{rate:.1f} steps/s" if rate >= 1.0 else f"{1.0 / rate:.1f} s each"
+    return f"{each}  ETA {_duration(left / rate)}"
 
 
 def _duration(seconds: float) -> str:

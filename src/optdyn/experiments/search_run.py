@@ -55,18 +55,25 @@ def search(
     path = search_path(run.task_folder(task_name), settings)
     run.settle(f"search-lr/{task_name}/{path.stem}", settings)
     rows = _found(path)
-    total = what.num_trainings(protocol)
-    with progress(f"learning rates for {task_name}", total, len(rows)) as advance:
+    lengths = what.training_lengths(protocol)
+    before = sum(lengths[: len(rows)])
+    with progress(f"learning rates for {task_name}", sum(lengths), before) as advance:
 
         def keep(row: Row) -> None:
             rows.append(row)
             write_signed_json(path, {"settings": settings, "rows": rows})
-            objective = f"{row['meta_objective']:.4g}"
-            advance(len(rows), f"learning rate {row['learning_rate']:.3g}: {objective}")
+            objective = f"meta-objective {row['meta_objective']:.4g}"
+            tell(row["learning_rate"], 0, objective)
+
+        def tell(learning_rate: float, meta_step: int, words: str = "training") -> None:
+            training = f"{len(rows)} of {len(lengths)} trained"
+            done = sum(lengths[: len(rows)]) + meta_step
+            advance(done, f"{training}, learning rate {learning_rate:.3g}: {words}")
 
         return search_learning_rate(
-            task, architecture, protocol, seed, what, mesh=mesh, done=list(rows), on_row=keep
-        )
+            task, architecture, protocol, seed, what, mesh=mesh, done=list(rows), on_row=keep,
+            on_step=tell,
+        )  # fmt: skip
 
 
 def search_path(task_folder: Path, settings: dict[str, Any]) -> Path:

@@ -118,6 +118,7 @@ def train(
         print(f"{task_name}: meta-training is finished ({protocol.num_meta_steps} meta-steps)")
         return state
     meta_step = make_meta_step(task, protocol, seed, mesh)
+    print(f"{task_name}: compiling, which can take a minute", flush=True)
     with MetricsLog(folder / METRICS, resume_at=int(state.meta_step)) as log:
         loop = _Loop(folder, card, log, seconds_between_saves, group)
         return loop.run(meta_step, state, on_step)

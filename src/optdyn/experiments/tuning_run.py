@@ -114,14 +114,16 @@ def rerun_tables(task_folder: Path) -> dict[str, dict[str, float | None]]:
     """
     path = task_folder / RERUNS
     kept = _kept_reruns(path)
-    reruns = {}
-    for name, table in load_tables(task_folder).items():
-        winner = best(table)
-        row = {"hyperparameters": winner.hyperparameters, "stored": winner.tuning_score}
-        known = kept.get(name, {})
-        if {key: known.get(key) for key in row} != row:
-            known = {**row, "rerun": rerun_best(table)}
-        reruns[name] = to_plain(known)
+    reruns, tables = {}, load_tables(task_folder)
+    with progress("running tuned baselines again", len(tables)) as advance:
+        for count, (name, table) in enumerate(tables.items(), start=1):
+            winner = best(table)
+            row = {"hyperparameters": winner.hyperparameters, "stored": winner.tuning_score}
+            known = kept.get(name, {})
+            if {key: known.get(key) for key in row} != row:
+                known = {**row, "rerun": rerun_best(table)}
+                advance(count, name)
+            reruns[name] = to_plain(known)
     if reruns != kept:
         write_signed_json(path, reruns)
     return reruns

@@ -66,10 +66,12 @@ class LearningRateSearch:
         low, high = math.log(self.low), math.log(self.high)
         return [math.exp(low + u * (high - low)) for u in uniform]
 
-    def num_trainings(self, protocol: MetaTraining) -> int:
-        """How many trainings the search takes."""
-        at_full_length = self.horizon >= protocol.num_meta_steps
-        return self.num_draws + (0 if at_full_length else min(self.num_finalists, self.num_draws))
+    def training_lengths(self, protocol: MetaTraining) -> list[int]:
+        """The meta-steps of each training of the search, in their order."""
+        if self.horizon >= protocol.num_meta_steps:
+            return [protocol.num_meta_steps] * self.num_draws
+        finalists = min(self.num_finalists, self.num_draws)
+        return [self.horizon] * self.num_draws + [protocol.num_meta_steps] * finalists
 
 
 def search_learning_rate(
@@ -82,16 +84,17 @@ def search_learning_rate(
     mesh: Mesh | None = None,
     done: Sequence[Row] = (),
     on_row: Callable[[Row], None] = lambda row: None,
+    on_step: Callable[[float, int], None] = lambda learning_rate, meta_step: None,
 ) -> list[Row]:
     """One row for each training of the search, draws first, then finalists.
 
     ``protocol.learning_rate`` is replaced by each draw. A meta-objective that
     is not finite counts, and is returned, as infinite. ``done``: rows of an
     interrupted search, taken over instead of being computed again; ``on_row``
-    sees each new one.
+    sees each new one, and ``on_step`` each meta-step, with its learning rate.
     """
     validate = make_validator(task, protocol, seed, search.num_problems)
-    trained = make_trainer(task, architecture, protocol, seed, mesh)
+    trained = make_trainer(task, architecture, protocol, seed, mesh, on_step)
     computed = {(row["learning_rate"], row["num_meta_steps"]): row for row in done}
 
     def row(learning_rate: float, num_meta_steps: int) -> Row:
@@ -144,7 +147,12 @@ def make_validator(
 
 
 def make_trainer(
-    task: Task, architecture: Architecture, protocol: MetaTraining, seed: int, mesh: Mesh | None
+    task: Task,
+    architecture: Architecture,
+    protocol: MetaTraining,
+    seed: int,
+    mesh: Mesh | None,
+    on_step: Callable[[float, int], None] = lambda rate, step: None,
 ) -> Callable[[float, int], ComponentwiseRNN]:
     """A function from learning rate and number of meta-steps to the optimizer they give.
 
@@ -158,8 +166,9 @@ def make_trainer(
         state = start_training(optimizer, unit_rate)
         if mesh is not None:
             state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-        for _ in range(num_meta_steps):
+        for count in range(1, num_meta_steps + 1):
             state = jax.block_until_ready(meta_step(state, learning_rate)[0])
+            on_step(learning_rate, count)
         return jax.device_get(state.optimizer)
 
     return trained

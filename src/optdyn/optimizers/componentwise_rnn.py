@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.errors import require_choice, require_number
+from optdyn.errors import UserError, require_choice, require_number
 from optdyn.optimizers.cells import CELLS, Cell, step_and_readout
 from optdyn.optimizers.encodings import Encoding
 
@@ -85,10 +85,21 @@ class ComponentwiseRNN:
         )
 
     def as_optax(self) -> optax.GradientTransformation:
-        """The optimizer as an optax pair; works on any pytree of float parameters."""
+        """The optimizer as an optax pair; works on any pytree of real floating-point leaves.
+
+        Leaves may be of any shape and dtype, and there may be none. The state (see `RNNState`)
+        is kept, and the network computed, in the meta-parameters' dtype, also where parameters
+        are bfloat16; each update comes back in the dtype of its gradient (as `jax.grad` makes
+        it: the parameter's). There is no learning rate, step sizes being learned;
+        ``optax.chain(tx, optax.scale(0.5))`` halves them.
+
+        ``init`` and ``update`` raise `UserError` for a leaf that is not a real float, and
+        ``update`` for gradients of another number of components than the state's.
+        """
         step = step_and_readout(self.architecture.make_cell(), self.weights, self.w)
 
         def init(params: PyTree) -> RNNState:
+            _require_floats("parameters", params)
             components = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
             return RNNState(h=jnp.tile(self.h0, (components, 1)))
 
@@ -96,7 +107,16 @@ class ComponentwiseRNN:
             gradients: PyTree, state: RNNState, params: PyTree | None = None
         ) -> tuple[PyTree, RNNState]:
             del params
-            leaves, treedef = jax.tree.flatten(gradients)
+            _require_floats("gradients", gradients)
+            leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, gradients))
+            components = sum(leaf.size for leaf in leaves)
+            if components != len(state.h):
+                raise UserError(
+                    f"gradients: {components} components, but the state is for {len(state.h)} "
+                    "(give init the same pytree of parameters)"
+                )
+            if not leaves:
+                return gradients, state
             dtype = self.w.dtype
             g = jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in leaves])
             h, readout = step(state.h, self.architecture.encoding(g))
@@ -109,3 +129,13 @@ class ComponentwiseRNN:
             return jax.tree.unflatten(treedef, updates), RNNState(h=h)
 
         return optax.GradientTransformation(init, update)
+
+
+def _require_floats(name: str, tree: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(
+                f"{name}{jax.tree_util.keystr(path)}: {dtype} is not allowed (real floating-point "
+                "leaves; leave others out, or mask them)"
+            )

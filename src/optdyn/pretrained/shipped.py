@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parent
 FORMAT = "optdyn pretrained"
 FORMAT_VERSION = 1
 STAGES = ("final", "momentum")
+CHECKPOINT_SUFFIX = ".safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def shipped_stages(folder: Path | None = None) -> dict[str, tuple[str, ...]]:
     """Each task's stages in ``folder`` (default: the package's own), by the files present."""
     found: dict[str, tuple[str, ...]] = {}
     for task in sorted(path for path in (folder or FOLDER).glob("*") if path.is_dir()):
-        stages = tuple(s for s in STAGES if (task / f"{s}.safetensors").is_file())
+        stages = tuple(s for s in STAGES if (task / f"{s}{CHECKPOINT_SUFFIX}").is_file())
         if stages:
             found[task.name] = stages
     return found
@@ -60,19 +61,23 @@ PRETRAINED = shipped_stages()
 
 
 def load_pretrained(
-    name: str, stage: str = "final", folder: Path | None = None
+    name: str | Path, stage: str = "final", folder: Path | None = None
 ) -> ComponentwiseRNN:
-    """The learned optimizer that was meta-trained on the task ``name``.
+    """The learned optimizer that was meta-trained on the task ``name``, or a checkpoint's.
 
     ``stage="final"``: at the end of meta-training; ``"momentum"``: when it did as
     well as the best tuned momentum. ``folder``: another than the package's own,
-    such as ``optdyn export --to`` makes.
+    such as ``optdyn export --to`` makes. Where ``name`` is a path (a `Path`, or text
+    that ends in ``.safetensors``) it names a checkpoint of `optdyn train`, and the
+    other arguments have no meaning.
 
     >>> tx = optdyn.load_pretrained("rosenbrock").as_optax()
 
     Raises `UserError`, naming the first fault, for an unknown name or stage and
     for a file that is missing, damaged, or not what its card tells.
     """
+    if isinstance(name, Path) or name.endswith(CHECKPOINT_SUFFIX):
+        return load_optimizer(Path(name))[0]
     optimizer, _ = _weights(name, stage, folder)
     return optimizer
 
@@ -147,7 +152,7 @@ def _weights_path(name: str, stage: str, folder: Path | None) -> Path:
         raise UserError(f"pretrained name: {name!r}: no weights are in {folder or FOLDER}")
     require_choice("pretrained name", name, list(known))
     require_choice(f"stage of {name}", stage, list(known[name]))
-    return (folder or FOLDER) / name / f"{stage}.safetensors"
+    return (folder or FOLDER) / name / f"{stage}{CHECKPOINT_SUFFIX}"
 
 
 def _weights(name: str, stage: str, folder: Path | None) -> tuple[ComponentwiseRNN, Card]:

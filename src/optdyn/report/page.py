@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import string
 from collections.abc import Sequence
 from html import escape
@@ -14,6 +13,8 @@ from optdyn.experiments.files import write_bytes
 from optdyn.experiments.origins import shipped_part
 from optdyn.figures.style import readable
 from optdyn.report.contents import Contents, read_contents
+from optdyn.report.explorer import explorer
+from optdyn.report.explorer_data import explorer_data
 from optdyn.report.markup import (
     anchor,
     body,
@@ -27,6 +28,7 @@ from optdyn.report.markup import (
     table,
 )
 from optdyn.report.pictures import figures_by_task
+from optdyn.report.scripts import STYLES, asset, data_script, page_scripts, policy, script
 
 REPORT = "report.html"
 TRAINING_HEAD = (
@@ -59,23 +61,24 @@ LEDGER_HEAD = ("Finding", "Result", "Measured", "Threshold", "Source")
 def build_report(run: Path) -> Path:
     """Write ``report.html`` into the run folder and return its path.
 
-    One page that needs no other file and no network: the claims ledger, the
-    figures of each task, settings, versions and timings, from ``config.json``,
-    ``claims.json``, ``timings.json``, ``figures/`` and the tasks' training
-    logs and losses. A part that is missing is named as such. Raises `UserError` when the
+    One page that needs no other file and no network: the claims ledger, an
+    explorer (see `optdyn.report.explorer_data`), the figures of each task, settings,
+    versions and timings, from ``config.json``, ``claims.json``, ``timings.json``,
+    ``figures/`` and the tasks' training logs, losses, search tables, analysis and
+    mechanisms. A part that is missing is named as such. Raises `UserError` when the
     folder does not exist or cannot be written.
     """
     contents = read_contents(run)
-    sections = _sections(contents)
+    data = explorer_data(run, contents.tasks)
+    sections = _sections(contents, data)
     navigation = "\n".join(
         f'<li><a href="#{anchor(key)}">{escape(title)}</a></li>' for key, title, _ in sections
     )
-    template = (
-        importlib.resources.files("optdyn.report")
-        .joinpath("template.html")
-        .read_text(encoding="utf-8")
-    )
-    page = string.Template(template).substitute(
+    scripts = page_scripts(data)
+    page = string.Template(asset("template.html")).substitute(
+        policy=policy(scripts),
+        style="\n".join(map(asset, STYLES)),
+        scripts="\n".join([data_script(data), *map(script, scripts)]),
         title=escape(f"optdyn report: {run.resolve().name}"),
         summary=_summary(contents.claims),
         navigation=navigation,
@@ -86,10 +89,10 @@ def build_report(run: Path) -> Path:
     return run / REPORT
 
 
-def _sections(contents: Contents) -> list[tuple[str, str, str]]:
+def _sections(contents: Contents, data: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Each section's id, title and HTML, in the order of the page."""
     figures = figures_by_task(contents)
-    sections = [("claims", "Claims", _claims(contents))]
+    sections = [("claims", "Claims", _claims(contents)), ("explorer", "Explorer", explorer(data))]
     if not figures:
         sections.append(("figures", "Figures", missing("figures", contents.faults["figures"])))
     for task in (None, *contents.tasks):

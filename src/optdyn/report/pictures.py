@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import base64
+import io
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from PIL import Image
+
+from optdyn.errors import UserError
 from optdyn.experiments.files import read_bytes
 from optdyn.figures.registry import FIGURES, Placed, place
 from optdyn.figures.style import STYLE, readable
 from optdyn.report.contents import Contents
 from optdyn.report.markup import anchor
 
-KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
-SVG_LIMIT = 250_000
-"""Bytes up to which a figure is embedded as SVG even where the PNG is smaller."""
+LEVELS = 8
+"""Of each of red, green and blue in the copies that the page holds."""
 CSS_PIXELS_PER_INCH = 96
-PAGE_LIMIT = 7_500_000
-"""Bytes of embedded figures on a page; those beyond it are linked."""
+PAGE_LIMIT = 2_000_000
+"""Characters of embedded figures on a page; those beyond it are linked."""
 
 
 def figures_by_task(contents: Contents) -> dict[str | None, str]:
@@ -29,7 +32,9 @@ def figures_by_task(contents: Contents) -> dict[str | None, str]:
     grouped: dict[str | None, str] = {}
     room = PAGE_LIMIT
     for where, name in placed:
-        address, width = _embedded(contents.path / "figures", name, room)
+        address, width = _embedded(contents.path / "figures", name)
+        if len(address) > room:
+            address, width = "", ""
         room -= len(address)
         grouped[where.task] = grouped.get(where.task, "") + _figure(
             contents.path, name, where, address, width
@@ -49,7 +54,7 @@ def _figure(run: Path, name: str, where: Placed, address: str, width: str) -> st
     image = (
         f'<img src="{address}"{width} alt="{escape(title + task)}">'
         if address
-        else '<p class="missing">Not embedded, to keep this page small: see the files.</p>'
+        else '<p class="missing">Not embedded (too large or not readable): see the files.</p>'
     )
     return (
         f'<figure id="{anchor(name)}">\n{image}\n<figcaption><strong>{escape(title)}.</strong> '
@@ -58,24 +63,34 @@ def _figure(run: Path, name: str, where: Placed, address: str, width: str) -> st
     )
 
 
-def _embedded(folder: Path, name: str, room: int) -> tuple[str, str]:
-    """The figure as a ``data:`` address of at most ``room`` bytes, and its width attribute.
+def _embedded(folder: Path, name: str) -> tuple[str, str]:
+    """The figure as a ``data:`` address and its width attribute.
 
-    SVG where it is small, else the smaller of the two; empty where there is no room.
+    A copy of the PNG with few levels of each colour; the SVG where that is smaller or
+    there is no PNG.
     """
-    sizes = {
-        suffix: path.stat().st_size
-        for suffix in KINDS
-        if (path := folder / f"{name}{suffix}").is_file()
-    }
-    best = min(sizes, key=lambda suffix: sizes[suffix])
-    suffix = ".svg" if sizes.get(".svg", SVG_LIMIT + 1) <= SVG_LIMIT else best
-    if sizes[suffix] * 4 / 3 + 100 > room:
-        return "", ""
-    content = read_bytes(folder / f"{name}{suffix}")
-    address = f"data:{KINDS[suffix]};base64,{base64.b64encode(content).decode()}"
-    if suffix == ".svg":
-        return address, ""
-    # A PNG does not tell a browser its size on paper; its header has the width in pixels.
-    pixels = int.from_bytes(content[16:20], "big")
-    return address, f' width="{round(pixels * CSS_PIXELS_PER_INCH / STYLE["savefig.dpi"])}"'
+    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+    drawing = read_bytes(svg) if svg.is_file() else None
+    try:
+        copy, pixels = _few_colours(read_bytes(png))
+    except (UserError, OSError):  # absent, unreadable or no picture
+        return (_address("image/svg+xml", drawing) if drawing else ""), ""
+    if drawing is not None and len(drawing) < len(copy):
+        return _address("image/svg+xml", drawing), ""
+    # A bitmap does not tell a browser its size on paper.
+    width = round(pixels * CSS_PIXELS_PER_INCH / STYLE["savefig.dpi"])
+    return _address("image/webp", copy), f' width="{width}"'
+
+
+def _few_colours(png: bytes) -> tuple[bytes, int]:
+    """A PNG as lossless WebP with `LEVELS` of each colour, and its width in pixels."""
+    step = 255 / (LEVELS - 1)
+    with Image.open(io.BytesIO(png)) as image:
+        flat = image.convert("RGB").point([round(round(v / step) * step) for v in range(256)] * 3)
+    buffer = io.BytesIO()
+    flat.save(buffer, "WEBP", lossless=True, quality=80, method=3)
+    return buffer.getvalue(), flat.width
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

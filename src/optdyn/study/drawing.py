@@ -13,6 +13,7 @@ import numpy as np
 from optdyn import figures
 from optdyn.analysis import mean_curve
 from optdyn.experiments.claims import THRESHOLDS
+from optdyn.experiments.progress import progress
 from optdyn.figures import (
     Curve,
     MomentumPoint,
@@ -44,14 +45,16 @@ def draw_study(results: Sequence[TaskResults], folder: Path) -> None:
     save_figure(figures.performance_summary(scores), scores, folder, "fig09")
     differences = {r.task: _differences(r) for r in results}
     save_figure(figures.paired_differences(differences), differences, folder, "fig09_paired")
-    for result in results:
-        if result.task in TASK_FIGURES:
-            TASK_FIGURES[result.task](folder)
-        _draw_searches(result, folder)
-        _draw_training(result, folder)
-        _draw_loss_curves(result, folder)
-        _draw_modes(result, folder)
-        draw_explanation(result, folder)
+    with progress("drawing figures", len(results)) as advance:
+        for count, result in enumerate(results, start=1):
+            if result.task in TASK_FIGURES:
+                TASK_FIGURES[result.task](folder)
+            _draw_searches(result, folder)
+            _draw_training(result, folder)
+            _draw_loss_curves(result, folder)
+            _draw_modes(result, folder)
+            draw_explanation(result, folder)
+            advance(count, result.task)
 
 
 def _draw_condition_numbers(folder: Path) -> None:

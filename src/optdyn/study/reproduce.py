@@ -20,11 +20,11 @@ from optdyn.experiments.claims import (
     comparison_claims,
     interior_claims,
     momentum_claims,
-    read_ledger,
     rerun_claims,
 )
 from optdyn.experiments.distillation_run import DistillationSettings, distill_task
 from optdyn.experiments.evaluation_run import evaluate_all
+from optdyn.experiments.explorer_run import explore_task
 from optdyn.experiments.files import read_json, write_json
 from optdyn.experiments.interrupts import interruptible
 from optdyn.experiments.mechanism_claims import distillation_claims, mechanism_claims
@@ -86,10 +86,7 @@ def reproduce(
             _conclude(run, present, absent)
 
         interruptible(work, "study stopped; what is finished is kept")
-    report = out / "report.html"
-    _print_ledger(read_ledger(out / LEDGER))
-    print(f"report: {report}", flush=True)
-    return report
+    return out / "report.html"
 
 
 def _ships(task: str) -> bool:
@@ -120,6 +117,8 @@ def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh |
     with _timed(run, task, "mechanisms"):
         few = dataclasses.replace(settings, num_problems=recipe.explained_problems)
         explain_task(run, task, options, few)
+    with _timed(run, task, "explorer"):
+        explore_task(run, task, options, settings, few)
     with _timed(run, task, "distillation"):
         work = DistillationSettings(
             seed=seed,
@@ -188,6 +187,7 @@ def _conclude(run: RunFolder, present: dict[str, Recipe], absent: dict[str, Reci
     write_json(run.path / LEDGER, claims)
     with _timed(run, "all tasks", "figures"):
         draw_study(results, run.path / FIGURES)
+    print("writing the report", flush=True)
     build_report(run.path)
     write_json(marker, inputs)
 
@@ -203,14 +203,6 @@ def _claims(result: TaskResults) -> list[Claim]:
         *mechanism_claims(result.task, result.explained),
         *distillation_claims(result.task, result.distilled),
     ]
-
-
-def _print_ledger(claims: list[dict[str, Any]]) -> None:
-    passed = sum(claim["passed"] for claim in claims)
-    print(f"claims: {passed} of {len(claims)} hold", flush=True)
-    for claim in claims:
-        if not claim["passed"]:
-            print(f"  not met: {claim['id']}: {claim['measured']} ({claim['threshold']})")
 
 
 @contextlib.contextmanager

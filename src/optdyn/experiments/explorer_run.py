@@ -1,0 +1,119 @@
+"""What the report's explorer needs beyond the analysis: problems, or losses, to try modes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from optdyn.analysis import Validation, mean_curve, operating_point
+from optdyn.analysis.kept_modes import choices, kept_modes_curves
+from optdyn.analysis.momentum_stage import HISTORIES
+from optdyn.dynamics import step_map
+from optdyn.errors import UserError
+from optdyn.experiments.analysis_run import SUMMARY as ANALYSIS_SUMMARY
+from optdyn.experiments.analysis_run import AnalysisSettings
+from optdyn.experiments.checkpoints import analysis_path, fingerprint, load_optimizer
+from optdyn.experiments.files import read_signed_json, to_plain, write_signed_json
+from optdyn.experiments.mechanisms_run import kept_result
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.training_run import CHECKPOINTS
+from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
+from optdyn.tasks import Problem, make_task
+from optdyn.tasks.linear_regression import least_squares
+from optdyn.tasks.rosenbrock import rosenbrock
+
+SUMMARY = "explorer.json"
+DIGITS = 6
+LOSSES: dict[Callable[..., Any], str] = {
+    least_squares: "least_squares",
+    rosenbrock: "rosenbrock",
+}
+"""Losses that the explorer can compute by itself, and what it calls them."""
+
+
+def explore_task(
+    run: RunFolder,
+    task_name: str,
+    task_options: dict[str, Any],
+    settings: AnalysisSettings,
+    few: AnalysisSettings,
+) -> dict[str, Any]:
+    """What lets a reader choose modes of a task's analysed optimizer and see the loss.
+
+    Kept in the task's ``explorer.json``. For a loss of `LOSSES`: the validation
+    ``problems`` of ``settings``, on which any choice can be run where it is read.
+    For others: the loss curves of some ``choices`` of modes at the momentum stage and
+    the last one, on the (fewer) problems of ``few``. Needs the task's analysis; raises
+    `UserError` where that is missing.
+    """
+    folder = run.task_folder(task_name)
+    analysis = read_signed_json(folder / ANALYSIS_SUMMARY)
+    stages = sorted({analysis["momentum_stage"], analysis["final"]})
+    loaded = {step: load_optimizer(analysis_path(folder / CHECKPOINTS, step))[0] for step in stages}
+    inputs = to_plain(
+        {
+            "task_options": task_options,
+            "settings": [settings, few],
+            "checkpoints": [fingerprint(optimizer) for optimizer in loaded.values()],
+        }
+    )
+    path = folder / SUMMARY
+    done = kept_result(path, inputs)
+    if done is not None:
+        return done
+    task = make_task(task_name, **task_options)
+    validation = Validation(task, **vars(settings))
+    result = {"inputs": inputs, "num_steps": settings.num_steps}
+    if validation.problems.loss_fn in LOSSES:
+        result["problems"] = _problems(validation.problems)
+    else:
+        print(f"trying sets of modes of {task_name}", flush=True)
+        result["choices"] = _choices(Validation(task, **vars(few)), loaded)
+        result["num_problems"] = few.num_problems
+    write_signed_json(path, result)
+    return to_plain(result)
+
+
+def _problems(problems: Problem) -> dict[str, Any]:
+    """The loss's name, and for each problem its start and what its loss depends on."""
+    data = [jax.tree.leaves(problems.params)[0], *problems.data]
+    start, *rest = ([rounded(row) for row in np.asarray(leaf)] for leaf in data)
+    return {"loss": LOSSES[problems.loss_fn], "start": start, "data": rest}
+
+
+def _choices(validation: Validation, loaded: dict[int, ComponentwiseRNN]) -> dict[str, Any]:
+    """At each stage: sets of modes, with their losses and the whole optimizer's."""
+    full = validation.compiled(ComponentwiseRNN.as_optax)
+    histories = validation.compiled_gradients(ComponentwiseRNN.as_optax, HISTORIES)
+    found: dict[str, Any] = {}
+    for meta_step, optimizer in loaded.items():
+        point = operating_point(step_map(optimizer), histories(optimizer))
+        sets = choices(point.modes)
+        curves = kept_modes_curves(validation, point, list(sets.values()))
+        found[str(meta_step)] = {
+            "full": rounded(mean_curve(full(optimizer), validation.normalization)[0]),
+            "sets": [
+                {"name": name, "kept": kept, "curve": rounded(curve)}
+                for (name, kept), curve in zip(sets.items(), curves, strict=True)
+            ],
+        }
+    return found
+
+
+def rounded(values: np.ndarray) -> list[Any]:
+    """Nested lists of ``values`` to the digits that a calculation elsewhere needs."""
+    if values.ndim > 1:
+        return [rounded(row) for row in values]
+    return [float(f"{value:.{DIGITS}g}") for value in values]
+
+
+def read_explorer(folder: Path) -> dict[str, Any]:
+    """What `explore_task` kept in a task's folder. Raises `UserError` if missing or damaged."""
+    path = folder / SUMMARY
+    if not path.exists():
+        raise UserError(f"{path}: no such file (a study writes it)")
+    return read_signed_json(path)

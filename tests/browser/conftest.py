@@ -1,0 +1,85 @@
+"""A headless browser, and pages in it that nothing can leave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+
+from optdyn.report import build_report
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""Containers have no sandbox; a machine without a GPU draws 3-D in software."""
+NO_BROWSER = (
+    "no Chromium found: install one (apt-get install chromium, or playwright install chromium) "
+    "or set CHROME to its path"
+)
+PATIENCE = 180_000
+"""Milliseconds: a machine may be busy."""
+Opener = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = [os.environ.get("CHROME"), *map(shutil.which, NAMES), own]
+        path = next((name for name in found if name and Path(name).exists()), None)
+        if path is None:
+            pytest.fail(NO_BROWSER, pytrace=False)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tiny_study: Path, small_moons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a study of three tasks, one of them with the weights that ship."""
+    run = tmp_path_factory.mktemp("report") / "run"
+    shutil.copytree(tiny_study, run)
+    shutil.copytree(small_moons / "two_moons", run / "two_moons")
+    return build_report(run)
+
+
+@pytest.fixture(scope="module")
+def open_page(browser: Browser) -> Iterator[Opener]:
+    """Opens a report; afterwards nothing may have left it, nor an error been told."""
+    with contextlib.ExitStack() as stack:
+        faults: list[str] = []
+
+        def opened(report: Path, **context: Any) -> Page:
+            where = browser.new_context(viewport={"width": 1100, "height": 900}, **context)
+            stack.callback(where.close)
+            where.set_default_timeout(PATIENCE)
+
+            def judge(route: Route) -> None:
+                if route.request.url == report.as_uri():
+                    route.continue_()
+                else:
+                    faults.append(f"request: {route.request.url[:200]}")
+                    route.abort()
+
+            def heard(message: ConsoleMessage) -> None:
+                if message.type == "error":
+                    faults.append(f"console: {message.text}")
+
+            where.route(lambda url: not url.startswith(("data:", "blob:")), judge)
+            page = where.new_page()
+            page.on("console", heard)
+            page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+            started = time.monotonic()
+            page.goto(report.as_uri())
+            page.faults = faults  # type: ignore[attr-defined]
+            page.seconds = time.monotonic() - started  # type: ignore[attr-defined]
+            return page
+
+        yield opened
+        assert faults == []

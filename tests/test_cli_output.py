@@ -1,0 +1,244 @@
+"""What the command line prints: one JSON object for scripts, an honest doctor, completions."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import TINY_RECIPES
+from optdyn.cli import completion, devices, doctor
+from optdyn.cli.export import train_command
+from optdyn.cli.main import COMMANDS, main
+from optdyn.cli.settings import SETTINGS
+from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
+from optdyn.pretrained import PRETRAINED
+from optdyn.study import self_test
+
+TASK = "rosenbrock"
+JUDGED = ["--unroll-length", "8", "--normalization", "first"]
+TUNED = ["--samples", "40", "--problems", "2", "--rescore-top", "3", "--rescore-problems", "2"]
+FINISHED = {
+    "tune": ["--task", TASK, *JUDGED, *TUNED],
+    "evaluate": ["--task", TASK, *JUDGED, "--problems", "4"],
+    "analyze": ["--task", TASK, *JUDGED, "--problems", "2"],
+    "reproduce": ["--scale", "smoke", "--devices", "1"],
+    "report": [],
+    "export": ["--task", TASK],
+}
+"""Command lines on which nothing is left to do in the tiny study."""
+KEYS = {
+    "train": {"task", "meta_steps", "meta_objective", "checkpoint"},
+    "search-lr": {"task", "trainings"},
+    "tune": {"task", "baseline", "hyperparameters", "meta_objective", "edges", "table"},
+    "evaluate": {"task", "optimizers", "learned_minus"},
+    "analyze": {"task", "tuned", "checkpoints", "momentum_stage"},
+    "reproduce": {"report", "claims"},
+    "report": {"report"},
+    "export": {"task", "folder", "bytes"},
+    "doctor": {"ok", "versions", "devices", "cache", "checks"},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests leave the user's cache alone."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def printed(
+    capsys: pytest.CaptureFixture[str], argv: list[str], code: int = 0
+) -> tuple[dict[str, Any], str]:
+    """The object on standard output, which holds nothing else, and the text on standard error."""
+    assert main(argv) == code
+    captured = capsys.readouterr()
+    return json.loads(captured.out), captured.err
+
+
+@pytest.mark.parametrize("command", ["train", *FINISHED])
+def test_json_is_all_that_standard_output_holds(
+    tiny_study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
+    if command == "train":
+        last = analysis_checkpoints(run / TASK / "checkpoints")[-1]
+        options = shlex.split(train_command(load_optimizer(last)[1]))[2:]
+        options += ["--devices", "1"]
+    else:
+        options = list(FINISHED[command])
+    if command == "export":
+        options += ["--to", str(tmp_path / "to")]
+    study = importlib.import_module("optdyn.study.reproduce")
+    monkeypatch.setattr(study, "LAPTOP", TINY_RECIPES)
+    monkeypatch.setattr(study, "recipe_for", lambda task, scale: TINY_RECIPES[task])
+    monkeypatch.setattr(study, "shipped_stages", dict)
+    monkeypatch.setattr(study, "place_searches", lambda run, task: None)
+    argv = [command, *options, "--out", str(run), "--json"]
+    values, told = printed(capsys, argv)
+    assert values.keys() >= KEYS[command]
+    expected = {"train": "meta-training is finished", "reproduce": "two_moons: left out"}
+    assert expected.get(command, "") in told
+    assert printed(capsys, [*argv, "--quiet"]) == (values, "")
+    assert main([*argv[:-1], "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert not lines[0].startswith("{")
+
+
+def test_progress_goes_aside_for_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--units", "2", "--unroll-length", "3", "--batch-size", "2", "--problems", "2"]
+    short = ["--draws", "2", "--horizon", "1", "--finalists", "1", "--meta-steps", "2"]
+    argv = ["search-lr", "--task", TASK, "--devices", "1", *tiny, *short, "--out", str(tmp_path)]
+    values, told = printed(capsys, [*argv, "--json"])
+    assert values.keys() == KEYS["search-lr"]
+    assert [row["num_meta_steps"] for row in values["trainings"]] == [2, 1, 1]
+    assert re.match(rf"learning rates for {TASK}: 1/4  0 of 3 trained, learning rate .*\n", told)
+    assert re.search(rf"\nlearning rates for {TASK}: 4/4  3 of 3 trained", told)
+
+
+def test_the_doctor_finds_this_installation_well(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values, told = printed(capsys, ["doctor", "--json"])
+    assert values.keys() >= KEYS["doctor"]
+    assert values["ok"] is True
+    assert all(check["ok"] for check in values["checks"])
+    assert len(values["checks"]) == 1 + len(self_test.CHECKS)
+    assert told.count("checking: ") == len(values["checks"])
+
+
+def test_the_doctor_tells_a_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def breaks() -> tuple[bool, str]:
+        raise ImportError("no such\nlibrary")
+
+    checks = {"fine": lambda: (True, "all"), "broken": breaks, "off": lambda: (False, "by 2")}
+    monkeypatch.setattr(self_test, "CHECKS", checks)
+    monkeypatch.setattr(doctor, "cache_is_writable", lambda: (True, "empty"))
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "ok    fine: all (" in shown
+    assert "FAULT broken: ImportError: no such library (" in shown
+    assert shown.endswith("not well: broken, off\n")
+    values, _ = printed(capsys, ["doctor", "--json"], code=1)
+    assert values["ok"] is False
+
+
+def test_self_tests_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_test, "PRETRAINED", {})
+    assert self_test.shipped_weights_are_intact()[0] is False
+    monkeypatch.setattr(self_test, "LARGEST_ERROR", -1.0)
+    assert self_test.momentum_is_recovered()[0] is False
+
+
+def test_large_pages_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setting = tmp_path / "enabled"
+    monkeypatch.setattr(doctor, "HUGE_PAGES", setting)
+    assert doctor.large_pages() == "none on this system"
+    setting.write_text("always madvise [never]\n")
+    assert doctor.large_pages() == "switched off by the system"
+    setting.write_text("always [madvise] never\n")
+    monkeypatch.setenv(devices.TUNABLES, "glibc.malloc.hugetlb=1")
+    assert doctor.large_pages() == "asked for"
+
+
+def completed(capsys: pytest.CaptureFixture[str], lines: list[list[str]]) -> list[list[str]]:
+    """What bash offers at the end of each line of words."""
+    assert main(["completion", "bash"]) == 0
+    script = [capsys.readouterr().out]
+    for words in lines:
+        script.append(f"COMP_WORDS=(optdyn {shlex.join(words)}); COMP_CWORD={len(words)}")
+        script.append('COMPREPLY=(); _optdyn; echo "${COMPREPLY[*]}"')
+    done = subprocess.run(
+        ["bash", "--norc", "-u"], input="\n".join(script), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return [line.split() for line in done.stdout.split("\n")[:-1]]
+
+
+def test_bash_completes_commands_options_and_values(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    expected = [
+        (["tr"], ["train"]),
+        ([""], [*COMMANDS, "--help", "--version"]),
+        (["train", "--task", "r"], ["rosenbrock"]),
+        (["train", "--task", "=", "two"], ["two_moons"]),
+        (["train", "--task", "="], ["linear_regression", "rosenbrock", "two_moons", "digits"]),
+        (["train", "--out", "ru"], ["runs"]),
+        (["train", "--seed", ""], []),
+        (["tune", "--baseline", "ad"], ["adam"]),
+        (["analyze", "two"], ["two_moons"]),
+        (["analyze", "ru"], ["runs"]),
+        (["completion", "z"], ["zsh"]),
+        (["reproduce", "--retrain", "--sc"], ["--scale"]),
+    ]
+    every = [([name, "--"], [o.flag for o in completion.options(name)]) for name in SETTINGS]
+    found = completed(capsys, [words for words, _ in expected + every])
+    assert found == [offered for _, offered in expected + every]
+
+
+def test_zsh_and_fish_know_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    zsh = shlex.split(capsys.readouterr().out, comments=True)  # raises where quotes do not close
+    assert main(["completion", "fish"]) == 0
+    fish = capsys.readouterr().out.splitlines()
+    for name in SETTINGS:
+        assert any(word.startswith(f"{name}:") for word in zsh)
+        begin = f"complete -c optdyn -n '__fish_seen_subcommand_from {name}' -l "
+        for option in completion.options(name):
+            assert any(word.startswith((f"{option.flag}[", f"{option.flag}=[")) for word in zsh)
+            assert any(line.startswith(f"{begin}{option.flag[2:]} -") for line in fish)
+    assert all(re.fullmatch(r"(?:[^']|'(?:[^'\\]|\\.)*')*", line) for line in fish)
+    assert all(task in " ".join(fish) for task in PRETRAINED)
+
+
+def test_completion_needs_a_known_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["completion"], ["completion", "tcsh"], ["completion", "bash", "--fast"]):
+        assert main(argv) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "optdyn: error: shell: none is not allowed (bash, zsh, fish)"
+    assert told[1].startswith("optdyn: error: shell: tcsh")
+    assert told[2].startswith("optdyn: error: '--fast': unknown option")
+
+
+def test_a_reader_that_leaves_is_no_bad_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("optdyn.cli.report.parse_settings", fail)
+    assert main(["report"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_the_way_to_go_on_is_by_the_path_that_was_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = importlib.import_module("optdyn.cli.main")
+    called = tmp_path / "optdyn"
+    called.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(called)])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert module._program() == str(called)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert module._program() == "optdyn"

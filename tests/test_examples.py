@@ -1,0 +1,65 @@
+"""The examples run, at tiny sizes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import pytest
+
+import optdyn
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def users_settings() -> Iterator[None]:
+    """A user's session is not strict about rank promotion."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["flax_nnx", "equinox_mlp"])
+def test_a_network_of_each_library_is_trained(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = example(name).main(steps=8)
+    assert losses[-1] < 0.8 * losses[0]
+    assert capsys.readouterr().out.endswith("after 8 steps\n")
+
+
+def test_the_comparison_on_digits_tells_who_is_better(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = example("digits_comparison")
+    monkeypatch.setattr(optdyn, "PRETRAINED", {"two_moons": ("final",)}, raising=False)
+    monkeypatch.setattr(module, "LEAST_ACCURACY", 0.0)
+    monkeypatch.setattr(module, "LEARNING_RATES", (1e-12, 1e-2))
+    first, _, batches, *_ = module.settings(4)
+    monkeypatch.setattr(module, "settings", lambda steps: [first, batches])
+    table = module.main(["--steps", "4", "--starts", "1"])
+    assert list(table) == [first.name, batches.name]
+    assert all(set(rows) == {"Adam", "two_moons"} for rows in table.values())
+    told = capsys.readouterr().out
+    assert told.count("Adam(0.01)") == len(table)
+    for rows in table.values():
+        mean, end, accuracy = rows["Adam"]
+        assert end < mean
+        assert 0.0 <= accuracy <= 1.0
+    better = [name for name, rows in table.items() if rows["two_moons"][0] < rows["Adam"][0]]
+    assert f"tuned Adam:\n  two_moons            {', '.join(better) or 'nowhere'}\n" in told

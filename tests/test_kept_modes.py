@@ -1,0 +1,98 @@
+"""Optimizers reduced to sets of modes: the explorer's recursion and its stored losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import helpers
+from optdyn.analysis import Validation, mean_curve, operating_point
+from optdyn.analysis.kept_modes import choices, kept_modes_curves
+from optdyn.dynamics import eigenmodes, linearize, reduce, step_map, transients
+from optdyn.errors import UserError
+from optdyn.experiments.analysis_run import AnalysisSettings
+from optdyn.experiments.explorer_run import explore_task
+from optdyn.experiments.files import read_signed_json
+from optdyn.experiments.run_folder import RunFolder
+from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.tasks import LinearRegression
+
+
+@pytest.fixture(scope="module")
+def validation() -> Validation:
+    return Validation(
+        LinearRegression(n=3), seed=0, num_problems=3, num_steps=12, normalization="first"
+    )
+
+
+def rnn_point():
+    return operating_point(step_map(helpers.random_rnn("gru", units=4)), np.zeros((1, 5)))
+
+
+def test_the_recursion_of_the_docstring_is_the_reduced_optimizer(x64) -> None:
+    point = rnn_point()
+    modes, kept = point.modes, point.modes.with_conjugates([0, 2])
+    tx = reduce(modes, keep=kept.tolist(), h0=point.h0)
+    gradients = np.random.default_rng(0).standard_normal(20)
+    state = tx.init(jnp.zeros(1))
+    s = transients(modes, point.h0)[kept]
+    beta, alpha, delayed = (v[kept] for v in (modes.beta, modes.alpha, modes.delayed))
+    direct = modes.feedthrough + np.sum(alpha).real
+    for g in gradients:
+        update, state = tx.update(jnp.array([g]), state)
+        expected = modes.drift + np.sum(s).real - direct * g
+        assert float(update[0]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        s = beta * s - (alpha * beta + delayed) * g
+
+
+def test_stored_losses_are_those_of_the_reduced_optimizers(validation: Validation) -> None:
+    point = rnn_point()
+    sets = [[0], [1, 2], [], list(range(4))]
+    curves = kept_modes_curves(validation, point, sets)
+    for keep, curve in zip(sets, curves, strict=True):
+        tx = reduce(point.modes, keep=keep, h0=point.h0)
+        expected, _ = mean_curve(validation.compiled(lambda tx=tx: tx)(), "first")
+        np.testing.assert_allclose(curve, expected, rtol=2e-5)
+    with pytest.raises(UserError, match="no mode 9"):
+        kept_modes_curves(validation, point, [[9]])
+
+
+def test_choices_are_nested_from_the_strongest_and_keep_pairs_together() -> None:
+    beta = [0.9, 0.5, 0.3, 0.2, 0.1]
+    modes = eigenmodes(linearize(aggregated_momentum([1.0] * 5, beta)))
+    assert choices(modes) == {
+        "the strongest mode": [0],
+        "mode 2 alone": [1],
+        "the 2 strongest modes": [0, 1],
+        "the 4 strongest modes": [0, 1, 2, 3],
+        "all modes": [0, 1, 2, 3, 4],
+    }
+    modes = rnn_point().modes
+    for kept in choices(modes).values():
+        assert modes.with_conjugates(kept).tolist() == kept
+
+
+def test_a_task_whose_loss_the_page_cannot_compute_has_its_losses_stored(
+    small_moons: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = read_signed_json(small_moons / "two_moons" / "explorer.json")
+    analysis = read_signed_json(small_moons / "two_moons" / "analysis.json")
+    assert "problems" not in kept
+    stages = sorted({analysis["momentum_stage"], analysis["final"]})
+    assert [int(step) for step in kept["choices"]] == stages
+    rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
+    for step, found in kept["choices"].items():
+        (alone,) = (s for s in found["sets"] if s["name"] == "the strongest mode")
+        curves = rows[int(step)]["curves"]
+        # On the same problems here, so the same as the analysis's.
+        np.testing.assert_allclose(found["full"], curves["full"], rtol=1e-4)
+        np.testing.assert_allclose(alone["curve"], curves["one_mode"], rtol=1e-3)
+    settings = AnalysisSettings(**kept["inputs"]["settings"][0])
+    options = kept["inputs"]["task_options"]
+    assert explore_task(RunFolder(small_moons), "two_moons", options, settings, settings) == {
+        **kept
+    }
+    assert "trying sets" not in capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""The explorer's part of the report: its numbers, and the scripts that the page may run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optdyn.experiments.explorer_run import read_explorer
+from optdyn.experiments.files import read_signed_json, write_signed_json
+from optdyn.experiments.tuning_run import load_tables
+from optdyn.report import build_report
+from optdyn.report.explorer_data import STAGES_SHOWN, ZERO, as_script, explorer_data
+from optdyn.report.scripts import EXPLORER, asset
+from optdyn.tuning import best
+
+TASKS = ["linear_regression", "rosenbrock", "two_moons"]
+
+
+def shown(run: Path) -> dict[str, dict]:
+    return {task["name"]: task for task in explorer_data(run, TASKS)["tasks"]}
+
+
+@pytest.fixture
+def partial(tiny_study: Path, tmp_path: Path) -> Path:
+    """A run of one task whose folder a test may take things out of."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_study / "rosenbrock", run / "rosenbrock")
+    return run
+
+
+def test_every_part_of_a_study_is_there(tiny_study: Path) -> None:
+    tasks = shown(tiny_study)
+    assert list(tasks) == TASKS[:2]  # nothing of two_moons is in this study
+    for name, task in tasks.items():
+        assert task["missing"] == {}
+        analysis = read_signed_json(tiny_study / name / "analysis.json")
+        stages = task["analysis"]["stages"]
+        assert [stage["meta_step"] for stage in stages] == [
+            row["meta_step"] for row in analysis["checkpoints"]
+        ]
+        assert len(stages) <= STAGES_SHOWN + 1
+        for stage, row in zip(stages, analysis["checkpoints"], strict=True):
+            pairs = np.array(row["modes"]["start"])
+            np.testing.assert_allclose(stage["start"], pairs.T, rtol=1e-6, atol=1e-30)
+            np.testing.assert_allclose(stage["full"], row["curves"]["full"], rtol=1e-3)
+            assert len(stage["one_mode"]) == 9
+        assert task["keep"]["num_steps"] == 8
+        assert len(task["keep"]["problems"]["start"]) == 2
+        path = task["mechanisms"]["path"]
+        assert np.shape(path["update"]) == (len(path["step"]), len(path["gradient"]))
+        assert path["step"][-1] is None
+
+
+def test_searches_hold_every_combination(tiny_study: Path) -> None:
+    (momentum,) = (
+        search
+        for search in shown(tiny_study)["rosenbrock"]["searches"]
+        if search["optimizer"] == "momentum"
+    )
+    table = load_tables(tiny_study / "rosenbrock")["momentum"]
+    for (name, column), places in zip(
+        table.hyperparameters().items(), momentum["index"], strict=True
+    ):
+        values = [momentum["axes"][name][ord(character) - ZERO] for character in places]
+        np.testing.assert_allclose(values, column, rtol=1e-6)
+    told = [np.inf if value is None else value for value in momentum["score"]]
+    np.testing.assert_allclose(told, table.scores, rtol=1e-3)
+    assert momentum["best"] == best(table).row
+
+
+def test_a_missing_part_says_why(partial: Path) -> None:
+    (partial / "rosenbrock" / "analysis.json").unlink()
+    (partial / "rosenbrock" / "mechanisms.json").write_text("{")
+    shutil.rmtree(partial / "rosenbrock" / "tuning")
+    task = shown(partial)["rosenbrock"]
+    assert task["analysis"] is task["mechanisms"] is task["searches"] is None
+    assert "has not been analysed" in task["missing"]["analysis"]
+    assert "not valid JSON" in task["missing"]["mechanisms"]
+    assert "no baseline has been tuned" in task["missing"]["searches"]
+    assert all("\n" not in reason for reason in task["missing"].values())
+    (partial / "rosenbrock" / "explorer.json").unlink()
+    assert shown(partial) == {}
+    assert "Not available: the explorer" in build_report(partial).read_text()
+
+
+def test_results_of_an_earlier_layout_are_told_from_damage(partial: Path) -> None:
+    for name, take in (("analysis.json", "curves"), ("mechanisms.json", "path")):
+        result = read_signed_json(partial / "rosenbrock" / name)
+        rows = result["checkpoints"] if name == "analysis.json" else [result["mechanisms"]]
+        for row in rows:
+            row.pop(take)
+        write_signed_json(partial / "rosenbrock" / name, result)
+    missing = shown(partial)["rosenbrock"]["missing"]
+    assert set(missing) == {"analysis", "mechanisms"}
+    assert all("made by an earlier version" in reason for reason in missing.values())
+
+
+def test_no_text_in_the_data_ends_its_element() -> None:
+    told = as_script({"a": "</script><!-- <b>"})
+    assert "<" not in told
+    assert json.loads(told) == {"a": "</script><!-- <b>"}
+
+
+def test_the_page_runs_its_own_scripts_and_no_others(partial: Path) -> None:
+    html = build_report(partial).read_text(encoding="utf-8")
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == len(EXPLORER) + 2
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    (allowed,) = re.findall(r"script-src ([^;]*);", policy)
+    assert allowed.split() == [f"'sha256-{digest}'" for digest in digests]
+    assert policy.startswith("default-src 'none'")
+    assert sum("plotly.js v" in script[:100] for script in scripts) == 1
+    assert "</script" not in "".join(map(asset, EXPLORER))
+
+
+def test_a_folder_without_the_explorers_numbers_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"explorer\.json: no such file"):
+        read_explorer(tmp_path)

@@ -1,0 +1,333 @@
+"""A trained optimizer in a user's own loop: any library, any pytree, any optax wrapper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+import optdyn
+from optdyn.errors import UserError
+
+NESTED = {
+    "layers": [{"w": jnp.full((2, 3), 0.5), "b": jnp.ones(3)}, {"w": jnp.ones((3, 1)), "b": None}],
+    "pair": (jnp.array(0.25), jnp.zeros((0, 4))),
+    "empty": {},
+    "none": None,
+}
+PYTREES = {
+    "nested": NESTED,
+    "array": jnp.arange(4.0),
+    "scalar": jnp.array(2.0),
+    "python float": {"a": 1.5},
+    "numpy": [np.ones((2, 2), np.float32)],
+    "nothing": {"a": None, "b": ()},
+    "bfloat16 and float32": {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)},
+}
+
+
+@pytest.fixture(scope="module")
+def tx() -> optax.GradientTransformation:
+    return optdyn.load_pretrained("two_moons").as_optax()
+
+
+def gradients_like(params: Any, step: int = 0) -> Any:
+    """Made-up gradients, other ones for each component and step."""
+    leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
+    made, start = [], 0
+    for leaf in leaves:
+        waves = 1e-2 * np.sin(1.0 + start + np.arange(leaf.size) + 0.3 * step)
+        made.append(jnp.asarray(waves, leaf.dtype).reshape(leaf.shape))
+        start += leaf.size
+    return jax.tree.unflatten(treedef, made)
+
+
+def run(
+    tx: optax.GradientTransformation, params: Any, steps: int = 3, start: int = 0, state: Any = None
+) -> tuple[list[Any], Any]:
+    """The updates of ``steps`` jitted steps on made-up gradients, and the state after them."""
+    state, update, updates = tx.init(params) if state is None else state, jax.jit(tx.update), []
+    for step in range(start, start + steps):
+        found, state = update(gradients_like(params, step), state, params)
+        updates.append(found)
+    return updates, state
+
+
+def flat(tree: Any) -> np.ndarray:
+    leaves = [np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(tree)]
+    return np.concatenate(leaves) if leaves else np.zeros(0, np.float32)
+
+
+@pytest.mark.parametrize("name", PYTREES)
+def test_any_pytree_moves_as_its_components_do_alone(
+    tx: optax.GradientTransformation, name: str
+) -> None:
+    params = PYTREES[name]
+    updates, _ = run(tx, params, steps=2)
+    shapes = jax.tree.map(jnp.asarray, params)
+    assert jax.tree.structure(updates[-1]) == jax.tree.structure(params)
+    for a, b in zip(jax.tree.leaves(updates[-1]), jax.tree.leaves(shapes), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    if flat(params).size:
+        # The same gradients as one vector of float32.
+        seen = [jnp.asarray(flat(gradients_like(params, step))) for step in range(2)]
+        state = tx.init(seen[0])
+        for gradient in seen:
+            alone, state = tx.update(gradient, state)
+        low = any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(shapes))
+        assert np.abs(alone).max() > 1e-3
+        np.testing.assert_allclose(flat(updates[-1]), alone, rtol=2**-8 if low else 1e-5, atol=1e-7)
+
+
+def test_vmap_runs_each_row_alone(tx: optax.GradientTransformation) -> None:
+    params = {"w": jnp.arange(12.0).reshape(3, 2, 2), "b": jnp.ones((3, 2))}
+
+    def two_steps(row: Any) -> Any:
+        return run(tx, row, steps=2)[0][-1]
+
+    together = jax.vmap(two_steps)(params)
+    for i in range(3):
+        alone = two_steps(jax.tree.map(lambda leaf, i=i: leaf[i], params))
+        np.testing.assert_allclose(
+            flat(jax.tree.map(lambda leaf, i=i: leaf[i], together)), flat(alone), atol=1e-7
+        )
+
+
+def features() -> tuple[jax.Array, jax.Array]:
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)), jnp.float32)
+    return inputs, jnp.sin(inputs[:, :1])
+
+
+START = {
+    "w1": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4),
+    "b1": np.zeros(4, np.float32),
+    "w2": np.linspace(1, -1, 4, dtype=np.float32).reshape(4, 1),
+    "b2": np.zeros(1, np.float32),
+}
+
+
+def plain_losses(tx: optax.GradientTransformation, steps: int) -> list[float]:
+    inputs, targets = features()
+
+    def loss(p: dict[str, jax.Array]) -> jax.Array:
+        hidden = jnp.tanh(inputs @ p["w1"] + p["b1"][None])
+        return jnp.mean((hidden @ p["w2"] + p["b2"][None] - targets) ** 2)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    params: Any = jax.tree.map(jnp.asarray, START)
+    state, losses = tx.init(params), []
+    for _ in range(steps):
+        params, state, value = step(params, state)
+        losses.append(float(value))
+    return losses
+
+
+def nnx_losses(tx: optax.GradientTransformation, steps: int) -> list[float]:
+    inputs, targets = features()
+
+    class Network(nnx.Module):
+        def __init__(self) -> None:
+            start = [lambda *_, name=name: jnp.asarray(START[name]) for name in ("w1", "w2")]
+            self.first = nnx.Linear(2, 4, kernel_init=start[0], rngs=nnx.Rngs(0))
+            self.second = nnx.Linear(4, 1, kernel_init=start[1], rngs=nnx.Rngs(0))
+            self.dropout = nnx.Dropout(0.0, rngs=nnx.Rngs(1))  # its counter is no parameter
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.second(self.dropout(jnp.tanh(self.first(x))))
+
+    @nnx.jit
+    def step(network: Network, optimizer: nnx.Optimizer) -> jax.Array:
+        def loss(n: Network) -> jax.Array:
+            return jnp.mean((n(inputs) - targets) ** 2)
+
+        value, gradients = nnx.value_and_grad(loss)(network)
+        optimizer.update(network, gradients)
+        return value
+
+    with jax.numpy_rank_promotion("allow"):
+        network = Network()
+        optimizer = nnx.Optimizer(network, tx, wrt=nnx.Param)
+        return [float(step(network, optimizer)) for _ in range(steps)]
+
+
+def equinox_losses(tx: optax.GradientTransformation, steps: int) -> list[float]:
+    inputs, targets = features()
+    network = eqx.nn.MLP(2, 1, 4, 1, jnp.tanh, key=jax.random.key(0))
+    network = eqx.tree_at(
+        lambda n: [n.layers[0].weight, n.layers[0].bias, n.layers[1].weight, n.layers[1].bias],
+        network,
+        [START["w1"].T, START["b1"], START["w2"].T, START["b2"]],
+    )
+
+    @eqx.filter_jit
+    def step(network: Any, state: Any) -> tuple[Any, Any, jax.Array]:
+        def loss(n: Any) -> jax.Array:
+            return jnp.mean((jax.vmap(n)(inputs) - targets) ** 2)
+
+        value, gradients = eqx.filter_value_and_grad(loss)(network)
+        updates, state = tx.update(gradients, state, eqx.filter(network, eqx.is_inexact_array))
+        return eqx.apply_updates(network, updates), state, value
+
+    state, losses = tx.init(eqx.filter(network, eqx.is_inexact_array)), []
+    for _ in range(steps):
+        network, state, value = step(network, state)
+        losses.append(float(value))
+    return losses
+
+
+@pytest.mark.parametrize("library", [nnx_losses, equinox_losses])
+def test_libraries_train_the_same_network_alike(
+    tx: optax.GradientTransformation, library: Callable[..., list[float]]
+) -> None:
+    plain = plain_losses(tx, 8)
+    assert plain[-1] < 0.9 * plain[0]
+    np.testing.assert_allclose(library(tx, 8), plain, rtol=1e-4)
+
+
+def test_chain_clips_before_and_scales_after(tx: optax.GradientTransformation) -> None:
+    params = {"a": jnp.ones(3)}
+    chained = optax.chain(optax.clip(5e-3), tx, optax.scale(0.5))
+    state, alone = chained.init(params), tx.init(params)
+    for step in range(3):
+        gradients = gradients_like(params, step)
+        updates, state = chained.update(gradients, state, params)
+        clipped, alone = tx.update({"a": jnp.clip(gradients["a"], -5e-3, 5e-3)}, alone)
+        np.testing.assert_allclose(updates["a"], 0.5 * clipped["a"], rtol=1e-6)
+
+
+def test_a_scale_can_be_injected_scheduled_and_set(tx: optax.GradientTransformation) -> None:
+    params = {"a": jnp.ones(3)}
+
+    def scaled(scale: float) -> optax.GradientTransformation:
+        return optax.chain(tx, optax.scale(scale))
+
+    plain, _ = run(tx, params, steps=3)
+    scheduled, _ = run(optax.inject_hyperparams(scaled)(lambda count: 0.5**count), params, steps=3)
+    for step, (a, b) in enumerate(zip(scheduled, plain, strict=True)):
+        np.testing.assert_allclose(a["a"], 0.5**step * b["a"], rtol=1e-6)
+    injected = optax.inject_hyperparams(scaled)(scale=1.0)
+    state = injected.init(params)
+    state.hyperparams["scale"] = jnp.asarray(0.25)
+    (first,), _ = run(injected, params, steps=1, state=state)
+    np.testing.assert_allclose(first["a"], 0.25 * plain[0]["a"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("learned", [("w", "b"), ("w",), ()])
+def test_multi_transform_gives_each_label_its_optimizer(
+    tx: optax.GradientTransformation, learned: tuple[str, ...]
+) -> None:
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2), "rest": {"c": jnp.ones(1)}}
+    labels = {"w": "sgd", "b": "sgd", "rest": "frozen"} | dict.fromkeys(learned, "learned")
+    both = optax.multi_transform(
+        {"learned": tx, "sgd": optax.sgd(0.1), "frozen": optax.set_to_zero()}, labels
+    )
+    updates, _ = run(both, params, steps=2)
+    gradients = gradients_like(params, 1)
+    np.testing.assert_array_equal(updates[-1]["rest"]["c"], 0.0)
+    for name in ("w", "b"):
+        if name in learned:
+            state = tx.init(params[name])
+            for step in range(2):
+                expected, state = tx.update(gradients_like(params, step)[name], state)
+        else:
+            expected = -0.1 * gradients[name]
+        np.testing.assert_allclose(updates[-1][name], expected, rtol=1e-5, atol=1e-7)
+
+
+WRAPPERS: dict[str, Callable[[optax.GradientTransformation], Any]] = {
+    "alone": lambda tx: tx,
+    "masked": lambda tx: optax.masked(tx, lambda p: jax.tree.map(lambda x: jnp.ndim(x) > 0, p)),
+    "accumulated": lambda tx: optax.MultiSteps(tx, every_k_schedule=2).gradient_transformation(),
+    "if finite": lambda tx: optax.apply_if_finite(tx, max_consecutive_errors=2),
+    "flattened": optax.flatten,
+    "extra arguments": optax.with_extra_args_support,
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_the_state_keeps_its_type_in_a_scan(tx: optax.GradientTransformation, name: str) -> None:
+    wrapped = WRAPPERS[name](tx)
+    params = {"a": jnp.ones(3), "b": jnp.array(1.0)}
+    gradients = gradients_like(params)
+
+    def step(state: Any, _: None) -> tuple[Any, Any]:
+        updates, state = wrapped.update(gradients, state, params)
+        return state, updates
+
+    state, updates = jax.lax.scan(step, wrapped.init(params), None, length=2)
+    moved = {"a": 3, "b": 1}
+    assert {key: int(np.sum(updates[key][-1] != 0.0)) for key in moved} == moved
+    assert jax.tree.structure(state) == jax.tree.structure(wrapped.init(params))
+
+
+def test_bfloat16_parameters_keep_a_float32_state(tx: optax.GradientTransformation) -> None:
+    params = {"a": jnp.linspace(-1, 1, 5).astype(jnp.bfloat16)}
+    updates, state = run(tx, params, steps=4)
+    assert state.h.dtype == jnp.float32
+    rounded = [gradients_like(params, step)["a"].astype(jnp.float32) for step in range(4)]
+    exact = tx.init(rounded[0])
+    for gradient, found in zip(rounded, updates, strict=True):
+        assert found["a"].dtype == jnp.bfloat16
+        expected, exact = tx.update(gradient, exact)
+        np.testing.assert_allclose(
+            found["a"].astype(jnp.float32), expected.astype(jnp.bfloat16), rtol=2**-7
+        )
+    np.testing.assert_allclose(state.h, exact.h, atol=1e-6)
+
+
+def by_safetensors(state: Any, like: Any, folder: Path) -> Any:
+    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    safetensors.numpy.save_file(leaves, folder / "state.safetensors")
+    loaded = safetensors.numpy.load_file(folder / "state.safetensors")
+    treedef = jax.tree.structure(like)
+    return jax.tree.unflatten(treedef, [loaded[str(i)] for i in range(len(loaded))])
+
+
+def by_orbax(state: Any, like: Any, folder: Path) -> Any:
+    import orbax.checkpoint as ocp  # takes seconds to import
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "state", state)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(folder / "state", like)
+
+
+@pytest.mark.parametrize("store", [by_safetensors, by_orbax])
+def test_a_stored_state_goes_on_to_the_bit(
+    tx: optax.GradientTransformation, tmp_path: Path, store: Callable[..., Any]
+) -> None:
+    chained = optax.chain(optax.clip_by_global_norm(1.0), tx, optax.scale_by_adam())
+    params = {"a": [jnp.ones((2, 2)), None], "b": jnp.array(1.0)}
+    straight, _ = run(chained, params, steps=4)
+    _, state = run(chained, params, steps=2)
+    loaded = store(state, chained.init(params), tmp_path)
+    resumed, _ = run(chained, params, steps=2, start=2, state=loaded)
+    np.testing.assert_array_equal(flat(resumed[-1]), flat(straight[-1]))
+
+
+def test_what_cannot_be_optimised_is_refused(tx: optax.GradientTransformation) -> None:
+    with pytest.raises(UserError, match=r"parameters\['a'\]\[1\]: int32 is not allowed"):
+        tx.init({"a": [jnp.ones(2), jnp.arange(2)]})
+    with pytest.raises(UserError, match=r"parameters\.key|parameters\['key'\]: key<fry>"):
+        tx.init({"key": jax.random.key(0)})
+    state = tx.init({"a": jnp.ones(3)})
+    with pytest.raises(UserError, match=r"gradients\['a'\]: complex64 is not allowed"):
+        tx.update({"a": jnp.ones(3, complex)}, state)
+    with pytest.raises(UserError, match="gradients: 2 components, but the state is for 3"):
+        tx.update({"a": jnp.ones(2)}, state)
+    with pytest.raises(UserError, match="gradients: 0 components"):
+        tx.update({}, state)
