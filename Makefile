@@ -7,7 +7,7 @@ OUT ?= runs/reproduce
 PEER_PYTHON ?= $(BIN)/python
 WORKERS := --numprocesses 2 --dist loadgroup
 
-.PHONY: help setup reproduce test test-faults test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
+.PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ test-wheel:  ## Build the wheel and use it in an empty environment, outside the 
 
 test-faults: setup  ## Kill, starve and damage runs, at length; prints what was found
 	FAULTS=full $(BIN)/python -m pytest tests/faults
+
+test-distributed: setup  ## Train in many processes and search on a cluster, at length; prints what was found
+	DISTRIBUTED=full $(BIN)/python -m pytest tests/distributed
 
 bench: setup  ## Measure meta-steps against the machine's limit (PEER_PYTHON=one with torch)
 	$(BIN)/python -m benchmarks --peer-python $(PEER_PYTHON)

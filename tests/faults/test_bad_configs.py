@@ -40,6 +40,11 @@ NOT_ALLOWED = {
         "n=9999999",
         "",
     ],
+    "HOST:PORT": ["host", ":1", "host:0", "host:65536", "host:x", ""],
+    "ADDRESS": ["host", "host:x", ":1", ""],
+    "INT,...": ["0.5", "1,,2", "1,x", ",", "", "1;2", "-1"],
+    "NUMBER,...": ["nan", "0.1,0", "0.1,", "x", "", "-1", "1e31"],
+    "NAME,...": ["gru,", "no such name", "", ",", "gru;lstm"],
     None: ["no such name", "", "*", "../..", "\udcff", "a\nb"],
 }
 SOUND = {"INT": "3", "NUMBER": "0.5", "NAME=VALUE": "n=3"}
@@ -90,7 +95,7 @@ def complaint(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 
 
 def test_every_command_is_covered() -> None:
-    assert set(COMMANDS) - set(SETTINGS) == {"doctor", "completion"}
+    assert set(COMMANDS) - set(SETTINGS) == {"doctor", "completion", "launch"}
 
 
 def test_bad_command_lines_are_refused_in_one_line(

@@ -43,32 +43,35 @@ def use_large_pages() -> None:
         os.execve(sys.executable, sys.orig_argv, environment)
 
 
-def start(devices: int | None, batch_size: int = 0, chunk: int | None = None) -> Mesh | None:
+def start(
+    devices: int | None, batch_size: int = 0, chunk: int | None = None, components: int = 1
+) -> Mesh | None:
     """Set JAX up, before its first use, with a mesh over ``devices`` (None for a single one).
 
     Where ``devices`` is None: as many of the machine's accelerators, or of its
-    cores, as the batch divides over. Raises `UserError` when there are too few.
+    cores, as the batch divides over. ``components``: of these, how many share each
+    problem. Raises `UserError` when there are too few.
     """
     import jax
-    import numpy as np
-    from jax.sharding import Mesh
 
-    from optdyn.meta_training.gradient import BATCH_AXIS
+    from optdyn.meta_training.components import make_mesh
+    from optdyn.precision import use_exact_products
 
-    _use_compilation_cache()
+    use_compilation_cache()
     cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices are settled
-        count = devices or _most(cores, batch_size, chunk)
+        count = devices or components * _most(cores // components, batch_size, chunk)
         jax.config.update("jax_num_cpu_devices", count)
+    use_exact_products()
     present = jax.devices()
-    count = devices or _most(len(present), batch_size, chunk)
+    count = devices or components * _most(len(present) // components, batch_size, chunk)
     if count > len(present):
         raise UserError(f"--devices: {count} is not allowed (at most {len(present)} here)")
-    return Mesh(np.array(present[:count]), (BATCH_AXIS,)) if count > 1 else None
+    return make_mesh(present[:count], components) if count > 1 else None
 
 
 def _most(available: int, batch_size: int, chunk: int | None) -> int:
-    return max(n for n in range(1, available + 1) if n == 1 or _fits(n, batch_size, chunk))
+    return max(n for n in range(1, max(1, available) + 1) if n == 1 or _fits(n, batch_size, chunk))
 
 
 def _fits(devices: int, batch_size: int, chunk: int | None) -> bool:
@@ -76,7 +79,7 @@ def _fits(devices: int, batch_size: int, chunk: int | None) -> bool:
     return not left_over and (chunk is None or each % chunk == 0)
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Keep compiled programs between commands, unless the user has settled where already."""
     import jax
 

@@ -11,6 +11,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "a network's gradients are small and its meta-gradients long",
         ),
     ),
+    "launch": (
+        ("optdyn launch --processes 2 -- train --task rosenbrock --out runs/mine", "one training"),
+    ),
+    "sweep": (
+        ("optdyn sweep --cells gru,lstm --units 8,16 --meta-steps 500", "in this process"),
+        ("optdyn sweep --seeds 0,1,2 --engine ray", "on a Ray cluster of this machine"),
+    ),
     "search-lr": (
         ("optdyn search-lr --task rosenbrock --draws 8 --horizon 200", "short trainings"),
         ("optdyn search-lr --json > search.json", "for a script; progress stays on the screen"),

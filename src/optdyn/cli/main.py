@@ -11,13 +11,16 @@ import sys
 
 import optdyn
 from optdyn.cli.devices import use_large_pages
+from optdyn.distributed.group import unfinished
 from optdyn.errors import UserError
 from optdyn.experiments.interrupts import Interrupted, raised_signals
 
 PROGRAM = "optdyn"
 COMMANDS = {
     "train": "meta-train a learned optimizer",
+    "launch": "run one command in several processes of this machine",
     "search-lr": "search the meta learning rate at random",
+    "sweep": "meta-train over tasks, cells, sizes, seeds and learning rates",
     "tune": "tune a baseline by random search",
     "evaluate": "compare a run's optimizers on unseen problems",
     "analyze": "take an optimizer apart: a run's stages, or any one optimizer",
@@ -37,19 +40,31 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done; 1: `optdyn doctor` found a fault; 2: bad input, told in one line on
     standard error; 130 or 143: stopped by SIGINT or SIGTERM; 141: the reader of
-    the output has gone.
+    the output has gone; 75: another process of the training was lost.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    if argv is None and arguments and arguments[0] in COMMANDS:
+    if argv is not None:
+        return _run(argv, PROGRAM)
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
         use_large_pages()
+    code = _run(arguments, _program())
+    if code == INTERRUPTED + signal.SIGPIPE:
+        # Python would complain when it flushes standard output at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif code > BAD_INPUT or unfinished():
+        # The interpreter would wait for abandoned computations, and for other processes.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: list[str], program: str) -> int:
     try:
         with raised_signals("stopped; what was finished is saved"):
             code = _dispatch(arguments)
             sys.stdout.flush()
             return code
     except BrokenPipeError:
-        if argv is None:  # or Python complains when it flushes standard output at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED + signal.SIGPIPE
     except UserError as error:
         return _complain(str(error))
@@ -60,13 +75,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _complain("--units: out of memory (lower it or --batch-size, or set --chunk)")
     except Interrupted as error:
-        code = INTERRUPTED + error.signum
-        again = shlex.join([_program() if argv is None else PROGRAM, *arguments])
+        again = shlex.join([program, *arguments])
         print(f"optdyn: {error}; to go on: {again}", file=sys.stderr, flush=True)
-        if argv is None:
-            sys.stdout.flush()
-            os._exit(code)  # the interpreter would wait for abandoned computations
-        return code
+        return error.code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -110,7 +121,7 @@ def _usage() -> str:
             "Results go to standard output (with --json as one JSON object, and progress to",
             "standard error). A command that was stopped goes on where it was left when repeated.",
             "Exit codes: 0 done, 1 optdyn doctor found a fault, 2 bad input (one line on standard",
-            "error), 130 or 143 stopped by SIGINT (Ctrl-C) or SIGTERM.",
+            "error), 130 or 143 stopped by SIGINT (Ctrl-C) or SIGTERM, 75 lost another process.",
         ]
     )
 

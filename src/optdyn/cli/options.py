@@ -100,6 +100,17 @@ def path(default: Path | None, help: str) -> Any:
     return option(default, help, parse, metavar="PATH")
 
 
+def several(default: tuple[Any, ...], help: str, each: Any) -> Any:
+    """A field that takes values of the field ``each``, between commas, as a tuple."""
+    metadata = each.metadata
+
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(metadata["parse"](part) for part in text.split(","))
+
+    metavar = f"{metadata['metavar'] or 'NAME'},..."
+    return option(default, help, parse, metavar=metavar, choices=metadata["choices"])
+
+
 def switch(help: str) -> Any:
     """A field that is false unless its option is given."""
     return dataclasses.field(default=False, metadata={"help": help, "parse": None})
@@ -150,7 +161,7 @@ def command_line(command: str, settings: Any) -> str:
         elif field.metadata["repeat"]:
             words += [word for name, item in value for word in (flag, f"{name}={item}")]
         else:
-            words += [flag, str(value)]
+            words += [flag, _text(value)]
     return shlex.join(words)
 
 
@@ -166,7 +177,7 @@ def _add(group: Any, field: dataclasses.Field[Any]) -> None:
     if metadata["parse"] is None:
         group.add_argument(flag, action="store_true", help=metadata["help"])
         return
-    default = "none" if field.default is None or field.default == () else field.default
+    default = "none" if field.default is None or field.default == () else _text(field.default)
     choices = metadata["choices"]
     allowed = f" [{', '.join(choices)}]" if choices else ""
     group.add_argument(
@@ -209,6 +220,11 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _text(value: Any) -> str:
+    """A value as its option is given it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _short(text: str) -> str:

@@ -6,8 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from optdyn.cli.options import choice, integer, number, option, path, switch
+from optdyn.cli.cluster_settings import DistributedSettings, EngineSettings, LaunchSettings
+from optdyn.cli.devices import require_even_batch
+from optdyn.cli.options import choice, integer, number, option, path, several, switch
 from optdyn.errors import UserError
+from optdyn.experiments.sweep_run import Sweep
 from optdyn.meta_training.search import LearningRateSearch
 from optdyn.meta_training.trainer import MetaTraining
 from optdyn.objective import NORMALIZATIONS
@@ -15,6 +18,7 @@ from optdyn.optimizers.baselines import BASELINES
 from optdyn.optimizers.cells import CELLS
 from optdyn.optimizers.componentwise_rnn import Architecture
 from optdyn.optimizers.encodings import ENCODINGS, Encoding
+from optdyn.optimizers.state_precision import STATE_DTYPES
 from optdyn.tasks import TASKS, make_task
 
 PROTOCOL = MetaTraining()
@@ -150,6 +154,9 @@ class ProtocolSettings(ObjectiveSettings):
         "bytes that a meta-step may keep for its reverse pass, from which segment and chunk follow",
         maximum=LARGEST_MEMORY,
     )
+    state_dtype: str = choice(
+        PROTOCOL.state_dtype, "how the optimizer's state is stored between steps", STATE_DTYPES
+    )
 
     def protocol(self, learning_rate: float) -> MetaTraining:
         """The protocol these options describe."""
@@ -165,7 +172,12 @@ class ProtocolSettings(ObjectiveSettings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings(
-    OutputSettings, ProtocolSettings, ArchitectureSettings, TaskSettings, RunSettings
+    DistributedSettings,
+    OutputSettings,
+    ProtocolSettings,
+    ArchitectureSettings,
+    TaskSettings,
+    RunSettings,
 ):
     """Meta-train a learned optimizer; the same command goes on where it was left."""
 
@@ -175,6 +187,21 @@ class TrainSettings(
     initial: Path | None = path(
         None, "checkpoint (of the same architecture) to fine-tune from; none: random weights"
     )
+    components: int = integer(
+        1, "devices that share the components of each problem, where one is too small for it"
+    )
+
+    def require_even_batch(self) -> None:
+        """Raise `UserError` unless the batch divides over the devices, and those over problems."""
+        groups = self.devices
+        if groups is not None:
+            if groups % self.components:
+                raise UserError(
+                    f"--components: {self.components} is not allowed "
+                    f"(a divisor of --devices {self.devices})"
+                )
+            groups //= self.components
+        require_even_batch(self.batch_size, self.chunk, groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +232,7 @@ class SearchSettings(
 
 
 @dataclasses.dataclass(frozen=True)
-class TuneSettings(OutputSettings, ObjectiveSettings, TaskSettings, RunSettings):
+class TuneSettings(EngineSettings, OutputSettings, ObjectiveSettings, TaskSettings, RunSettings):
     """Tune a baseline by random search over its grid of hyperparameters."""
 
     baseline: str = choice("momentum", "optimizer to tune", BASELINES)
@@ -213,6 +240,50 @@ class TuneSettings(OutputSettings, ObjectiveSettings, TaskSettings, RunSettings)
     problems: int = integer(32, "problems that score each combination")
     rescore_top: int = integer(50, "best combinations to score again, on fresh problems")
     rescore_problems: int = integer(64, "fresh problems for that")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSettings(EngineSettings):
+    """Meta-train over every combination of what is listed; the same command goes on.
+
+    Whatever else a training needs is as in its task's recipe for optdyn reproduce.
+    """
+
+    out: Path = path(Path("runs/sweep"), "run folder: made if absent, continued if present")
+    tasks: tuple[str, ...] = several(
+        ("linear_regression",), "what is optimised", choice(None, "", TASKS)
+    )
+    cells: tuple[str, ...] = several(("gru",), "recurrent cells", choice(None, "", CELLS))
+    units: tuple[int, ...] = several(
+        (32,), "sizes of the cell", integer(None, "", maximum=LARGEST_CELL)
+    )
+    seeds: tuple[int, ...] = several(
+        (0,), "seeds of all random numbers", integer(None, "", minimum=0, maximum=LARGEST_SEED)
+    )
+    learning_rates: tuple[float, ...] = several(
+        (1e-3, 1e-2), "meta learning rates at the start", number(None, "")
+    )
+    meta_steps: int | None = integer(None, "meta-steps; none: the recipe's")
+    unroll_length: int | None = integer(None, "inner steps; none: the recipe's")
+    batch_size: int | None = integer(None, "problems a meta-step; none: the recipe's")
+    problems: int = integer(64, "validation problems that judge each training")
+    devices: int | None = integer(
+        None, "devices to spread problems over, in this process (none: every core or accelerator)"
+    )
+
+    def sweep(self) -> Sweep:
+        """The sweep these options describe."""
+        return Sweep(
+            tasks=self.tasks,
+            cells=self.cells,
+            units=self.units,
+            seeds=self.seeds,
+            learning_rates=self.learning_rates,
+            num_meta_steps=self.meta_steps,
+            unroll_length=self.unroll_length,
+            batch_size=self.batch_size,
+            num_problems=self.problems,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +378,9 @@ class CompletionSettings:
 
 SETTINGS: dict[str, tuple[type, ...]] = {
     "train": (TrainSettings,),
+    "launch": (LaunchSettings,),
     "search-lr": (SearchSettings,),
+    "sweep": (SweepSettings,),
     "tune": (TuneSettings,),
     "evaluate": (EvaluateSettings,),
     "analyze": (AnalyzeSettings, AnalyzeOptimizerSettings),

@@ -8,20 +8,33 @@ from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
 from optdyn.cli.output import Result, present
 from optdyn.cli.settings import TrainSettings
+from optdyn.distributed import join
 from optdyn.errors import UserError
 from optdyn.experiments.cards import require_architecture
 from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.experiments.run_folder import RunFolder, open_run
-from optdyn.experiments.training_run import CHECKPOINTS, train
+from optdyn.experiments.training_run import CHECKPOINTS, train, train_along
 
 
 def command(argv: list[str]) -> None:
-    """Parse ``argv``, meta-train, and tell what was reached."""
+    """Parse ``argv``, meta-train alone or as one of several processes, tell what was reached."""
     settings = parse_settings(TrainSettings, "train", argv)
     task_options, architecture = settings.task_options(), settings.architecture()
     protocol = settings.protocol(settings.learning_rate)
-    devices.require_even_batch(settings.batch_size, settings.chunk, settings.devices)
-    mesh = devices.start(settings.devices, settings.batch_size, settings.chunk)
+    group, mesh = None, None
+    processes = settings.processes()
+    if processes is None:
+        settings.require_even_batch()
+        mesh = devices.start(
+            settings.devices, settings.batch_size, settings.chunk, settings.components
+        )
+    else:
+        devices.use_compilation_cache()
+        group = join(processes, settings.devices, settings.batch_size, settings.components)
+    if group is not None and not group.is_first:
+        train_along(settings.task, task_options, architecture, protocol, settings.seed, group)
+        group.finish()
+        return
     initial = None
     if settings.initial is not None:
         try:
@@ -39,8 +52,11 @@ def command(argv: list[str]) -> None:
             protocol,
             settings.seed,
             mesh=mesh,
+            group=group,
             initial=initial,
         )
+        if group is not None:
+            group.finish()
         return _result(run, settings.task)
 
     with open_run(settings.out) as run:

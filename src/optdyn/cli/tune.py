@@ -16,6 +16,7 @@ def command(argv: list[str]) -> None:
     """Parse ``argv``, tune, and print the best combination."""
     settings = parse_settings(TuneSettings, "tune", argv)
     task_options = settings.task_options()
+    engine = settings.start_engine()
     mesh = devices.start(settings.devices)
 
     def work() -> Result:
@@ -32,6 +33,7 @@ def command(argv: list[str]) -> None:
             rescore_top=settings.rescore_top,
             rescore_problems=settings.rescore_problems,
             mesh=mesh,
+            engine=engine,
         )
         winner = best(table)
         values = ", ".join(f"{name} {value:.6g}" for name, value in winner.hyperparameters.items())

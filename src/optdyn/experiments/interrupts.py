@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+from optdyn.distributed.watch import LOST_EXIT
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -19,13 +21,21 @@ T = TypeVar("T")
 class Interrupted(BaseException):
     """A signal asked the run to stop, and what it had done is saved.
 
-    The command line prints the message and exits with ``128 + signum``. Like
+    The command line prints the message and exits with ``code``, ``128 + signum``. Like
     `KeyboardInterrupt` it is no `Exception`, so that no library swallows it.
     """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
-        self.signum = signum
+        self.code = 128 + signum
+
+
+class LostProcess(Interrupted):
+    """Another process of a distributed training went, and what was done is saved."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, message)
+        self.code = LOST_EXIT
 
 
 @contextlib.contextmanager
@@ -89,10 +99,8 @@ def waiting_thread() -> Iterator[concurrent.futures.Executor]:
         executor.shutdown(wait=False)
 
 
-def result_unless(
-    noted: Callable[[], int | None], future: concurrent.futures.Future[T]
-) -> T | None:
-    """The result of ``future``, or None as soon as a signal is noted."""
+def result_unless(noted: Callable[[], object], future: concurrent.futures.Future[T]) -> T | None:
+    """The result of ``future``, or None as soon as something (a signal, say) is noted."""
     while noted() is None:
         finished, _ = concurrent.futures.wait([future], timeout=SECONDS_BETWEEN_LOOKS)
         if finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import math
 import time
@@ -26,6 +27,7 @@ from optdyn.experiments.checkpoints import (
 )
 from optdyn.experiments.interrupts import (
     Interrupted,
+    LostProcess,
     noted_signals,
     result_unless,
     waiting_thread,
@@ -49,12 +51,15 @@ from optdyn.tasks import make_task
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from optdyn.distributed import Group
+
 METRICS = "training.jsonl"
 CHECKPOINTS = "checkpoints"
 SECONDS_BETWEEN_SAVES = 30.0
 HOPELESS_AFTER = 20
 
-MetaStep = Callable[[TrainingState], tuple[TrainingState, Metrics]]
+Step = tuple[TrainingState, Metrics]
+MetaStep = Callable[[TrainingState], Step]
 
 
 def train(
@@ -66,6 +71,7 @@ def train(
     seed: int,
     *,
     mesh: Mesh | None = None,
+    group: Group | None = None,
     initial: ComponentwiseRNN | None = None,
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
     on_step: Callable[[int, Metrics], None] = lambda meta_step, metrics: None,
@@ -77,11 +83,14 @@ def train(
     (see `checkpoints`). A run that is finished is left untouched. Weights are
     the same to the bit however often the run was interrupted, for one machine
     and device count. ``initial``: meta-parameters to fine-tune from. ``mesh``:
-    see `meta_value_and_grad`. ``on_step`` is called after each meta-step.
+    see `meta_value_and_grad`. ``group``: the processes that train together, of which
+    this is the first; the others call `train_along`. ``on_step`` is called after each
+    meta-step.
 
     Raises `UserError` for settings that differ from the folder's, and with
     advice after `HOPELESS_AFTER` meta-steps in a row that gave no meta-gradient;
-    `Interrupted` on SIGTERM or SIGINT, once a resume checkpoint is written.
+    `Interrupted` on SIGTERM or SIGINT, `LostProcess` when another process of the group
+    went, once a resume checkpoint is written.
     """
     task = make_task(task_name, **task_options)
     if initial is not None:
@@ -101,16 +110,41 @@ def train(
     if state is None:
         optimizer = initial or ComponentwiseRNN.init(stream(seed, INIT_STREAM), architecture)
         state = start_training(optimizer, protocol)
+    if group is not None:
+        mesh, state = group.mesh, group.from_first(state)
+    elif mesh is not None:
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     if int(state.meta_step) >= protocol.num_meta_steps:
         print(f"{task_name}: meta-training is finished ({protocol.num_meta_steps} meta-steps)")
         return state
-    if mesh is not None:
-        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     meta_step = make_meta_step(task, protocol, seed, mesh)
     print(f"{task_name}: compiling, which can take a minute", flush=True)
     with MetricsLog(folder / METRICS, resume_at=int(state.meta_step)) as log:
-        loop = _Loop(folder, card, log, seconds_between_saves)
+        loop = _Loop(folder, card, log, seconds_between_saves, group)
         return loop.run(meta_step, state, on_step)
+
+
+def train_along(
+    task_name: str,
+    task_options: dict[str, Any],
+    architecture: Architecture,
+    protocol: MetaTraining,
+    seed: int,
+    group: Group,
+) -> None:
+    """The part in `train` of a process that is not the first: it computes, and writes nothing.
+
+    Raises `Interrupted` on SIGTERM or SIGINT.
+    """
+    optimizer = ComponentwiseRNN.init(stream(seed, INIT_STREAM), architecture)
+    state = group.from_first(start_training(optimizer, protocol))
+    meta_step = make_meta_step(make_task(task_name, **task_options), protocol, seed, group.mesh)
+    with noted_signals() as noted, waiting_thread() as waiter:
+        for _ in range(int(state.meta_step), protocol.num_meta_steps):
+            following = _next(group, noted, waiter.submit(_completed, meta_step, state))
+            if following is None:
+                raise Interrupted(noted() or 0, f"process {group.processes.process_id} stopped")
+            state, _ = following
 
 
 def _resumed(folder: Path, card: Card) -> TrainingState | None:
@@ -124,7 +158,19 @@ def _resumed(folder: Path, card: Card) -> TrainingState | None:
     return state
 
 
-def _completed(meta_step: MetaStep, state: TrainingState) -> tuple[TrainingState, Metrics]:
+def _next(
+    group: Group | None, noted: Callable[[], object], future: concurrent.futures.Future[Step]
+) -> Step | None:
+    """The result of ``future``, or None when something is noted or a process of the group lost."""
+    try:
+        return result_unless(noted, future)
+    except RuntimeError:  # the others of a collective fail, often before it is known who is lost
+        if group is None or not group.is_broken():
+            raise
+        return None
+
+
+def _completed(meta_step: MetaStep, state: TrainingState) -> Step:
     """One meta-step, compiled if need be, and waited for."""
     return jax.block_until_ready(meta_step(state))
 
@@ -143,6 +189,7 @@ class _Loop:
     card: Card
     log: MetricsLog
     seconds_between_saves: float
+    group: Group | None = None
     meta_objective: float | None = None
 
     def run(
@@ -160,9 +207,13 @@ class _Loop:
         ):
             while step < total:
                 started = time.monotonic()
-                following = result_unless(noted, waiter.submit(_completed, meta_step, state))
+                following = _next(
+                    self.group,
+                    lambda: noted() or self._lost(),
+                    waiter.submit(_completed, meta_step, state),
+                )
                 if following is None:
-                    self._stop(state, step, noted() or 0)
+                    self._stop(state, step, noted())
                 state, metrics = following
                 self._record(step, metrics, time.monotonic() - started)
                 hopeless = hopeless + 1 if self._learned_nothing(metrics) else 0
@@ -206,6 +257,12 @@ class _Loop:
         save_state(resume_path(self.folder / CHECKPOINTS, step), state, self._card_at(step))
         prune(self.folder / CHECKPOINTS, step)
 
-    def _stop(self, state: TrainingState, step: int, signum: int) -> NoReturn:
+    def _lost(self) -> str | None:
+        return None if self.group is None else self.group.lost()
+
+    def _stop(self, state: TrainingState, step: int, signum: int | None) -> NoReturn:
         self._save_for_resume(state, step)
-        raise Interrupted(signum, f"stopped after meta-step {step} of {self.card.task}; saved")
+        where = f"stopped after meta-step {step} of {self.card.task}; saved"
+        if signum is None:
+            raise LostProcess(f"{self._lost()}: {where}")
+        raise Interrupted(signum, where)

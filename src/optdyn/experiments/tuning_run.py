@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optdyn.distributed.engines import Engine, LocalEngine
 from optdyn.errors import UserError
 from optdyn.experiments.files import (
     read_signed_json,
@@ -58,11 +59,13 @@ def tune(
     rescore_top: int = 50,
     rescore_problems: int = 64,
     mesh: Mesh | None = None,
+    engine: Engine = LocalEngine(),
 ) -> SearchTable:
     """`random_search`, with its table kept in the task's ``tuning/<baseline>.parquet``.
 
     Goes on after the last chunk of an interrupted search; leaves a finished one
-    as it is. Raises `UserError` for settings that differ from the folder's.
+    as it is. ``mesh``, ``engine``: see `random_search`. Raises `UserError` for settings
+    that differ from the folder's.
     """
     baseline, task = get_baseline(baseline_name), make_task(task_name, **task_options)
     counts: dict[str, Any] = {
@@ -89,6 +92,7 @@ def tune(
             seed=seed,
             normalization=normalization,
             mesh=mesh,
+            engine=engine,
             on_chunk=keep,
             done=_found(path),
             **counts,

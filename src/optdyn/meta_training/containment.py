@@ -108,29 +108,40 @@ def exploded(losses: Float[Array, "steps batch"]) -> Bool[Array, " batch"]:
     return ~jnp.all(jnp.isfinite(losses) & (losses <= limit[None]), axis=0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def contain_cotangents(carry: PyTree, probe: Float[Array, " batch"], bound: float | None) -> PyTree:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def contain_cotangents(
+    carry: PyTree, probe: Float[Array, " batch"], bound: float | None, axis: str | None = None
+) -> PyTree:
     """The identity on ``carry``, whose reverse pass bounds each problem's cotangent.
 
     ``bound``: the largest norm of a problem's cotangent (over parameters and
-    state together); None only replaces cotangents that are not finite. The
+    state together); None only replaces cotangents that are not finite. ``axis``: of the
+    mesh, over which all of ``carry`` but its first leaf, the parameters, is spread. The
     gradient with respect to ``probe`` [batch] counts, for each problem, the
     steps at which anything was changed.
     """
-    del probe, bound
+    del probe, bound, axis
     return carry
 
 
-def _forward(carry: PyTree, probe: Array, bound: float | None) -> tuple[PyTree, int]:
-    del bound
+def _forward(
+    carry: PyTree, probe: Array, bound: float | None, axis: str | None
+) -> tuple[PyTree, int]:
+    del bound, axis
     return carry, probe.shape[0]
 
 
-def _reverse(bound: float | None, batch: int, cotangent: PyTree) -> tuple[PyTree, Array]:
+def _reverse(
+    bound: float | None, axis: str | None, batch: int, cotangent: PyTree
+) -> tuple[PyTree, Array]:
     leaves, treedef = jax.tree.flatten(cotangent)
     rows = [leaf.reshape(batch, -1) for leaf in leaves if leaf.dtype != jax.dtypes.float0]
     # Sums of squares as matrix products: XLA's own reductions are slower on a CPU.
-    norm = jnp.sqrt(sum(each**2 @ jnp.ones((each.shape[1],), each.dtype) for each in rows))
+    squares = [each.astype(jnp.promote_types(each.dtype, jnp.float32)) ** 2 for each in rows]
+    sums = [each @ jnp.ones((each.shape[1],), each.dtype) for each in squares]
+    if axis is not None:
+        sums[1:] = jax.lax.psum(sums[1:], axis)
+    norm = jnp.sqrt(sum(sums))
     finite = jnp.isfinite(norm)
     within = finite if bound is None else finite & (norm <= bound)
     limit = 1.0 if bound is None else bound
@@ -139,7 +150,7 @@ def _reverse(bound: float | None, batch: int, cotangent: PyTree) -> tuple[PyTree
     def contain(leaf: Array) -> Array:
         if leaf.dtype == jax.dtypes.float0:
             return leaf
-        scaled = factor[:, None] * leaf.reshape(batch, -1)
+        scaled = (factor[:, None] * leaf.reshape(batch, -1)).astype(leaf.dtype)
         return jnp.where(finite[:, None], scaled, 0.0).reshape(leaf.shape)
 
     contained = jax.tree.unflatten(treedef, [contain(leaf) for leaf in leaves])

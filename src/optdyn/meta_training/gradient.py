@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from optdyn.errors import UserError
 from optdyn.inner_loop import unroll
+from optdyn.meta_training.components import BATCH_AXIS, COMPONENT_AXIS, spread_components
 from optdyn.meta_training.containment import (
     contain_cotangents,
     contain_gradients,
@@ -24,13 +25,13 @@ from optdyn.meta_training.containment import (
 from optdyn.meta_training.memory import StepMemory, fit_to_budget
 from optdyn.meta_training.second_order import with_hessian_products
 from optdyn.objective import meta_loss
+from optdyn.optimizers.state_precision import store_state_in
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks.base import Task, joint, sample_batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key, PyTree
+    from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-BATCH_AXIS = "batch"
 SIZE_STREAM = "problems traced for their size"
 
 
@@ -50,7 +51,8 @@ class UnrollOptions:
     ``chunk``: problems held in memory at once on each device, the rest being
     accumulated (None: all). ``memory_budget``: bytes that all devices together may
     need for what the reverse pass keeps; ``segment`` and ``chunk``, where they are
-    None, are then chosen by `memory.fit_to_budget` (None: no limit).
+    None, are then chosen by `memory.fit_to_budget` (None: no limit). ``state_dtype``:
+    see `store_state_in`.
     """
 
     num_steps: int = 200
@@ -59,6 +61,7 @@ class UnrollOptions:
     segment: int | None = None
     chunk: int | None = None
     memory_budget: int | None = None
+    state_dtype: str = "float32"
 
 
 @jax.tree_util.register_dataclass
@@ -89,32 +92,47 @@ def meta_value_and_grad(
     (infinite when all did).
     The gradient has ``optimizer``'s structure; problems that exploded add
     nothing to it unless ``max_cotangent_norm`` bounds what they can add.
-    ``mesh``: a one-axis mesh named ``"batch"`` to spread the problems over.
+    ``mesh``: of `make_mesh`, over whose axis ``"batch"`` the problems are spread; where
+    they do not divide, some devices compute a problem more than others. A second axis
+    shares the components of each problem (`spread_components`).
 
-    Raises `UserError` when the batch does not divide over devices and chunks, or
-    no choice of chunk and segment keeps within the memory budget.
+    Raises `UserError` when there are more devices than problems, those of one
+    device do not divide into chunks, or no choice of chunk and segment keeps
+    within the memory budget.
     """
-    shards = 1 if mesh is None else mesh.size
-    if batch_size % shards or (options.chunk and (batch_size // shards) % options.chunk):
+    shape = {} if mesh is None else mesh.shape
+    shards, parts = shape.get(BATCH_AXIS, 1), shape.get(COMPONENT_AXIS, 1)
+    on_each = -(-batch_size // shards)
+    if batch_size < shards or (options.chunk and on_each % options.chunk):
         raise UserError(
             f"batch size: {batch_size} is not allowed "
             f"(a multiple of {shards} devices x chunk {options.chunk or 1})"
         )
     if options.memory_budget is not None:
         budget = options.memory_budget // shards
-        options = _fitted(optimizer, task, batch_size // shards, options, budget)
-    keys = keys_at(key, jnp.arange(batch_size))
-    sums: Callable[[Any, Any], Any] = functools.partial(_sums, task=task, options=options)
+        options = _fitted(optimizer, task, on_each, options, budget)
+    index = jnp.arange(on_each * shards)
+    keys = keys_at(key, index)
+    counts = None if batch_size == index.size else index < batch_size
+    sums: Callable[..., Any] = functools.partial(_sums, task=task, options=options, parts=parts)
     if mesh is not None:
         on_one_device = sums
+
+        def on_all(opt: MetaOptimizer, *rows: Array | None) -> PyTree:
+            counts_and_losses, gradient = on_one_device(opt, *rows)
+            return (
+                jax.lax.psum(counts_and_losses, BATCH_AXIS),
+                jax.lax.psum(gradient, mesh.axis_names),
+            )
+
         sums = jax.shard_map(
-            lambda opt, ks: jax.lax.psum(on_one_device(opt, ks), BATCH_AXIS),
+            on_all,
             mesh=mesh,
-            in_specs=(P(), P(BATCH_AXIS)),
+            in_specs=(P(), P(BATCH_AXIS), P(BATCH_AXIS)),
             out_specs=P(),
             check_vma=False,
         )
-    (total, counted, contained), gradient = sums(optimizer, keys)
+    (total, counted, contained), gradient = sums(optimizer, keys, counts)
     value = jnp.where(counted > 0, total / jnp.maximum(counted, 1), jnp.inf)
     gradient = jax.tree.map(lambda leaf: leaf / batch_size, gradient)
     diagnostics = Diagnostics(
@@ -128,7 +146,7 @@ def _fitted(
 ) -> UnrollOptions:
     """``options`` with the segment and chunk with which ``batch`` problems fit ``budget``."""
     segment, chunk = fit_to_budget(
-        _step_memory(optimizer, task, options),
+        step_memory(optimizer, task, options),
         budget,
         num_steps=options.num_steps,
         batch=batch,
@@ -138,7 +156,7 @@ def _fitted(
     return dataclasses.replace(options, segment=segment, chunk=chunk)
 
 
-def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -> StepMemory:
+def step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -> StepMemory:
     """What one problem keeps a step: the traced reverse pass of 3 steps less that of 2."""
 
     def kept(num_steps: int) -> int:
@@ -146,7 +164,7 @@ def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -
 
         def reverse_pass(opt: MetaOptimizer) -> PyTree:
             objective, probe = _objective(
-                keys_at(stream(0, SIZE_STREAM), jnp.arange(1)), task, plain
+                keys_at(stream(0, SIZE_STREAM), jnp.arange(1)), None, task, plain
             )
             return jax.vjp(objective, opt, probe, has_aux=True)[1]
 
@@ -154,7 +172,7 @@ def _step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -
 
     def carry(opt: MetaOptimizer) -> PyTree:
         params = task.sample(stream(0, SIZE_STREAM)).params
-        return params, opt.as_optax().init(params)
+        return params, store_state_in(options.state_dtype, opt.as_optax()).init(params)
 
     return StepMemory(kept=kept(3) - kept(2), carry=_bytes(jax.eval_shape(carry, optimizer)))
 
@@ -164,35 +182,59 @@ def _bytes(tree: PyTree) -> int:
 
 
 def _sums(
-    optimizer: MetaOptimizer, keys: Key[Array, " batch"], *, task: Task, options: UnrollOptions
+    optimizer: MetaOptimizer,
+    keys: Key[Array, " batch"],
+    counts: Bool[Array, " batch"] | None,
+    *,
+    task: Task,
+    options: UnrollOptions,
+    parts: int,
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
-    """Sums over problems: (meta-losses, problems counted, problems contained), gradient."""
-    one_chunk = functools.partial(_chunk_sums, optimizer, task=task, options=options)
-    if options.chunk is None or options.chunk >= keys.shape[0]:
-        return one_chunk(keys)
-    chunks = keys.reshape(-1, options.chunk)
+    """Sums over problems: (meta-losses, problems counted, problems contained), gradient.
 
-    def add(total: PyTree, chunk: Array) -> tuple[PyTree, None]:
+    ``counts``: which problems are of the batch, the others filling it up (None: all).
+    ``parts``: in how many the components are spread.
+    """
+    one_chunk = functools.partial(_chunk_sums, optimizer, task=task, options=options, parts=parts)
+    if options.chunk is None or options.chunk >= keys.shape[0]:
+        return one_chunk((keys, counts))
+    chunks = jax.tree.map(lambda rows: rows.reshape(-1, options.chunk), (keys, counts))
+
+    def add(total: PyTree, chunk: tuple[Array, Array | None]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, one_chunk(chunk)), None
 
+    first = jax.tree.map(lambda rows: rows[0], chunks)
     zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_chunk, chunks[0])
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_chunk, first)
     )
     return jax.lax.scan(add, zeros, chunks)[0]
 
 
 def _chunk_sums(
-    optimizer: MetaOptimizer, keys: Key[Array, " batch"], *, task: Task, options: UnrollOptions
+    optimizer: MetaOptimizer,
+    problems: tuple[Key[Array, " batch"], Bool[Array, " batch"] | None],
+    *,
+    task: Task,
+    options: UnrollOptions,
+    parts: int,
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
-    objective, probe = _objective(keys, task, options)
+    keys, counts = problems
+    objective, probe = _objective(keys, counts, task, options, parts)
     (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
         objective, argnums=(0, 1), has_aux=True
     )(optimizer, probe)
-    return (total, counted, jnp.sum((events > 0) | (replaced > 0))), gradient
+    contained = (events > 0) | (replaced > 0)
+    if counts is not None:
+        contained &= counts
+    return (total, counted, jnp.sum(contained)), gradient
 
 
 def _objective(
-    keys: Key[Array, " batch"], task: Task, options: UnrollOptions
+    keys: Key[Array, " batch"],
+    counts: Bool[Array, " batch"] | None,
+    task: Task,
+    options: UnrollOptions,
+    parts: int = 1,
 ) -> tuple[Callable[..., Any], Float[Array, " batch"]]:
     """The sum of the problems' meta-losses, of (optimizer, probe), and the probe.
 
@@ -202,16 +244,17 @@ def _objective(
     """
     batch = keys.shape[0]
     problem = with_hessian_products(joint(sample_batch(task, keys)))
-    bound = options.max_cotangent_norm
+    bound, axis = options.max_cotangent_norm, COMPONENT_AXIS if parts > 1 else None
 
     def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         def contain(previous: PyTree, following: PyTree) -> PyTree:
             params, state = hold_exploded(previous, following)
-            params, inner = contain_cotangents((params, state.inner), probe, bound)
+            params, inner = contain_cotangents((params, state.inner), probe, bound, axis)
             return params, state._replace(inner=inner)
 
+        tx = store_state_in(options.state_dtype, opt.as_optax())
         trajectory = unroll(
-            contain_gradients(opt.as_optax()),
+            contain_gradients(spread_components(tx, parts)),
             problem,
             options.num_steps,
             between_steps=contain,
@@ -220,6 +263,8 @@ def _objective(
         each = meta_loss(trajectory.losses, options.normalization)
         replaced, held = trajectory.state.events.T
         blown = exploded(trajectory.losses) | (held > 0) | ~jnp.isfinite(each)
+        if counts is not None:
+            blown, each = blown | ~counts, jnp.where(counts, each, 0.0)
         kept = jnp.where(blown, 0.0, each)
         differentiated = kept if bound is None else each
         return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown), replaced)

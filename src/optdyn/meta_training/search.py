@@ -94,7 +94,7 @@ def search_learning_rate(
     sees each new one, and ``on_step`` each meta-step, with its learning rate.
     """
     validate = make_validator(task, protocol, seed, search.num_problems)
-    trained = _make_trainer(task, architecture, protocol, seed, mesh, on_step)
+    trained = make_trainer(task, architecture, protocol, seed, mesh, on_step)
     computed = {(row["learning_rate"], row["num_meta_steps"]): row for row in done}
 
     def row(learning_rate: float, num_meta_steps: int) -> Row:
@@ -146,15 +146,18 @@ def make_validator(
     return validate
 
 
-def _make_trainer(
+def make_trainer(
     task: Task,
     architecture: Architecture,
     protocol: MetaTraining,
     seed: int,
     mesh: Mesh | None,
-    on_step: Callable[[float, int], None],
+    on_step: Callable[[float, int], None] = lambda rate, step: None,
 ) -> Callable[[float, int], ComponentwiseRNN]:
-    """A function from learning rate and number of meta-steps to what they give."""
+    """A function from learning rate and number of meta-steps to the optimizer they give.
+
+    All learning rates share one compiled meta-step.
+    """
     unit_rate = dataclasses.replace(protocol, learning_rate=1.0)
     meta_step = make_meta_step(task, unit_rate, seed, mesh)
 

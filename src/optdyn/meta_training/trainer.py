@@ -13,6 +13,7 @@ import optax
 from optdyn.errors import require_choice, require_number, require_positive_int
 from optdyn.meta_training.gradient import MetaOptimizer, UnrollOptions, meta_value_and_grad
 from optdyn.objective import NORMALIZATIONS
+from optdyn.optimizers.state_precision import STATE_DTYPES
 from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class MetaTraining:
     ``learning_rate`` is the one number the paper tunes; it decays by ``decay``
     every ``decay_every`` meta-steps. ``clip`` bounds each entry of the
     meta-gradient, ``l2`` multiplies ‖θ‖². For ``normalization``,
-    ``max_cotangent_norm``, ``segment``, ``chunk`` and ``memory_budget`` see
-    `UnrollOptions`.
+    ``max_cotangent_norm``, ``segment``, ``chunk``, ``memory_budget`` and
+    ``state_dtype`` see `UnrollOptions`.
     """
 
     num_meta_steps: int = 5000
@@ -51,6 +52,7 @@ class MetaTraining:
     segment: int | None = None
     chunk: int | None = None
     memory_budget: int | None = None
+    state_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("num_meta_steps", "unroll_length", "batch_size", "decay_every"):
@@ -59,6 +61,7 @@ class MetaTraining:
             require_number(name, getattr(self, name))
         require_number("l2", self.l2, inclusive=True)
         require_choice("normalization", self.normalization, list(NORMALIZATIONS))
+        require_choice("state_dtype", self.state_dtype, list(STATE_DTYPES))
         if self.max_cotangent_norm is not None:
             require_number("max_cotangent_norm", self.max_cotangent_norm)
         for name in ("segment", "chunk", "memory_budget"):
@@ -74,6 +77,7 @@ class MetaTraining:
             segment=self.segment,
             chunk=self.chunk,
             memory_budget=self.memory_budget,
+            state_dtype=self.state_dtype,
         )
 
     def schedule(self) -> optax.Schedule:

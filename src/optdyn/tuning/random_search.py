@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optdyn.batching import map_runs, runs_at_once
+from optdyn.distributed.engines import Engine, LocalEngine, Work
 from optdyn.inner_loop import unroll
 from optdyn.objective import meta_loss
 from optdyn.optimizers.baselines import get_baseline
@@ -155,6 +156,7 @@ def random_search(
     at_once: int | None = None,
     runs_per_chunk: int | None = None,
     mesh: Mesh | None = None,
+    engine: Engine = LocalEngine(),
     on_chunk: Callable[[SearchTable], None] = lambda table: None,
     done: SearchTable | None = None,
 ) -> SearchTable:
@@ -173,6 +175,8 @@ def random_search(
     ``on_chunk`` is given the unfinished table after each chunk of
     ``runs_per_chunk`` inner loops; passed back as ``done``, a search goes on
     where that table stopped, to the same bits. A finished one returns at once.
+    ``engine`` does the chunks: another one than the local needs ``baseline`` and
+    ``task`` to be in their registries, and takes no notice of ``mesh``.
 
     Raises `UserError` for bad counts, when ``done`` is of other settings, or
     when every combination diverged.
@@ -206,22 +210,37 @@ def random_search(
         at_once = _runs_at_once(baseline, tuning)
     if runs_per_chunk is None:
         runs_per_chunk = max(FEWEST_RUNS, at_once)
-    make_scorer = functools.partial(
-        _scorer,
-        baseline,
-        num_steps=num_steps,
-        normalization=normalization,
-        at_once=at_once,
-        mesh=mesh,
-    )
-    score_rows, rescore_rows = make_scorer(tuning), make_scorer(rescoring)
+    plain: dict[str, Any] = {
+        "num_steps": num_steps,
+        "normalization": normalization,
+        "at_once": at_once,
+    }
+
+    def work(problems: Problem, stream_name: str, count: int) -> Work:
+        problem_settings = {"seed": seed, "stream_name": stream_name, "num_problems": count}
+        return Work(
+            here=lambda: _scorer(baseline, problems, mesh=mesh, **plain),
+            maker=f"{__name__}:{scorer_of.__name__}",
+            settings={
+                "baseline": baseline.name,
+                "task": name,
+                "task_options": options,
+                **problem_settings,
+                **plain,
+            },
+        )
+
+    score_work = work(tuning, TUNING_STREAM, num_problems)
+    rescore_work = work(rescoring, RESCORING_STREAM, rescore_problems)
     chunk = min(max(1, runs_per_chunk // num_problems), num_samples)
     rescoring_chunk = min(max(1, runs_per_chunk // rescore_problems), rescore_top)
     while True:
-        for rows, results in _in_chunks(table, table.to_score(), score_rows, chunk):
+        for rows, results in _in_chunks(table, table.to_score(), engine, score_work, chunk):
             table = dataclasses.replace(table, scores=_with(table.scores, rows, results))
             on_chunk(table)
-        for rows, results in _in_chunks(table, table.to_rescore(), rescore_rows, rescoring_chunk):
+        for rows, results in _in_chunks(
+            table, table.to_rescore(), engine, rescore_work, rescoring_chunk
+        ):
             table = dataclasses.replace(table, rescores=_with(table.rescores, rows, results))
             on_chunk(table)
         if is_finished(table):
@@ -264,16 +283,40 @@ def _new_round(settings: SearchSettings, grid: Grid, earlier: tuple[Round, ...])
     return SearchTable(settings, grid, indices, unscored, unscored, earlier)
 
 
+def scorer_of(
+    *,
+    baseline: str,
+    task: str,
+    task_options: dict[str, Any],
+    seed: int,
+    stream_name: str,
+    num_problems: int,
+    num_steps: int,
+    normalization: str,
+    at_once: int,
+) -> Scorer:
+    """The scorer that a search with these settings uses, made from names."""
+    keys = _keys(seed, stream_name, num_problems)
+    return _scorer(
+        get_baseline(baseline),
+        sample_batch(make_task(task, **task_options), keys),
+        num_steps=num_steps,
+        normalization=normalization,
+        at_once=at_once,
+        mesh=None,
+    )
+
+
 def _in_chunks(
-    table: SearchTable, pending: np.ndarray, scorer: Scorer, chunk: int
+    table: SearchTable, pending: np.ndarray, engine: Engine, work: Work, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and their scores, ``chunk`` rows at a time."""
     columns = table.hyperparameters()
-    for start in range(0, pending.size, chunk):
-        rows = pending[start : start + chunk]
-        # Rows are repeated in a short last chunk so that one compiled shape serves all.
-        filled = np.resize(rows, chunk)
-        results = scorer({name: column[filled] for name, column in columns.items()})
+    chunks = [pending[start : start + chunk] for start in range(0, pending.size, chunk)]
+    # Rows are repeated in a short last chunk so that one compiled shape serves all.
+    filled = [np.resize(rows, chunk) for rows in chunks]
+    values = ({name: column[rows] for name, column in columns.items()} for rows in filled)
+    for rows, results in zip(chunks, engine.map(work, values), strict=True):
         yield rows, results[: rows.size]
 
 

@@ -1,0 +1,35 @@
+"""A Ray cluster of two nodes with a worker each, until standard input ends; prints its address.
+
+It is in a process of its own because Ray forks, which a process with JAX should not.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ray.cluster_utils import Cluster
+
+ATTEMPTS = 3
+"""Ray gives its own processes 15 s to start, which a busy machine may exceed."""
+
+
+def started() -> Cluster:
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return with_two_nodes()
+        except Exception as error:
+            print(error, file=sys.stderr)
+    return with_two_nodes()
+
+
+def with_two_nodes() -> Cluster:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    return cluster
+
+
+if __name__ == "__main__":
+    cluster = started()
+    print(cluster.address, flush=True)
+    sys.stdin.read()
+    cluster.shutdown()

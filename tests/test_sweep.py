@@ -1,0 +1,130 @@
+"""Sweeps: every combination once, in one dataset, and engines that are missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pyarrow.dataset
+import pytest
+
+from optdyn.cli import devices
+from optdyn.cli.main import main
+from optdyn.errors import UserError
+from optdyn.experiments import sweep_run
+from optdyn.experiments.run_folder import open_run
+from optdyn.experiments.sweep_run import Sweep, best_rows, run_sweep
+from optdyn.meta_training.search import LearningRateSearch, search_learning_rate
+from optdyn.tasks import make_task
+
+TINY = Sweep(
+    tasks=("linear_regression",),
+    cells=("rnn",),
+    units=(2,),
+    seeds=(0, 1),
+    learning_rates=(1e-3, 1e-2),
+    num_meta_steps=2,
+    unroll_length=3,
+    batch_size=2,
+    num_problems=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "use_compilation_cache", lambda: None)
+
+
+def test_a_sweep_goes_on_with_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = []
+    trainings_of = sweep_run.trainings_of
+
+    def counted(**settings):
+        trainings = trainings_of(**settings)
+
+        def function(chunk):
+            done.append((chunk["seed"], chunk["learning_rates"]))
+            return trainings(chunk)
+
+        return function
+
+    counted.__name__ = trainings_of.__name__
+    monkeypatch.setattr(sweep_run, "trainings_of", counted)
+    with open_run(tmp_path / "run") as run:
+        rows = run_sweep(run, TINY)
+        assert done == [(0, [1e-3, 1e-2]), (1, [1e-3, 1e-2])]
+        assert [(row["seed"], row["learning_rate"]) for row in rows] == [
+            (seed, rate) for seed in (0, 1) for rate in (1e-3, 1e-2)
+        ]
+        done.clear()
+        more = dataclasses.replace(TINY, seeds=(1,), learning_rates=(1e-2, 3e-3))
+        again = run_sweep(run, more)
+        assert done == [(1, [3e-3])]
+        assert {row["learning_rate"] for row in again} == {1e-2, 3e-3}
+        assert rows[3] in again
+        done.clear()
+        file = sorted((run.path / "sweep").glob("*-2-0-*.parquet"))[0]
+        file.write_bytes(file.read_bytes()[:-7])
+        assert run_sweep(run, TINY) == rows
+        assert done == [(0, [1e-3, 1e-2])]
+        assert "doing trainings again" in capsys.readouterr().out
+        with pytest.raises(UserError, match="num_meta_steps = 2, not 3"):
+            run_sweep(run, dataclasses.replace(TINY, num_meta_steps=3))
+
+    table = pyarrow.dataset.dataset(tmp_path / "run" / "sweep").to_table()
+    best = table.group_by(["task", "cell", "units"]).aggregate([("meta_objective", "min")])
+    assert table.num_rows == 5
+    assert best["meta_objective_min"].to_pylist() == [
+        min(row["meta_objective"] for row in [*rows, *again])
+    ]
+    assert best_rows([*rows, *again])[0]["meta_objective"] == best["meta_objective_min"][0].as_py()
+
+
+def test_a_row_is_what_the_learning_rate_search_finds(tmp_path: Path) -> None:
+    sweep = dataclasses.replace(TINY, seeds=(1,), learning_rates=(1e-2,))
+    with open_run(tmp_path / "run") as run:
+        (row,) = run_sweep(run, sweep)
+    recipe = sweep_run.recipe_for("linear_regression", "laptop")
+    (found,) = search_learning_rate(
+        make_task("linear_regression"),
+        dataclasses.replace(recipe.architecture, cell="rnn", units=2),
+        dataclasses.replace(recipe.protocol, num_meta_steps=2, unroll_length=3, batch_size=2),
+        1,
+        LearningRateSearch(num_draws=1, low=1e-2, high=1e-2, horizon=2, num_problems=2),
+    )
+    assert row["meta_objective"] == pytest.approx(found["meta_objective"], rel=1e-6)
+
+
+def test_the_command_sweeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--cells rnn --units 2 --learning-rates 0.001,0.01 --meta-steps 2 --unroll-length 3"
+    argv = ["sweep", *words.split(), "--batch-size", "2", "--problems", "2", "--devices", "1"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    assert "best on linear_regression: cell rnn, 2 units, seed 0" in capsys.readouterr().out
+    assert len(list((tmp_path / "run" / "sweep").glob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["sweep", "--units", "4,,8"], "--units: '' is not allowed (an integer >= 1"),
+        (["sweep", "--tasks", "rosenbrock,x"], "--tasks: unknown value 'x'"),
+        (["tune", "--address", "auto"], "--address: needs --engine ray"),
+        (["tune", "--address", "here"], "--address: 'here' is not allowed"),
+    ],
+)
+def test_bad_values_are_refused(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_without_ray_one_line_tells_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["tune", "--engine", "ray"]) == 2
+    assert "ray is not installed (pip install 'optdyn[ray]'" in capsys.readouterr().err
