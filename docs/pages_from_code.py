@@ -36,6 +36,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 API = {
     "analysis": ("analysis",),
     "distillation": ("distillation",),
+    "distributed": ("distributed",),
     "dynamics": ("dynamics", "dynamics.mechanisms", "dynamics.tracking"),
     "evaluation": ("evaluation", "objective", "inner_loop", "random_streams", "errors"),
     "figures": ("figures",),

@@ -28,11 +28,12 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share the files out over the processes; all tests of the tiny study go to one of them."""
     for item in items:
         study = "tiny_study" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tiny_study" if study else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("tiny_study" if study else item.path.stem))
 
 
 @pytest.fixture(autouse=True)

@@ -289,6 +289,11 @@ def test_examples_in_the_help_are_sound(capsys: pytest.CaptureFixture[str]) -> N
             text.split(" > ")[0].removeprefix("source <(").rstrip(")")
         )
         assert program == "optdyn"
+        rest, inner = (
+            (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else (rest, [])
+        )
+        if inner:
+            options.parse_settings(SETTINGS[inner[0]][0], inner[0], inner[1:])
         target = rest.pop(0) if rest and not rest[0].startswith("-") else None
         form = SETTINGS[command][1 if command == "analyze" and target else 0]
         options.parse_settings(form, next(iter(EXAMPLES)), rest)

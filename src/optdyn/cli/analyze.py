@@ -61,7 +61,6 @@ def _taken_apart(text: str, settings: AnalyzeOptimizerSettings) -> Result:
     elif target.card is not None:
         task = make_task(target.card.task, **target.card.task_options)
         spectrum = task_curvatures(task, seed=settings.seed)
-    print(f"taking {target.name} apart", flush=True)
     found = dissect(
         target.optimizer,
         gradient_scale=scale or 1.0,

@@ -27,6 +27,7 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
+        self.signum = signum
         self.code = 128 + signum
 
 

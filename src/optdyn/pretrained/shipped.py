@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from optdyn.errors import UserError, require_choice
-from optdyn.experiments.cards import Card
+from optdyn.experiments.cards import Card, card_from_plain
 from optdyn.experiments.checkpoints import analysis_path, load_optimizer
 from optdyn.experiments.files import read_bytes, read_json, to_plain
 from optdyn.experiments.run_folder import first_difference
@@ -161,8 +161,11 @@ def _weights(name: str, stage: str, folder: Path | None) -> tuple[ComponentwiseR
     optimizer, card = load_optimizer(path)
     if card.task != name:
         raise UserError(f"{path}: was trained on {card.task!r}, not on {name!r}")
-    plain = {"stage": stage, **to_plain(card)}
-    differs = first_difference(plain, {key: told.get(key) for key in plain})
+    # A card written before a setting existed means its default.
+    names = [field.name for field in dataclasses.fields(Card) if field.name in told]
+    told_card = card_from_plain({name: told[name] for name in names})
+    outside_card = {"stage": told.get("stage"), **to_plain(told_card)}
+    differs = first_difference({"stage": stage, **to_plain(card)}, outside_card)
     if differs:
         fault, inside, outside = differs
         raise UserError(f"{card_path(path)}: {fault}: {outside!r}, but {path.name} says {inside!r}")

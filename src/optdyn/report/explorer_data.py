@@ -31,7 +31,9 @@ def explorer_data(run: Path, tasks: list[str]) -> dict[str, Any]:
 
     A task's part that is missing or damaged is null, and ``missing`` says why.
     """
-    found = [_task(run / task, task) for task in tasks]
+    # A ledger may name anything; only names of the run's own folders are followed.
+    own = {path.name for path in run.iterdir() if path.is_dir()}
+    found = [_task(run / task, task) for task in tasks if task in own]
     return {"tasks": [task for task in found if task is not None]}
 
 
