@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCALE ?= laptop
 OUT ?= runs/reproduce
 PEER_PYTHON ?= $(BIN)/python
-WORKERS := --numprocesses 2 --dist loadgroup
+WORKERS := --numprocesses 2 --dist loadfile
 
 .PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
 

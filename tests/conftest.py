@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 from collections.abc import Iterator
@@ -28,14 +29,6 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the files out over the processes; all tests of the tiny study go to one of them."""
-    for item in items:
-        study = "tiny_study" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tiny_study" if study else item.path.stem))
-
-
 @pytest.fixture(autouse=True)
 def strict_rank_promotion() -> Iterator[None]:
     """Adding a vector to a matrix by accident raises."""
@@ -52,8 +45,21 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a finished study of `TINY_RECIPES`; not to be written to."""
-    out = tmp_path_factory.mktemp("study") / "run"
+    """The run folder of a finished study of `TINY_RECIPES`; not to be written to.
+
+    Made once, for all processes of the tests.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    out = shared / "tiny_study"
+    with open(shared / "tiny_study.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "claims.json").exists():
+            _make_tiny_study(out)
+    return out
+
+
+def _make_tiny_study(out: Path) -> None:
     module = importlib.import_module("optdyn.study.reproduce")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LAPTOP", TINY_RECIPES)
@@ -61,7 +67,6 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(module, "shipped_stages", dict)
         patch.setattr(module, "place_searches", lambda run, task: None)
         module.reproduce(out, "all", "smoke", 0, False)
-    return out
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,10 @@ def _weights(name: str, stage: str, folder: Path | None) -> tuple[ComponentwiseR
         raise UserError(f"{path}: was trained on {card.task!r}, not on {name!r}")
     # A card written before a setting existed means its default.
     names = [field.name for field in dataclasses.fields(Card) if field.name in told]
-    told_card = card_from_plain({name: told[name] for name in names})
+    try:
+        told_card = card_from_plain({name: told[name] for name in names})
+    except UserError as error:
+        raise UserError(f"{card_path(path)}: {error}") from error
     outside_card = {"stage": told.get("stage"), **to_plain(told_card)}
     differs = first_difference({"stage": stage, **to_plain(card)}, outside_card)
     if differs:
