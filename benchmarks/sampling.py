@@ -10,11 +10,16 @@ from typing import Any
 
 from benchmarks.settings import SAMPLING_SECONDS
 
+LEAST_SECONDS = 2.0
+
 
 def sample_seconds(run: Callable[[], Any], samples: int) -> list[float]:
-    """Seconds of each of ``samples`` calls, fewer where they take over `SAMPLING_SECONDS`."""
+    """Seconds of each of ``samples`` calls, more where they are short.
+
+    They are taken for `LEAST_SECONDS` at least, and not beyond `SAMPLING_SECONDS`.
+    """
     taken: list[float] = []
-    while len(taken) < samples and sum(taken) < SAMPLING_SECONDS:
+    while (len(taken) < samples or sum(taken) < LEAST_SECONDS) and sum(taken) < SAMPLING_SECONDS:
         start = time.perf_counter()
         run()
         taken.append(time.perf_counter() - start)
