@@ -53,6 +53,8 @@ def environment() -> dict[str, Any]:
     """Versions, machine, devices, and where compiled programs are kept."""
     import jax
 
+    from optdyn.optimizers.native.build import targets
+
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -60,6 +62,7 @@ def environment() -> dict[str, Any]:
         "devices": dict(Counter(device.device_kind for device in jax.devices())),
         "large pages": large_pages(),
         "cache": devices.program_folder(),
+        "native step": "built" if targets() else "not here: the plain step is used, and is slower",
     }
 
 
