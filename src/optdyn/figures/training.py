@@ -98,7 +98,8 @@ def momentum_stage(stage: MomentumStage) -> Figure:
     for axes, (title, label, values) in zip(panels, drawn, strict=True):
         axes.plot(steps, values, color=BLUE, marker="o", markersize=4, linewidth=1.2)
         axes.axvline(stage.chosen, color=VERMILLION, linestyle="--", linewidth=1.2)
-        axes.set_yscale("log")
+        if np.any(np.asarray(values) > 0):
+            axes.set_yscale("log")
         axes.set_ylabel(label)
         axes.set_title(title, loc="left")
         axes.grid(True, axis="y")
