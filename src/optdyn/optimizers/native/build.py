@@ -41,16 +41,21 @@ def targets() -> dict[str, str] | None:
         _log.info("no C++ compiler found: the plain JAX step is used")
         return None
     try:
-        identity = _identity(compiler)
-        library = cache_folder() / "native" / f"gru-{identity}.so"
-        if not library.exists():
-            _build(compiler, library)
-        loaded = ctypes.cdll.LoadLibrary(str(library))
+        return _registered(compiler, _identity(compiler))
     except (OSError, subprocess.SubprocessError) as error:
         said = [line for line in (getattr(error, "stderr", None) or "").splitlines() if line]
         detail = next((line for line in said if "error:" in line), str(error))
         _log.warning("the native step was not built, the plain JAX step is used: %s", detail)
         return None
+
+
+@functools.cache
+def _registered(compiler: str, identity: str) -> dict[str, str]:
+    """The functions' names, once they are built, loaded and known to XLA, which takes each once."""
+    library = cache_folder() / "native" / f"gru-{identity}.so"
+    if not library.exists():
+        _build(compiler, library)
+    loaded = ctypes.cdll.LoadLibrary(str(library))
     names = {function: f"optdyn_{function}_{identity}" for function in FUNCTIONS}
     for function, name in names.items():
         capsule = jax.ffi.pycapsule(getattr(loaded, function))
