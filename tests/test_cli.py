@@ -122,6 +122,7 @@ def test_any_bad_option_is_refused_in_one_line(
     [
         (["frobnicate"], "command: unknown value 'frobnicate' (allowed: train,"),
         (["train", "--task", "foo"], "--task: unknown value 'foo' (allowed: linear_regression,"),
+        (["train", "--seed=--"], "--seed: '--' is not allowed (a value)"),
         (["train", "--units", "-3"], "--units: '-3' is not allowed (an integer >= 1 and <= "),
         (["train", "--learning-rate", "nan"], "--learning-rate: 'nan' is not allowed (a finite"),
         (["train", "--units"], "--units: expected one argument"),

@@ -194,6 +194,7 @@ def forge(folder: Path) -> None:
         (lambda f: (f / "final.json").unlink(), r"final\.json: cannot read"),
         (lambda f: (f / "final.json").write_text("{"), r"final\.json: not valid JSON"),
         (edit_card("format_version", 2), "not a card of format"),
+        (edit_card("format_version", True), "not a card of format"),
         (edit_card("sha256", None), r"final\.json: sha256: None is not of type str"),
         (edit_card("bytes", "9"), r"final\.json: bytes: '9' is not of type int"),
         (edit_card("file", "momentum.safetensors"), "file: 'momentum.safetensors', not"),

@@ -207,6 +207,10 @@ def _joined(argv: list[str]) -> list[str]:
     """``argv`` with negative numbers joined to their options: argparse knows few by themselves."""
     joined: list[str] = []
     for text in argv:
+        name, _, value = text.partition("=")
+        if name.startswith("--") and value == "--":
+            # Python 3.11's argparse would give the option no value at all.
+            raise UserError(f"{name}: '--' is not allowed (a value)")
         if text.startswith("-") and _is_number(text) and joined and joined[-1].startswith("--"):
             joined[-1] += f"={text}"
         else:

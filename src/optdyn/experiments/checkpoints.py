@@ -23,7 +23,7 @@ import numpy as np
 
 from optdyn.errors import UserError
 from optdyn.experiments.cards import Card, card_from_plain, require_architecture
-from optdyn.experiments.files import cannot, parse_json, to_plain, write_bytes
+from optdyn.experiments.files import cannot, is_version, parse_json, to_plain, write_bytes
 from optdyn.meta_training.trainer import MetaTraining, TrainingState, start_training
 from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
 
@@ -248,7 +248,7 @@ def _read_card(text: str | None) -> tuple[dict[str, Any], str]:
     if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
         raise UserError("its card is of another format")
     version = plain.pop("format_version", None)
-    if version != FORMAT_VERSION:
+    if not is_version(version, FORMAT_VERSION):
         raise UserError(f"format version {version!r} is unknown (this is {FORMAT_VERSION})")
     return plain, text
 

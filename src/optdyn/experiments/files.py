@@ -100,6 +100,11 @@ def read_json(path: Path, limit: int = 2**26) -> dict[str, Any]:
     return value
 
 
+def is_version(found: object, known: int) -> bool:
+    """Whether ``found`` in a file is the format version ``known``, and not true or 1.0."""
+    return type(found) is int and found == known
+
+
 def write_signed_json(path: Path, value: Any) -> None:
     """Write the object ``value`` as one line of JSON with a SHA-256 of itself, atomically."""
     plain = to_plain(value)

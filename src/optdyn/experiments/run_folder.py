@@ -13,6 +13,7 @@ from typing import Any
 from optdyn.errors import UserError
 from optdyn.experiments.files import (
     cannot,
+    is_version,
     make_folder,
     read_json,
     remove_temporaries,
@@ -123,7 +124,9 @@ def first_difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, A
             if found:
                 return found
         return None
-    return None if there == here else (name, there, here)
+    # In Python, though not in JSON, true equals 1.
+    same = there == here and isinstance(there, bool) == isinstance(here, bool)
+    return None if same else (name, there, here)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path / CONFIG)
     if config.get("format") != FORMAT or not isinstance(config.get("settings"), dict):
         raise UserError(f"--out: {path / CONFIG} was not written by optdyn (choose another folder)")
-    if config.get("format_version") != FORMAT_VERSION:
+    if not is_version(config.get("format_version"), FORMAT_VERSION):
         raise UserError(
             f"{path / CONFIG}: format version {config.get('format_version')!r} is unknown "
             f"(this is version {FORMAT_VERSION})"

@@ -17,7 +17,7 @@ from typing import Any
 from optdyn.errors import UserError, require_choice
 from optdyn.experiments.cards import Card, card_from_plain
 from optdyn.experiments.checkpoints import analysis_path, load_optimizer
-from optdyn.experiments.files import read_bytes, read_json, to_plain
+from optdyn.experiments.files import is_version, read_bytes, read_json, to_plain
 from optdyn.experiments.run_folder import first_difference
 from optdyn.experiments.search_run import SEARCHES, read_search
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS
@@ -126,7 +126,8 @@ def read_shipped_searches(task_folder: Path) -> dict[str, bytes]:
 def read_checked(path: Path) -> tuple[bytes, dict[str, Any]]:
     """A shipped file's content and its card; raises `UserError` unless they agree."""
     card, where = read_json(card_path(path)), card_path(path)
-    if card.get("format") != FORMAT or card.get("format_version") != FORMAT_VERSION:
+    version = card.get("format_version")
+    if card.get("format") != FORMAT or not is_version(version, FORMAT_VERSION):
         raise UserError(f"{where}: not a card of format {FORMAT!r}, version {FORMAT_VERSION}")
     for name, kind in (("file", str), ("bytes", int), ("sha256", str), ("command", str)):
         if not isinstance(card.get(name), kind):
