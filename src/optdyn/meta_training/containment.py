@@ -136,16 +136,21 @@ def _reverse(
 ) -> tuple[PyTree, Array]:
     leaves, treedef = jax.tree.flatten(cotangent)
     rows = [leaf.reshape(batch, -1) for leaf in leaves if leaf.dtype != jax.dtypes.float0]
-    # Sums of squares as matrix products: XLA's own reductions are slower on a CPU.
-    squares = [each.astype(jnp.promote_types(each.dtype, jnp.float32)) ** 2 for each in rows]
-    sums = [each @ jnp.ones((each.shape[1],), each.dtype) for each in squares]
+    wide = [each.astype(jnp.promote_types(each.dtype, jnp.float32)) for each in rows]
+    # Where nothing is bounded, a plain sum tells of a number that is not finite just as well.
+    terms = wide if bound is None else [each**2 for each in wide]
+    # Sums as matrix products: XLA's own reductions are slower on a CPU.
+    sums = [each @ jnp.ones((each.shape[1],), each.dtype) for each in terms]
     if axis is not None:
         sums[1:] = jax.lax.psum(sums[1:], axis)
-    norm = jnp.sqrt(sum(sums))
-    finite = jnp.isfinite(norm)
-    within = finite if bound is None else finite & (norm <= bound)
-    limit = 1.0 if bound is None else bound
-    factor = jnp.where(within, 1.0, limit / jnp.where(finite, norm, 1.0))
+    total = sum(sums)
+    finite = jnp.isfinite(total)
+    if bound is None:
+        within, factor = finite, jnp.ones_like(total)
+    else:
+        norm = jnp.sqrt(total)
+        within = finite & (norm <= bound)
+        factor = jnp.where(within, 1.0, bound / jnp.where(finite, norm, 1.0))
 
     def contain(leaf: Array) -> Array:
         if leaf.dtype == jax.dtypes.float0:
@@ -154,7 +159,7 @@ def _reverse(
         return jnp.where(finite[:, None], scaled, 0.0).reshape(leaf.shape)
 
     contained = jax.tree.unflatten(treedef, [contain(leaf) for leaf in leaves])
-    return contained, (~within).astype(norm.dtype)
+    return contained, (~within).astype(total.dtype)
 
 
 contain_cotangents.defvjp(_forward, _reverse)

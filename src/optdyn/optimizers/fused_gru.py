@@ -29,7 +29,8 @@ SMALLEST_ROWS = 8
 PANEL_BYTES = 128
 """Columns of a matrix that the native code works on together, in bytes."""
 KEPT_BYTES = 2**20
-"""Gates of a step beyond this size are computed again in the reverse pass, not kept."""
+"""A step's state and gates are kept up to this size; beyond it, its state alone, from
+which the reverse pass computes the gates again."""
 
 
 def usable(units: int, dtype: Any) -> bool:
@@ -89,11 +90,17 @@ def _threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // jax.local_device_count())
 
 
-def _call(name: str, outputs: list[jax.ShapeDtypeStruct], *operands: Array) -> Any:
+def _call(
+    name: str,
+    outputs: list[jax.ShapeDtypeStruct],
+    *operands: Array,
+    in_place: dict[int, int] | None = None,
+) -> Any:
     names = targets()
     assert names is not None
     target = names[f"{name}_{operands[0].dtype.name}"]
-    return jax.ffi.ffi_call(target, outputs)(*operands, threads=_threads())
+    call = jax.ffi.ffi_call(target, outputs, input_output_aliases=in_place)
+    return call(*operands, threads=_threads())
 
 
 def _shape(like: Array, *shape: int) -> jax.ShapeDtypeStruct:
@@ -101,53 +108,49 @@ def _shape(like: Array, *shape: int) -> jax.ShapeDtypeStruct:
 
 
 def _forward_call(
-    keep: bool, h: Array, u: Array, forward: Array, w: Array
+    kept_columns: int, h: Array, u: Array, forward: Array, w: Array
 ) -> tuple[Array, Array, Array]:
-    """(h', readout, gates [N, 3 units], of which there are none unless ``keep``)."""
-    rows, units = h.shape
-    kept_shape = (rows if keep else 0, 3 * units)
+    """(h', readout, what is kept for the reverse pass [N, ``kept_columns``])."""
+    rows = len(h)
 
     @custom_vmap
     def call(h: Array, u: Array, forward: Array, w: Array) -> tuple[Array, ...]:
-        outputs = [_shape(h), _shape(h, rows), _shape(h, *kept_shape)]
-        return tuple(_call("forward", outputs, h, u, forward, w))
+        outputs = [_shape(h), _shape(h, rows), _shape(h, rows, kept_columns)]
+        return tuple(_call("forward", outputs, h, u, forward, w, in_place={0: 0}))
 
     @call.def_vmap
     def _(size: int, batched: list[bool], *operands: Array) -> tuple[Any, Any]:
         following, y = _map(_plain, size, batched, operands)
-        return (following, y, jnp.zeros((size, *kept_shape), h.dtype)), (True, True, True)
+        # The plain reverse pass needs h alone.
+        h = operands[0] if batched[0] else jnp.broadcast_to(operands[0], (size, *operands[0].shape))
+        kept = jnp.pad(h, ((0, 0), (0, 0), (0, max(0, kept_columns - h.shape[-1]))))
+        return (following, y, kept[..., :kept_columns]), (True, True, True)
 
     return call(h, u, forward, w)
 
 
 def _reverse_call(
-    dh_next: Array,
-    dy: Array,
-    h: Array,
-    u: Array,
-    kept: Array,
-    forward: Array,
-    reverse: Array,
-    w: Array,
+    dh_next: Array, dy: Array, kept: Array, u: Array, forward: Array, reverse: Array, w: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Cotangents of h, u, ``forward`` and w."""
 
     @custom_vmap
     def call(*operands: Array) -> tuple[Array, ...]:
-        _, _, h, u, _, forward, _, w = operands
-        outputs = [_shape(like) for like in (h, u, forward, w)]
+        dh_next, _, _, u, forward, _, w = operands
+        outputs = [_shape(like) for like in (dh_next, u, forward, w)]
         return tuple(_call("reverse", outputs, *operands))
 
     @call.def_vmap
     def _(size: int, batched: list[bool], *operands: Array) -> tuple[Any, Any]:
         return _map(_plain_reverse, size, batched, operands), (True,) * 4
 
-    return call(dh_next, dy, h, u, kept, forward, reverse, w)
+    return call(dh_next, dy, kept, u, forward, reverse, w)
 
 
 def _plain_reverse(
-    dh_next: Array, dy: Array, h: Array, u: Array, _: Array, forward: Array, __: Array, w: Array
+    dh_next: Array, dy: Array, kept: Array, u: Array, forward: Array, _: Array, w: Array
 ) -> tuple[Array, Array, Array, Array]:
+    h = kept[:, : dh_next.shape[1]]
     return jax.vjp(_plain, h, u, forward, w)[1]((dh_next, dy))
 
 
@@ -159,20 +162,21 @@ def _map(function: Callable, size: int, batched: list[bool], operands: tuple) ->
 @jax.custom_vjp
 def _step(h: Array, u: Array, forward: Array, w: Array, reverse: Array) -> tuple[Array, Array]:
     del reverse
-    return _forward_call(False, h, u, forward, w)[:2]
+    return _forward_call(0, h, u, forward, w)[:2]
 
 
 def _step_forward(
     h: Array, u: Array, forward: Array, w: Array, reverse: Array
 ) -> tuple[tuple[Array, Array], tuple]:
-    keep = 3 * h.size * h.dtype.itemsize <= KEPT_BYTES
-    following, y, kept = _forward_call(keep, h, u, forward, w)
-    return (following, y), (h, u, kept, forward, reverse, w)
+    with_gates = (1 + len(GATES)) * h.shape[1]
+    all_bytes = len(h) * with_gates * h.dtype.itemsize
+    columns = with_gates if all_bytes <= KEPT_BYTES else h.shape[1]
+    following, y, kept = _forward_call(columns, h, u, forward, w)
+    return (following, y), (kept, u, forward, reverse, w)
 
 
 def _step_reverse(residuals: tuple, cotangents: tuple[Array, Array]) -> tuple:
-    h, u, kept, forward, reverse, w = residuals
-    return *_reverse_call(*cotangents, h, u, kept, forward, reverse, w), None
+    return *_reverse_call(*cotangents, *residuals), None
 
 
 _step.defvjp(_step_forward, _step_reverse)

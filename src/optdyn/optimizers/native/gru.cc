@@ -1,6 +1,7 @@
 // One step of a component-wise GRU with its readout, and the reverse pass of both, each as
 // one call of XLA's CPU backend. Rows are worked on in tiles that stay in the cache, so that
-// of all intermediate values only the gates leave it, and those only when they are asked for.
+// of all intermediate values only those leave it that "kept" has room for: a row of it is
+// empty, h, or h, z, r and c. The forward pass may write h' in the place of h.
 //
 //   z = sigmoid(u V_z + h W_z + b_z)       r = sigmoid(u V_r + h W_r + b_r)
 //   c = tanh(u V_c + (r h) W_c + b_c)      h' = c + z (h - c)       y = h' w
@@ -13,7 +14,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <vector>
 
 #include "parallel.h"
@@ -47,11 +47,11 @@ struct Tile {
   }
 };
 
-// Rows of an array [rows, units] into a tile, and back.
+// Rows of `units` values in an array of any stride into a tile, and back.
 template <typename T>
-void load(const T* from, T* to, int64_t rows, const Shape& s) {
+void load(const T* from, T* to, int64_t rows, const Shape& s, int64_t from_stride) {
   for (int64_t i = 0; i < rows; ++i) {
-    std::memcpy(to + i * s.padded, from + i * s.units, s.units * sizeof(T));
+    copy(from + i * from_stride, to + i * s.padded, s.units);
     std::fill(to + i * s.padded + s.units, to + (i + 1) * s.padded, T(0));
   }
 }
@@ -59,7 +59,7 @@ void load(const T* from, T* to, int64_t rows, const Shape& s) {
 template <typename T>
 void store(const T* from, T* to, int64_t rows, const Shape& s, int64_t to_stride) {
   for (int64_t i = 0; i < rows; ++i)
-    std::memcpy(to + i * to_stride, from + i * s.padded, s.units * sizeof(T));
+    copy(from + i * s.padded, to + i * to_stride, s.units);
 }
 
 // Calls f(offset) for every vector of a tile's first rows.
@@ -90,16 +90,14 @@ void gates(Tile<T>& t, const T* u, const T* forward, int64_t rows, const Shape& 
   each_vector<T>(rows, t.stride, [&](int64_t i) { at(t.c, i) = tanh_of<T>(at(t.c, i)); });
 }
 
-// Gates that a forward pass kept, [rows, 3 units], back into the tile.
+constexpr int64_t kGatesKept = 4;
+
+// h and the gates that a forward pass kept, in rows of [4, units], back into the tile.
 template <typename T>
 void recall(Tile<T>& t, const T* kept, int64_t rows, const Shape& s) {
-  T* const parts[] = {t.z, t.r, t.c};
-  for (int64_t i = 0; i < rows; ++i)
-    for (int g = 0; g < 3; ++g) {
-      T* row = parts[g] + i * t.stride;
-      std::memcpy(row, kept + (3 * i + g) * s.units, s.units * sizeof(T));
-      std::fill(row + s.units, row + t.stride, T(0));
-    }
+  T* const parts[] = {t.h, t.z, t.r, t.c};
+  for (int g = 0; g < kGatesKept; ++g)
+    load(kept + g * s.units, parts[g], rows, s, kGatesKept * s.units);
   each_vector<T>(rows, t.stride, [&](int64_t i) { at(t.gated, i) = at(t.r, i) * at(t.h, i); });
 }
 
@@ -111,12 +109,13 @@ ffi::Error forward_step(ffi::ThreadPool pool, int64_t threads, ffi::Buffer<D> h,
   const T *hs = h.typed_data(), *us = u.typed_data(), *m = forward.typed_data();
   const T* readout = w.typed_data();
   T *next = h_next->typed_data(), *ys = y->typed_data();
-  T* tape = kept->element_count() ? kept->typed_data() : nullptr;
+  T* tape = kept->typed_data();
+  const int64_t width = kept->dimensions()[1], parts = width / s.units;
   in_blocks(pool, threads, s.rows, [&](int64_t, int64_t begin, int64_t end) {
     Tile<T> t(s);
     for (int64_t first = begin; first < end; first += t.size) {
       const int64_t rows = std::min(t.size, end - first);
-      load(hs + first * s.units, t.h, rows, s);
+      load(hs + first * s.units, t.h, rows, s, s.units);
       gates(t, us + first * s.inputs, m, rows, s);
       for (int64_t i = 0; i < rows; ++i) {
         Vector<T> sum = {};
@@ -127,12 +126,9 @@ ffi::Error forward_step(ffi::ThreadPool pool, int64_t threads, ffi::Buffer<D> h,
         ys[first + i] = total<T>(sum);
       }
       store(t.d, next + first * s.units, rows, s, s.units);
-      if (tape != nullptr) {
-        T* row = tape + 3 * first * s.units;
-        store(t.z, row, rows, s, 3 * s.units);
-        store(t.r, row + s.units, rows, s, 3 * s.units);
-        store(t.c, row + 2 * s.units, rows, s, 3 * s.units);
-      }
+      T* const values[] = {t.h, t.z, t.r, t.c};
+      for (int64_t g = 0; g < parts; ++g)
+        store(values[g], tape + first * width + g * s.units, rows, s, width);
     }
   });
   return ffi::Error::Success();
@@ -155,11 +151,12 @@ void reverse_tile(Tile<T>& t, const T* u, const T* dy, const T* forward, const T
       multiply<T>(rows, cotangent, t.stride, s.padded, nullptr, 0, 0,
                   matrix + p * s.padded * kPanel<T>, nullptr, to + p * kPanel<T>, t.stride, add);
   };
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < t.stride; j += kLanes<T>)
-      at(sums.w, j) += dy[i] * (at(t.c + i * t.stride, j) +
-                                at(t.z + i * t.stride, j) *
-                                    (at(t.h + i * t.stride, j) - at(t.c + i * t.stride, j)));
+  for (int64_t j = 0; j < t.stride; j += kLanes<T>) {
+    Vector<T> sum = {};
+    for (int64_t i = 0, k = j; i < rows; ++i, k += t.stride)
+      sum += dy[i] * (at(t.c, k) + at(t.z, k) * (at(t.h, k) - at(t.c, k)));
+    at(sums.w, j) += sum;
+  }
   each_vector<T>(rows, t.stride, [&](int64_t i) {
     const Vector<T> z = at(t.z, i), c = at(t.c, i), d = at(t.d, i);
     at(t.dc, i) = d * (T(1) - z) * (T(1) - c * c);
@@ -190,22 +187,25 @@ void reverse_tile(Tile<T>& t, const T* u, const T* dy, const T* forward, const T
     T* to = sums.forward + p * panel_size;
     add_outer<T>(rows, p < 2 * panels ? t.h : t.gated, t.stride, s.units, d, t.stride, to);
     add_outer<T>(rows, u, s.inputs, s.inputs, d, t.stride, to + s.units * kPanel<T>);
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < kPanel<T>; j += kLanes<T>)
-        at(to + (s.depth() - 1) * kPanel<T>, j) += at(d + i * t.stride, j);
+    for (int64_t j = 0; j < kPanel<T>; j += kLanes<T>) {
+      Vector<T> sum = {};
+      for (int64_t i = 0; i < rows; ++i) sum += at(d, i * t.stride + j);
+      at(to, (s.depth() - 1) * kPanel<T> + j) += sum;
+    }
   }
 }
 
 template <typename T, ffi::DataType D>
 ffi::Error reverse_step(ffi::ThreadPool pool, int64_t threads, ffi::Buffer<D> dh_next,
-                        ffi::Buffer<D> dy, ffi::Buffer<D> h, ffi::Buffer<D> u, ffi::Buffer<D> kept,
+                        ffi::Buffer<D> dy, ffi::Buffer<D> kept, ffi::Buffer<D> u,
                         ffi::Buffer<D> forward, ffi::Buffer<D> reverse, ffi::Buffer<D> w,
                         ffi::ResultBuffer<D> dh, ffi::ResultBuffer<D> du,
                         ffi::ResultBuffer<D> d_forward, ffi::ResultBuffer<D> dw) {
-  const Shape s{h.dimensions()[0], h.dimensions()[1], u.dimensions()[1], w.dimensions()[0]};
-  const T *hs = h.typed_data(), *us = u.typed_data(), *dys = dy.typed_data();
+  const Shape s{dh_next.dimensions()[0], dh_next.dimensions()[1], u.dimensions()[1],
+                w.dimensions()[0]};
+  const T *us = u.typed_data(), *dys = dy.typed_data(), *tape = kept.typed_data();
   const T *dhs = dh_next.typed_data(), *m = forward.typed_data(), *readout = w.typed_data();
-  const T* tape = kept.element_count() ? kept.typed_data() : nullptr;
+  const bool gates_kept = kept.dimensions()[1] == kGatesKept * s.units;
   const int64_t size = d_forward->element_count(), blocks = block_count(threads, s.rows);
   T *total_forward = d_forward->typed_data(), *total_w = dw->typed_data();
   std::vector<T> partial((blocks - 1) * (size + s.padded));
@@ -221,13 +221,13 @@ ffi::Error reverse_step(ffi::ThreadPool pool, int64_t threads, ffi::Buffer<D> dh
     for (int64_t first = begin; first < end; first += t.size) {
       const int64_t rows = std::min(t.size, end - first);
       const T* inputs = us + first * s.inputs;
-      load(hs + first * s.units, t.h, rows, s);
-      if (tape != nullptr) {
-        recall(t, tape + 3 * first * s.units, rows, s);
+      if (gates_kept) {
+        recall(t, tape + first * kGatesKept * s.units, rows, s);
       } else {
+        load(tape + first * s.units, t.h, rows, s, s.units);
         gates(t, inputs, m, rows, s);
       }
-      load(dhs + first * s.units, t.d, rows, s);
+      load(dhs + first * s.units, t.d, rows, s, s.units);
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < t.stride; j += kLanes<T>)
           at(t.d + i * t.stride, j) += dys[first + i] * at(readout, j);
@@ -262,7 +262,6 @@ ffi::Error reverse_step(ffi::ThreadPool pool, int64_t threads, ffi::Buffer<D> dh
                                 ffi::Ffi::Bind()                                          \
                                     .Ctx<ffi::ThreadPool>()                               \
                                     .Attr<int64_t>("threads")                             \
-                                    .Arg<ffi::Buffer<type>>()                             \
                                     .Arg<ffi::Buffer<type>>()                             \
                                     .Arg<ffi::Buffer<type>>()                             \
                                     .Arg<ffi::Buffer<type>>()                             \

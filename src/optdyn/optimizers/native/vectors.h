@@ -41,11 +41,22 @@ inline const Vector<T>& at(const T* array, int64_t offset) {
   return *reinterpret_cast<const Vector<T>*>(array + offset);
 }
 
+// In halves: a chain of additions would wait for each of them.
 template <typename T>
-inline T total(const Vector<T>& v) {
-  T sum = 0;
-  for (int64_t i = 0; i < kLanes<T>; ++i) sum += v[i];
-  return sum;
+inline T total(Vector<T> v) {
+#pragma GCC unroll 4
+  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
+}
+
+// `count` values, for few of which a call of the library's function would take longer.
+template <typename T>
+inline void copy(const T* from, T* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) at(to, i) = at(from, i);
+  for (; i < count; ++i) to[i] = from[i];
 }
 
 template <typename T>
