@@ -42,16 +42,16 @@ test-wheel:  ## Build the wheel and use it in an empty environment, outside the 
 	PYTHON=$(PYTHON) .ci/test-wheel
 
 test-faults: setup  ## Kill, starve and damage runs, at length; prints what was found
-	FAULTS=full $(BIN)/python -m pytest tests/faults
+	SUITE=full $(BIN)/python -m pytest tests/faults
 
 test-distributed: setup  ## Train in many processes and search on a cluster, at length; prints what was found
-	DISTRIBUTED=full $(BIN)/python -m pytest tests/distributed
+	SUITE=full $(BIN)/python -m pytest tests/distributed
 
 bench: setup  ## Measure meta-steps against the machine's limit (PEER_PYTHON=one with torch)
 	$(BIN)/python -m benchmarks --peer-python $(PEER_PYTHON)
 	$(BIN)/python -m benchmarks.growth
 
-bench-quick: setup  ## Measure five rows with few samples
+bench-quick: setup  ## Measure five rows alone
 	$(BIN)/python -m benchmarks --quick --peer-python $(PEER_PYTHON)
 
 docs: setup  ## Build the documentation into site/, warnings as errors

@@ -19,13 +19,13 @@ from benchmarks.settings import ALL, LONG_FLOPS, QUICK, Setting, measure
 from benchmarks.table import write_table
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-ROUNDS = 2
+ROUNDS, SAMPLES = 2, 3
 PEERS = {"jax": "benchmarks.plain", "torch": "benchmarks.torch_peer"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--quick", action="store_true", help="five rows with few samples")
+    parser.add_argument("--quick", action="store_true", help="five rows alone")
     parser.add_argument("--everything", action="store_true", help="rows that take hours, too")
     parser.add_argument(
         "--peer-python", default=sys.executable, help="an interpreter that has torch installed"
@@ -35,24 +35,24 @@ def main() -> None:
     for setting in QUICK if options.quick else ALL:
         if setting.cell_flops > LONG_FLOPS and not options.everything:
             continue
-        rows.append(measure_row(setting, 3 if options.quick else 5, options.peer_python))
+        rows.append(measure_row(setting, options.peer_python))
         print(json.dumps(rows[-1]), flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
         write_table(rows)
 
 
-def measure_row(setting: Setting, samples: int, peer_python: str) -> dict[str, Any]:
+def measure_row(setting: Setting, peer_python: str) -> dict[str, Any]:
     """One row of the results; medians over the samples of all rounds."""
     engine: list[dict[str, Any]] = []
     peers: dict[str, list[float]] = {name: [] for name in PEERS}
     missing = {}
     for _ in range(ROUNDS):
-        engine.append(measure([sys.executable], "benchmarks.engine", setting, samples))
+        engine.append(measure([sys.executable], "benchmarks.engine", setting, SAMPLES))
         for name, module in PEERS.items():
             if name not in missing:
                 python = peer_python if name == "torch" else sys.executable
-                result = measure([python], module, setting, samples)
+                result = measure([python], module, setting, SAMPLES)
                 peers[name] += result.get("seconds", [])
                 missing |= {name: result["failed"]} if "failed" in result else {}
     identity = {"task": setting.task, "units": setting.units, "batch": setting.batch}

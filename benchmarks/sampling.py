@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.settings import SAMPLING_SECONDS
 
-LEAST_SECONDS = 2.0
+LEAST_SECONDS = 4.0
 
 
 def sample_seconds(run: Callable[[], Any], samples: int) -> list[float]:

@@ -58,8 +58,9 @@ QUICK = [
     row("rosenbrock", 256, 32),
     row("two_moons", 32, 1),
 ]
-LONG_FLOPS = 4e12
-"""Rows with more than this, a minute and more a meta-step on two cores, are measured on request."""
+LONG_FLOPS = 9e11
+"""Rows with more than this, half a minute and more a meta-step on two cores, are measured on
+request."""
 
 
 def memory() -> int:

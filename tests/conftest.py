@@ -24,12 +24,39 @@ from optdyn.experiments.run_folder import open_run
 from optdyn.precision import double_precision
 from optdyn.pretrained import load_shipped
 
+FULL = os.environ.get("SUITE") == "full"
+FIGURES: dict[str, object] = {}
+
 # A machine that is busy is no fault of the code. A commit gets the same verdict each
-# time: new examples are sought by the fault suite at full length.
+# time: new examples are sought by the suites at full length.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("searching", deadline=None)
-SEARCHING = os.environ.get("FAULTS") == "full"
-hypothesis.settings.load_profile("searching" if SEARCHING else "repeatable")
+hypothesis.settings.load_profile("searching" if FULL else "repeatable")
+
+
+@pytest.fixture(scope="session")
+def full() -> bool:
+    """Whether a slow suite is asked for as a whole (``make test-faults``), not a small part."""
+    return FULL
+
+
+@pytest.fixture(scope="session")
+def figures() -> dict[str, object]:
+    """What a suite has done and found, by name: printed when the tests are over."""
+    return FIGURES
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES:
+        terminalreporter.section("figures of the whole suite" if FULL else "of a small part")
+    for name, figure in FIGURES.items():
+        terminalreporter.write_line(f"{name}: {figure}")
+
+
+@pytest.fixture
+def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test leaves the user's cache alone."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
 
 
 @pytest.fixture(autouse=True)

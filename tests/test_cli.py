@@ -44,6 +44,8 @@ ON_TASK = ["--task", "rosenbrock", "--devices", "1"]
 TINY = [*ON_TASK, "--units", "4", "--unroll-length", "10", "--batch-size", "2"]
 SOURCE = str(Path(__file__).parents[1] / "src")
 
+pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+
 COUNTS = [
     "--units", "--unroll-length", "--meta-steps", "--batch-size", "--decay-every", "--segment",
     "--chunk", "--devices",
@@ -84,12 +86,6 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests leave the user's cache alone."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
 
 
 def complaint(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:

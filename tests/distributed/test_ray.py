@@ -22,6 +22,8 @@ from optdyn.tasks import make_task
 from optdyn.tuning import random_search
 from optdyn.tuning.search_table import SearchTable
 
+pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+
 HERE = Path(__file__).parent
 
 

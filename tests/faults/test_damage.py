@@ -33,6 +33,8 @@ from optdyn.pretrained.shipped import FORMAT, FORMAT_VERSION, card_path
 from optdyn.tuning import load_table
 from tiny_runs import PROTOCOL, TASK, run_evaluation, run_training, run_tuning
 
+pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+
 FULL, SMALL = 2400, 120
 
 Reader = Callable[[Path], Any]

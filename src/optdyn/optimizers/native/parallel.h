@@ -14,9 +14,11 @@
 namespace optdyn {
 
 constexpr int64_t kRowsWorthAThread = 512;
+constexpr int64_t kBlocksPerThread = 4;  // a thread that starts late then does fewer
 
 inline int64_t block_count(int64_t threads, int64_t rows) {
-  return std::max<int64_t>(1, std::min(threads, rows / kRowsWorthAThread));
+  if (threads == 1) return 1;
+  return std::max<int64_t>(1, std::min(kBlocksPerThread * threads, rows / kRowsWorthAThread));
 }
 
 // Runs work(block, begin, end) for every block of rows; the caller takes part, so that it
@@ -39,7 +41,7 @@ void in_blocks(xla::ffi::ThreadPool& pool, int64_t threads, int64_t rows, const 
       if (++progress->done == blocks) progress->all_done.notify_all();
     }
   };
-  for (int64_t helper = 1; helper < blocks; ++helper) pool.Schedule(decltype(take)(take));
+  for (int64_t helper = 1; helper < std::min(threads, blocks); ++helper) pool.Schedule(decltype(take)(take));
   take();
   std::unique_lock<std::mutex> lock(progress->mutex);
   progress->all_done.wait(lock, [&] { return progress->done == blocks; });
