@@ -34,11 +34,11 @@ SERIES: dict[str, list[tuple[int, Setting]]] = {
         for steps in (50, 100, 200, 400, 800)
     ],
     "problems in the batch": [
-        (batch, Setting("linear_regression", 32, batch)) for batch in (16, 32, 64, 128, 256)
+        (batch, Setting("linear_regression", 32, batch)) for batch in (64, 128, 256, 512, 1024)
     ],
     "inner parameters": [
         (n, Setting("linear_regression", 32, 32, task_options={"n": n, **GAUSSIAN}))
-        for n in (5, 10, 20, 40, 80)
+        for n in (10, 20, 40, 80, 160)
     ],
 }
 BUDGET = 4 * 2**30
