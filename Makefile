@@ -1,4 +1,6 @@
 PYTHON ?= python3
+LOWEST_PYTHON ?= python3.11
+NEWEST_PYTHON ?= python3.12
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -28,12 +30,12 @@ test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-lowest:  ## Run the tests on the lowest versions that pyproject.toml allows (needs uv)
-	python3.11 -m venv --clear .venv-lowest
+	$(LOWEST_PYTHON) -m venv --clear .venv-lowest
 	uv pip install --quiet --python .venv-lowest --resolution lowest-direct --group dev --editable .
 	.venv-lowest/bin/python -m pytest $(WORKERS)
 
-test-newest:  ## Run the tests on the newest versions, with Python 3.12
-	python3.12 -m venv --clear .venv-newest
+test-newest:  ## Run the tests on the newest versions, with Python 3.12 (NEWEST_PYTHON=path)
+	$(NEWEST_PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	.venv-newest/bin/python -m pip install --quiet --upgrade --group dev --editable .
 	.venv-newest/bin/python -m pytest $(WORKERS)
