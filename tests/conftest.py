@@ -53,10 +53,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{name}: {figure}")
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of all tests keep their compiled programs."""
+    return tmp_path_factory.mktemp("programs")
+
+
 @pytest.fixture
-def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_compilation_cache(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
     """The test leaves the user's cache alone."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
 
 
 @pytest.fixture(autouse=True)

@@ -46,10 +46,12 @@ number = 3
 """
 
 
+pytestmark = pytest.mark.usefixtures("own_compilation_cache")
+
+
 @pytest.fixture(autouse=True)
 def zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A module of the user's own, in the current folder."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
     (tmp_path / "a_zoo.py").write_text(ZOO, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     importlib.invalidate_caches()

@@ -49,9 +49,8 @@ KEYS = {
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_cache(own_compilation_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests leave the user's cache alone."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -20,7 +20,7 @@ from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS
 
-pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
 HERE = Path(__file__).parent
 GRADIENT, WEIGHTS = 1e-5, 1e-4

@@ -22,7 +22,7 @@ from optdyn.tasks import make_task
 from optdyn.tuning import random_search
 from optdyn.tuning.search_table import SearchTable
 
-pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
 HERE = Path(__file__).parent
 

@@ -114,12 +114,12 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
 
 
+@pytest.mark.usefixtures("own_compilation_cache")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
     namespace: dict[str, Any] = {"__name__": "page"}
     printed, ran, shown = "", set(), set()
     # A user's session is not strict about rank promotion.

@@ -16,7 +16,7 @@ from optdyn.cli.main import COMMANDS, main
 from optdyn.experiments.files import write_json
 from tiny_runs import TASK
 
-pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
 FULL, SMALL = 1200, 60
 SETTINGS = {

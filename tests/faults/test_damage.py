@@ -33,7 +33,7 @@ from optdyn.pretrained.shipped import FORMAT, FORMAT_VERSION, card_path
 from optdyn.tuning import load_table
 from tiny_runs import PROTOCOL, TASK, run_evaluation, run_training, run_tuning
 
-pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
 FULL, SMALL = 2400, 120
 

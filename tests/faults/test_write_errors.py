@@ -20,7 +20,7 @@ from optdyn.experiments.checkpoints import load_state
 from optdyn.meta_training.trainer import make_meta_step
 from tiny_runs import PROTOCOL, TASK, results, run_training
 
-pytestmark = pytest.mark.usefixtures("no_compilation_cache")
+pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
 CALLS = ("open", "write", "fsync", "replace", "unlink")
 SHORT = dataclasses.replace(PROTOCOL, num_meta_steps=4)
