@@ -96,7 +96,7 @@ def meta_gradient_is_the_slope() -> Finding:
         slope = float(jax.numpy.linalg.norm(gradient))
         ahead, _ = value_and_gradient(theta + STEP * gradient / slope)
         behind, _ = value_and_gradient(theta - STEP * gradient / slope)
-    difference = float(ahead - behind) / (2 * STEP)
+    difference = (float(ahead) - float(behind)) / (2 * STEP)
     error = abs(difference / slope - 1.0)
     return error < LARGEST_SLOPE_ERROR, f"relative difference {error:.1g}"
 
