@@ -36,7 +36,7 @@ optimizer written in it, at gradients of size 1.
 
 """
 REFUSALS = """
-Refused, because components are coupled, or because more is needed than an array of parameters:
+Refused: components are coupled, steps differ, or more is needed than an array of parameters:
 
 | optimizer | what optdyn says |
 |---|---|
@@ -75,6 +75,7 @@ COUPLED = (
     "optax.adafactor(0.01)",
     "optax.novograd(0.01)",
     "optax.contrib.muon(0.01)",
+    "optax.MultiSteps(optax.adam(0.01), 4).gradient_transformation()",
     "optax.lookahead(optax.sgd(0.1), 5, 0.5)",
 )
 # Where an operating point is said in words, the word for it here.

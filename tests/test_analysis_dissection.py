@@ -51,6 +51,12 @@ def test_flags_settle_and_counters_do_not() -> None:
     assert where.endswith("counters at 75")
 
 
+def test_what_grows_without_bound_is_seen_from_its_start() -> None:
+    lin, where = naturally(optax.sgd(0.1, momentum=1.05))
+    assert where == "the initial state, at zero gradient"
+    np.testing.assert_allclose(eigenmodes(lin).beta, [1.05], rtol=1e-12)
+
+
 def test_what_cannot_be_taken_apart() -> None:
     with pytest.raises(UserError, match="one factor scales them all"):
         dissect(optax.clip_by_global_norm(1.0))

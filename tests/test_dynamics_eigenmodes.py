@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -189,8 +190,31 @@ def test_exactly_defective_matrices(beta: float) -> None:
     np.testing.assert_allclose(
         truncate(modes, "all").impulse_response(20), lin.impulse_response(20), atol=1e-6
     )
-    # Two delays in a row have no form α β^k at all, and the check says so.
-    assert (impulse_mismatch(lin, modes) < 1e-6) == (beta > 0)
+    assert impulse_mismatch(lin, modes) < 1e-6
+
+
+@pytest.mark.parametrize("delay", [1, 2, 4])
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_gradients_that_come_some_steps_late(delay: int, beta: float) -> None:
+    def update(g, queue, x=None):
+        return queue[-1], (g, *queue[:-1])
+
+    late = optax.GradientTransformation(lambda p: (jnp.zeros_like(p),) * delay, update)
+    lin = linearize(optax.chain(late, optax.sgd(0.1, momentum=beta)))
+    modes = eigenmodes(lin)
+    steps = np.arange(12)
+    exact = np.where(steps >= delay, -0.1 * beta ** np.maximum(steps - delay, 0.0), 0.0)
+    np.testing.assert_allclose(modes.impulse_response(12), exact, atol=1e-14)
+    np.testing.assert_allclose(truncate(modes, "all").impulse_response(12), exact, atol=1e-14)
+    np.testing.assert_allclose(
+        modes.frequency_response([0.4, 2.0]),
+        [-0.1 * np.exp(-1j * w * delay) / (1 - beta * np.exp(-1j * w)) for w in (0.4, 2.0)],
+        atol=1e-13,
+    )
+    dropped = np.flatnonzero(modes.lag == 0).tolist()
+    fir = truncate(modes, np.flatnonzero(modes.lag > 0).tolist())
+    assert fir.size == modes.linearization.size - len(dropped)
+    np.testing.assert_allclose(np.linalg.matrix_power(fir.A, delay + 1), 0.0, atol=1e-14)
 
 
 def test_truncation_keeps_or_drops_whole_modes() -> None:

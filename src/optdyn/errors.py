@@ -1,11 +1,20 @@
 """The one error that bad input raises."""
 
+import math
+from typing import Any
+
 
 class UserError(ValueError):
     """Bad input: its message is one line saying what, where and what is allowed.
 
     The command line prints the message alone and exits with code 2.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What another's ``error`` says, in one line, to be told in a `UserError`."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def require_choice(name: str, value: object, allowed: list[str]) -> None:
@@ -32,3 +41,14 @@ def require_number(
         or (value == minimum and not inclusive)
     ):
         raise UserError(f"{name}: {value!r} is not allowed (a finite number {sign} {minimum:g})")
+
+
+def finite_number(name: str, value: Any) -> float:
+    """``value`` as a float. Raises `UserError` unless it is one finite number."""
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name}: {value!r} is not allowed (a finite number)")
+    return number

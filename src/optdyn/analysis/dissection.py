@@ -63,7 +63,7 @@ class Dissection:
     def summary(self) -> dict[str, Any]:
         """The numbers, without the curves, in a form that JSON can hold."""
         lin, modes, found = self.linearization, self.modes, self.identification
-        columns = (modes.beta, modes.alpha, modes.delayed, modes.timescale, modes.gain)
+        columns = (modes.beta, modes.alpha, modes.delayed, modes.lag, modes.timescale, modes.gain)
         curves = ("curvature", "radius", "spectrum")
         return {
             "operating_point": self.where,
@@ -73,10 +73,11 @@ class Dissection:
                     "beta": [beta.real, beta.imag],
                     "alpha": [alpha.real, alpha.imag],
                     "delayed": [delayed.real, delayed.imag],
+                    "lag": int(lag),
                     "timescale": timescale,
                     "gain": gain,
                 }
-                for beta, alpha, delayed, timescale, gain in zip(*columns, strict=True)
+                for beta, alpha, delayed, lag, timescale, gain in zip(*columns, strict=True)
             ],
             "feedthrough": modes.feedthrough,
             "weight_decay": -lin.weight_decay,
@@ -166,6 +167,8 @@ def natural_linearization(
             return _at_convergence(step, gradients)
     noisy = settle(step, s)
     settled = step_map(step, state=noisy)
+    if not np.all(np.isfinite(settled.h)):  # it grows without bound
+        return linearize(step, count=count or 0), "the initial state, at zero gradient" + at_count
     if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
         # Flags such as "is this the first step" have settled; counters start at 0.
         start = {"state": noisy, "h": step.h, "count": count or 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from optdyn.cli import devices
@@ -39,6 +40,8 @@ def command(argv: list[str]) -> None:
 
 def _analyze_optimizer(text: str, argv: list[str]) -> None:
     settings = parse_settings(AnalyzeOptimizerSettings, "analyze TARGET", argv)
+    # What optax tells while a refused optimizer is tried would stand beside the one line.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     devices.start(1)
     present(settings, lambda: _taken_apart(text, settings))
 
@@ -129,14 +132,17 @@ def describe(found: Dissection, name: str) -> list[str]:
 
 
 def _mode_lines(modes: Eigenmodes) -> list[str]:
-    largest = max([float(gain) for gain in modes.gain], default=0.0)
+    import numpy as np
+
+    largest = np.max(modes.gain, where=np.isfinite(modes.gain), initial=0.0)
     shown = [j for j, gain in enumerate(modes.gain) if gain > LEAST_GAIN * largest]
     if not shown:
         return ["modes: none that the gradient drives"]
     lines = [f"modes: {'momentum β':>22} {'learning rate α':>24} {'timescale':>11} {'gain':>11}"]
     for j in shown[:MODES_PRINTED]:
         alpha = modes.alpha[j] + modes.delayed[j]
-        delay = "  (one step late)" if modes.delayed[j] else ""
+        late = "one step" if modes.lag[j] == 1 else f"{modes.lag[j]} steps"
+        delay = f"  ({late} late)" if modes.delayed[j] else ""
         lines.append(
             f"{j + 1:>5}  {_number(modes.beta[j]):>22} {_number(alpha):>24} "
             f"{modes.timescale[j]:>11.5g} {modes.gain[j]:>11.5g}{delay}"

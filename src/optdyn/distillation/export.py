@@ -26,7 +26,8 @@ def as_code(optimizer: Distilled, origin: str = "") -> str:
     initial = ", ".join(STATES[name][1] for name in states)
     after = ", ".join(STATES[name][2] for name in states)
     alpha, beta = (_list(values["momenta"][name]) for name in ("alpha", "beta"))
-    told = f"{optimizer.name[0].upper()}{optimizer.name[1:]}{f' ({origin})' if origin else ''}."
+    words = " ".join(origin.replace("\\", "/").replace('"', "'").split())
+    told = f"{optimizer.name[0].upper()}{optimizer.name[1:]}{f' ({words})' if words else ''}."
     body = [
         f'"""{told}"""',
         f"alpha, beta = jnp.array({alpha}), jnp.array({beta})",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.errors import UserError
+from optdyn.errors import UserError, finite_number
 from optdyn.optimizers.aggregated_momentum import aggregated_momentum
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ class Momenta:
     @classmethod
     def of(cls, alpha: Sequence[float], beta: Sequence[float]) -> Momenta:
         """The part with these values. Raises `UserError` for values outside their bounds."""
-        for value in beta:
-            _require_inside("beta", value)
+        _require_alike("alpha", alpha, "beta", beta)
         rate = float(np.max(np.abs(alpha), initial=0.0))
         _require_positive("alpha", rate)
         logits = np.array([_logit(value) for value in beta])
@@ -205,8 +204,7 @@ class Schedule:
     @classmethod
     def of(cls, amplitude: Sequence[float], decay: Sequence[float]) -> Schedule:
         """The part with these values. Raises `UserError` for values outside their bounds."""
-        for value in decay:
-            _require_inside("decay", value)
+        _require_alike("amplitude", amplitude, "decay", decay)
         return cls(*_arrays(np.asarray(amplitude), np.array([_logit(d) for d in decay])))
 
     def values(self) -> dict[str, list[float]]:
@@ -267,6 +265,21 @@ def _sigmoid(value: Array) -> Any:
 
 def _logit(value: float) -> float:
     return float(np.log(value) - np.log1p(-value))
+
+
+def _require_alike(
+    name: str, values: Sequence[float], other: str, coefficients: Sequence[float]
+) -> None:
+    """Finite ``values`` and as many ``coefficients``, each in (0, 1)."""
+    if len(values) != len(coefficients) or not len(values):
+        raise UserError(
+            f"{name}, {other}: {len(values)} and {len(coefficients)} numbers are not allowed "
+            "(as many of each, at least one)"
+        )
+    for value in values:
+        finite_number(name, value)
+    for value in coefficients:
+        _require_inside(other, value)
 
 
 def _require_inside(name: str, value: float) -> None:

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.linalg
 
+from optdyn.dynamics.linearization import Linearization
 from optdyn.errors import UserError, require_positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Complex, Float, Int
-
-    from optdyn.dynamics.linearization import Linearization
+    from jaxtyping import Bool, Complex, Float, Int
 
 # Beyond this condition number of the eigenvectors half of all digits are lost.
 DEGENERATE = 1e8
 # Modes with |β| below this part of ‖A‖ are gone after one step.
 VANISHING = 1e-11
+# Rounding makes coincident zeros this large.
+COINCIDENT_ZERO = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,10 @@ class Eigenmodes:
 
     Arrays of length N, complex128, by falling steady-state gain; a conjugate pair
     stands together, the one with positive imaginary part first. ``delayed``: what a
-    mode with β = 0 adds, ``−delayed_j·g`` one step later; zero for all others (a pure
-    delay has no form ``α β^k``). Such a mode has α = 0.
+    mode with β = 0 adds, ``−delayed_j·g``, ``lag_j`` steps later; zero for all others (a
+    pure delay has no form ``α β^k``). Such a mode has α = 0. ``lag`` [N] is 1 for it, but
+    where modes with β = 0 hand a gradient on for several steps (a Jordan block) 1, 2, …:
+    they stand for those steps together, and are kept or dropped together.
 
     ``R`` [N, N] has the right eigenvectors as columns, ``L`` [N, N] the left ones as
     rows, ``L R = I``. ``condition_number``: that of R in the 2-norm (columns of unit
@@ -46,6 +49,7 @@ class Eigenmodes:
     beta: Complex[np.ndarray, " N"]
     alpha: Complex[np.ndarray, " N"]
     delayed: Complex[np.ndarray, " N"]
+    lag: Int[np.ndarray, " N"]
     feedthrough: float
     drift: float
     condition_number: float
@@ -70,36 +74,52 @@ class Eigenmodes:
         return _gain(self.beta, self.alpha, self.delayed)
 
     def impulse_response(self, steps: int) -> Float[np.ndarray, " steps"]:
-        """Δx_k of a unit gradient at k = 0, less the drift, at fixed x."""
+        """Δx_k of a unit gradient at k = 0, less the drift (`Linearization.impulse_response`)."""
         require_positive_int("steps", steps)
         powers = self.beta[None, :] ** np.arange(steps)[:, None]
         response = -np.real(powers @ self.alpha)
         response[0] -= self.feedthrough
-        response[1:2] -= np.real(np.sum(self.delayed))
+        late = (self.lag > 0) & (self.lag < steps)
+        np.subtract.at(response, self.lag[late], self.delayed[late].real)
         return response
+
+    @property
+    def chained(self) -> Bool[np.ndarray, " N"]:
+        """The modes that hand a gradient on to one another, if there are any."""
+        return (self.lag > 0) & (np.max(self.lag, initial=0) > 1)
 
     def frequency_response(self, frequency: Float[np.ndarray, " F"]) -> Complex[np.ndarray, " F"]:
         """Δx/g for ``g_k = e^{iωk}`` at each angular frequency ω (radians a step)."""
-        z = np.exp(1j * np.asarray(frequency, np.float64))[:, None]
-        memory = np.sum(self.alpha * z / (z - self.beta) + self.delayed / z, axis=1)
+        z = np.exp(1j * np.atleast_1d(np.asarray(frequency, np.float64)))[:, None]
+        late = self.delayed / z**self.lag
+        memory = np.sum(self.alpha * z / (z - self.beta) + late, axis=1)
         return -(memory + self.feedthrough)
 
-    def with_conjugates(self, keep: Sequence[int]) -> Int[np.ndarray, " K"]:
+    def with_conjugates(self, keep: Sequence[int] | str) -> Int[np.ndarray, " K"]:
         """``keep`` sorted, without repeats, and with the conjugate of each of its modes.
 
+        ``"all"`` stands for all of them.
         Raises `UserError` for an index that is not a mode's.
         """
         n = len(self.beta)
+        if isinstance(keep, str) and keep == "all":
+            return np.arange(n)
+        if isinstance(keep, str) or not np.iterable(keep):
+            raise UserError(f"keep: {keep!r} is not allowed ('all', or indices of modes)")
         for j in keep:
-            if not -n <= j < n:
-                raise UserError(f"keep: no mode {j} (allowed: 0 to {n - 1})")
+            if not isinstance(j, int | np.integer) or not -n <= j < n:
+                raise UserError(f"keep: no mode {j!r} (allowed: 0 to {n - 1})")
         chosen = {int(j) % n for j in keep}
         partners = {j + int(np.sign(self.beta[j].imag)) for j in chosen}
+        if np.any(self.chained[sorted(chosen)]):
+            partners |= set(np.flatnonzero(self.chained).tolist())
         return np.array(sorted(chosen | partners), int)
 
 
 def eigenmodes(lin: Linearization) -> Eigenmodes:
     """Diagonalise the linearised optimizer ``lin`` (eqs. 3–5).
+
+    Raises `UserError` for anything but a `Linearization`.
 
     >>> import optax
     >>> from optdyn.dynamics import linearize
@@ -107,17 +127,22 @@ def eigenmodes(lin: Linearization) -> Eigenmodes:
     >>> modes.beta.real.tolist(), modes.alpha.real.tolist(), modes.feedthrough
     ([0.75], [0.5], 0.0)
     """
+    require_linear(lin)
     norm = float(np.linalg.norm(lin.A, 2)) if lin.size else 0.0
     beta, R = np.linalg.eig(lin.A)
     condition = float(np.linalg.cond(R)) if lin.size else 1.0
+    lags = 0
     if not condition <= DEGENERATE:
-        nudge = np.random.default_rng(0).standard_normal(lin.A.shape)
-        beta, R = np.linalg.eig(lin.A + np.finfo(float).eps * norm * nudge)
+        beta, R, lags = _nearly_diagonal(lin.A, norm)
     beta, R = beta.astype(complex), R.astype(complex)
     L = _conjugate_rows(beta, np.linalg.inv(R))
 
     product = _conjugate_rows(beta, (lin.C @ R) * (L @ lin.B))
     beta = np.where(np.abs(beta) <= VANISHING * norm, 0.0, beta)
+    lag = np.where(beta == 0, 1, 0)
+    if lags > 1:
+        product[:lags] = _handed_on((L[:lags] @ lin.A @ R[:, :lags]).real, lin, R, L)
+        lag[:lags] = np.arange(1, lags + 1)
     alpha = _lag_zero(beta, product)
     delayed = np.where(beta == 0, -product, 0.0)
     order = np.argsort(-_gain(beta, alpha, delayed), kind="stable")
@@ -125,6 +150,7 @@ def eigenmodes(lin: Linearization) -> Eigenmodes:
         beta=beta[order],
         alpha=alpha[order],
         delayed=delayed[order],
+        lag=lag[order],
         feedthrough=-lin.D - float(np.sum(alpha).real),
         drift=lin.drift,
         condition_number=condition,
@@ -132,6 +158,49 @@ def eigenmodes(lin: Linearization) -> Eigenmodes:
         L=L[order],
         linearization=lin,
     )
+
+
+def require_linear(system: object) -> None:
+    """Raise `UserError` unless ``system`` is a `Linearization`."""
+    if not isinstance(system, Linearization):
+        raise UserError(
+            f"linear system: {type(system).__name__} is not one (allowed: what linearize(tx) gives)"
+        )
+
+
+def _nearly_diagonal(
+    A: Float[np.ndarray, "N N"], norm: float
+) -> tuple[Complex[np.ndarray, " N"], Complex[np.ndarray, "N N"], int]:
+    """``β``, ``R`` where A has no full set of eigenvectors, and the number m of zeros among them.
+
+    The m zeros come first, with a basis of what A brings to zero in m steps; the others are
+    the eigenvectors of A moved by one rounding error.
+    """
+    T, Z, m = scipy.linalg.schur(
+        A, "real", sort=lambda re, im=0.0: np.hypot(re, im) <= COINCIDENT_ZERO * norm
+    )
+    rest = T[m:, m:]
+    nudge = np.random.default_rng(0).standard_normal(rest.shape)
+    beta, vectors = np.linalg.eig(rest + np.finfo(float).eps * norm * nudge)
+    across = scipy.linalg.solve_sylvester(T[:m, :m], -rest, -T[:m, m:])
+    others = Z[:, :m] @ across @ vectors + Z[:, m:] @ vectors
+    others = others / np.linalg.norm(others, axis=0)
+    return np.concatenate([np.zeros(m), beta]), np.column_stack([Z[:, :m], others]), m
+
+
+def _handed_on(
+    block: Float[np.ndarray, "m m"],
+    lin: Linearization,
+    R: Complex[np.ndarray, "N N"],
+    L: Complex[np.ndarray, "N N"],
+) -> Float[np.ndarray, " m"]:
+    """What the first m modes, whose dynamics are ``block``, add 1, 2, …, m steps later."""
+    m = len(block)
+    h, taps = (L[:m] @ lin.B).real, np.empty(m)
+    for k in range(m):
+        taps[k] = (lin.C @ R[:, :m]).real @ h
+        h = block @ h
+    return taps
 
 
 def impulse_mismatch(lin: Linearization, modes: Eigenmodes, steps: int = 200) -> float:
@@ -155,10 +224,8 @@ def truncate(modes: Eigenmodes, keep: Sequence[int] | str) -> Linearization:
 
     ``keep``: indices of modes, or ``"all"``. Raises `UserError` for any other.
     """
-    if isinstance(keep, str) and keep != "all":
-        raise UserError(f"keep: {keep!r} is not allowed ('all', or indices of modes)")
     lin = modes.linearization
-    kept = modes.with_conjugates(range(lin.size) if isinstance(keep, str) else keep)
+    kept = modes.with_conjugates(keep)
     dropped = np.setdiff1d(np.arange(lin.size), kept)
     into = modal_coordinates(modes, kept)
     beta = modes.beta[kept]
@@ -167,12 +234,18 @@ def truncate(modes: Eigenmodes, keep: Sequence[int] | str) -> Linearization:
         for b in beta
         if b.imag >= 0
     ]
+    A = scipy.linalg.block_diag(*blocks) if blocks else np.zeros((0, 0))
+    C = 1.0 + np.sign(beta.imag)
+    chained = modes.chained[kept]
+    if np.any(chained):
+        R, L = modes.R[:, kept[chained]].real, modes.L[kept[chained]].real
+        A[np.ix_(chained, chained)], C[chained] = L @ lin.A @ R, lin.C @ R
     lag_zero_x = _lag_zero(modes.beta, (lin.C @ modes.R) * (modes.L @ lin.E))
     return dataclasses.replace(
         lin,
-        A=scipy.linalg.block_diag(*blocks) if blocks else np.zeros((0, 0)),
+        A=A,
         B=into @ lin.B,
-        C=1.0 + np.sign(beta.imag),
+        C=C,
         D=lin.D + float(np.sum(modes.alpha[dropped]).real),
         E=into @ lin.E,
         weight_decay=lin.weight_decay + float(np.sum(lag_zero_x[dropped]).real),
@@ -185,7 +258,8 @@ def truncate(modes: Eigenmodes, keep: Sequence[int] | str) -> Linearization:
 
 def modal_coordinates(modes: Eigenmodes, kept: Int[np.ndarray, " K"]) -> Float[np.ndarray, "K N"]:
     """The real matrix that takes h − h* to the state s [K] of `truncate`."""
-    rows = (modes.linearization.C @ modes.R)[kept, None] * modes.L[kept]
+    weight = np.where(modes.chained, 1.0, modes.linearization.C @ modes.R)
+    rows = weight[kept, None] * modes.L[kept]
     return np.where((modes.beta[kept].imag < 0)[:, None], -rows.imag, rows.real)
 
 

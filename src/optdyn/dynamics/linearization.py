@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.dynamics.step_map import Optimizer, StepMap, step_map
-from optdyn.errors import UserError, require_positive_int
+from optdyn.dynamics.step_map import Optimizer, StepMap, state_vector, step_map
+from optdyn.errors import UserError, finite_number, first_line, require_positive_int
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class Linearization:
         return float(np.linalg.norm(self.residual))
 
     def impulse_response(self, steps: int) -> Float[np.ndarray, " steps"]:
-        """Δx_k of a unit gradient at k = 0, less the drift, at fixed x: D, CB, CAB, CA²B, …."""
+        """Δx_k of a unit gradient at k = 0, less the drift: D, CB, CAB, CA²B, ….
+
+        At fixed x; where ``comoving`` is not zero, with x moved by these updates.
+        """
         require_positive_int("steps", steps)
         response = np.empty(steps)
         response[0] = self.D
@@ -98,14 +101,13 @@ def linearize(
     >>> lin.A.tolist(), lin.B.tolist(), lin.C.tolist(), lin.D
     ([[0.75]], [1.0], [-0.375], -0.5)
 
-    Raises `UserError` for an optimizer that is not component-wise, a state that does
-    not fit, and an operating point where the update has no derivative (Adam at zero
-    second moment; a sign or clip at its threshold).
+    Raises `UserError` for what `step_map` refuses, a state that does not fit, an update
+    that JAX cannot differentiate, and an operating point where it has no derivative
+    (Adam at zero second moment; a sign or clip at its threshold) or is not finite.
     """
+    gradient, param = finite_number("gradient", gradient), finite_number("param", param)
     step = step_map(tx, state=state, count=count)
-    h_star = step.h if h is None else np.asarray(h, np.float64)
-    if h_star.shape != (len(step.names),):
-        raise UserError(f"h: shape {h_star.shape} is not allowed ({(len(step.names),)})")
+    h_star = step.h if h is None else state_vector(step, h)
     z = np.concatenate([h_star, [gradient, param]])
     value, jacobian = _value_and_jacobian(step, z)
     n = len(h_star)
@@ -119,8 +121,8 @@ def linearize(
         drift=float(value[n]),
         residual=value[:n] - h_star,
         state=h_star,
-        gradient=float(gradient),
-        param=float(param),
+        gradient=gradient,
+        param=param,
         names=step.names,
         comoving=np.zeros(n),
     )
@@ -157,8 +159,16 @@ def _value_and_jacobian(
 ) -> tuple[Float[np.ndarray, " outputs"], Float[np.ndarray, "outputs inputs"]]:
     """``[h', Δx]`` and its Jacobian at z = [h, g, x]. Raises `UserError` where there is none."""
     with double_precision():
-        value, jacobian = (np.array(part) for part in _outputs_and_jacobian(step, z))
-        wrong = ~np.isfinite(jacobian) | ~np.isfinite(value)[:, None]
+        try:
+            value, jacobian = (np.array(part) for part in _outputs_and_jacobian(step, z))
+        except Exception as error:  # the user's own code may raise anything
+            raise UserError(
+                f"optimizer: JAX cannot differentiate its update: {first_line(error)} "
+                "(allowed: updates written in JAX)"
+            ) from error
+        if not np.all(np.isfinite(value)):
+            raise UserError(_not_finite(step, z, value))
+        wrong = ~np.isfinite(jacobian)
         if not np.any(wrong):
             wrong = _slopes_disagree(step, z, value, jacobian)
     if np.any(wrong):
@@ -216,15 +226,26 @@ def _slopes_disagree(
     return (informative >= 3) & ~approached
 
 
+def _not_finite(step: StepMap, z: np.ndarray, value: np.ndarray) -> str:
+    output = [*step.names, "Δx"][int(np.argwhere(~np.isfinite(value))[-1, 0])]
+    return (
+        f"operating point: {output} is not finite {_where(step, z)} (allowed: finite "
+        "hyperparameters, and a state and gradient that do not overflow)"
+    )
+
+
 def _undefined(step: StepMap, z: Float[np.ndarray, " inputs"], wrong: np.ndarray) -> str:
     inputs, outputs = [*step.names, "gradient", "param"], [*step.names, "Δx"]
     row, column = np.argwhere(wrong)[-1]
-    zeros = [name for name, entry in zip(step.names, z[:-2], strict=True) if entry == 0.0]
-    where = f"gradient {z[-2]:g}, param {z[-1]:g}" + (
-        f" and zero state {', '.join(zeros[:4])}{', …' * (len(zeros) > 4)}" if zeros else ""
-    )
     return (
-        f"operating point: ∂{outputs[row]}/∂{inputs[column]} does not exist at {where} (allowed: "
-        "a smooth point: state=settle(tx, gradient_scale) where a second moment is zero, "
-        "a non-zero gradient= at a sign or a clip)"
+        f"operating point: ∂{outputs[row]}/∂{inputs[column]} does not exist {_where(step, z)} "
+        "(allowed: a smooth point: state=settle(tx, gradient_scale) where a second moment is "
+        "zero, a non-zero gradient= at a sign or a clip)"
+    )
+
+
+def _where(step: StepMap, z: np.ndarray) -> str:
+    zeros = [name for name, entry in zip(step.names, z[:-2], strict=True) if entry == 0.0]
+    return f"at gradient {z[-2]:g}, param {z[-1]:g}" + (
+        f" and zero state {', '.join(zeros[:4])}{', …' * (len(zeros) > 4)}" if zeros else ""
     )

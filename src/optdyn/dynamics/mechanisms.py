@@ -176,10 +176,12 @@ def adaptation(
     search starts where the last one ended. ``state`` and ``count`` as in
     `optdyn.dynamics.linearize`.
 
-    Raises `UserError` for an optimizer that is not component-wise.
+    Raises `UserError` for an optimizer that is not component-wise, and without gradients.
     """
     step = step_map(tx, state=state, count=count)
     start, points, converged = step.h, [], []
+    if not np.size(gradients):
+        raise UserError("gradients: none given (at least one)")
     for gradient in np.asarray(gradients, np.float64):
         found = find_fixed_points(step, start[None], float(gradient), iterations=iterations)
         converged.append(bool(found.converged[0]))

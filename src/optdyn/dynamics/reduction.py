@@ -104,8 +104,7 @@ def reduce(
     Raises `UserError` for an unknown mode and an h0 of another shape.
     """
     modes = source if isinstance(source, Eigenmodes) else eigenmodes(source)
-    n = modes.linearization.size
-    kept = modes.with_conjugates(range(n) if isinstance(keep, str) else keep)
+    kept = modes.with_conjugates(keep)
     into = modal_coordinates(modes, kept)
     return linear_optimizer(truncate(modes, keep), into @ _deviation(modes.linearization, h0))
 

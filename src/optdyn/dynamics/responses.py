@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics.separability import keep_precision
-from optdyn.dynamics.step_map import Optimizer, StepMap, step_map
-from optdyn.errors import UserError, require_number, require_positive_int
+from optdyn.dynamics.step_map import Optimizer, StepMap, state_vector, step_map
+from optdyn.errors import require_number, require_positive_int
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def responses(
     gradients = np.concatenate([level * _shape(kind, steps) for kind in KINDS for level in levels])
     gradients = gradients.reshape(len(kinds), steps)
     step = step_map(tx)
-    vector = step.h if h is None else np.asarray(h, np.float64)
-    if vector.shape != step.h.shape:
-        raise UserError(f"h: shape {vector.shape} is not allowed ({step.h.shape})")
+    vector = step.h if h is None else state_vector(step, h)
     with double_precision():
         both = np.concatenate([gradients, -gradients])
         start = _spread(step, vector, len(both))
@@ -148,7 +146,7 @@ def _spread(step: StepMap, h: Float[np.ndarray, " N"], count: int) -> optax.OptS
     """The initial state for ``count`` components, each with the vector h."""
     parts, treedef = jax.tree.flatten(step.tx.init(jnp.zeros(count, jnp.float64)))
     ones, position = jax.tree.leaves(step.state), 0
-    for i in step.leaves:
+    for i in step.layout.memory:
         part = h[position : position + ones[i].size].reshape(ones[i].shape)
         parts[i] = jnp.broadcast_to(jnp.asarray(part, ones[i].dtype), parts[i].shape)
         position += ones[i].size

@@ -83,7 +83,10 @@ def stability_map(
     """
     require_positive_int("points", points, minimum=16)
     require_number("condition_number", condition_number, minimum=1.0, inclusive=True)
-    given = np.zeros(0) if spectrum is None else np.asarray(spectrum, np.float64)
+    try:
+        given = np.zeros(0) if spectrum is None else np.asarray(spectrum, np.float64)
+    except (TypeError, ValueError):
+        given = np.zeros(0)
     if spectrum is not None and not (given.size and np.all((given > 0) & np.isfinite(given))):
         raise UserError("spectrum: not allowed (curvatures above 0, at least one)")
     edge = stable_range(system)

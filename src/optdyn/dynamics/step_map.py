@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from optdyn.dynamics.separability import keep_precision, require_componentwise
-from optdyn.errors import UserError, require_number, require_positive_int
+from optdyn.dynamics.state_layout import StateLayout, initial_state, state_layout
+from optdyn.errors import UserError, first_line, require_number, require_positive_int
 from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ class StepMap:
     compiled for one serves all that differ in ``parameters`` and ``state`` alone:
     every checkpoint of a learned optimizer (`with_parameters`).
 
-    The vector h holds the float leaves of the optimizer's state that exist once a
-    component (``leaves`` are their positions in the flattened ``state``, ``names``
-    has one name an entry of h). Everything else in ``state``, counters,
+    The vector h holds the memory that ``layout`` names: the float leaves of the
+    optimizer's state that exist once a component. Everything else in ``state``, counters,
     hyperparameters, running sums that all components share, is frozen at the value
     it has there. Call it inside `optdyn.precision.double_precision`; jit, vmap and
     reverse-mode differentiation apply.
@@ -48,27 +48,26 @@ class StepMap:
     parameters: PyTree
     state: PyTree
     build: Callable[[PyTree], optax.GradientTransformation]
-    leaves: tuple[int, ...]
-    names: tuple[str, ...]
+    layout: StateLayout
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Counters stand with the structure: optax computes schedules from them in float32,
         exactly only where the compiler knows their values.
         """
         parts, treedef = jax.tree.flatten(self.state)
-        counters = {i: int(part) for i, part in enumerate(parts) if _is_counter(part)}
+        counters = {i: np.asarray(parts[i]) for i in self.layout.counters}
         arrays = [part for i, part in enumerate(parts) if i not in counters]
-        fixed = (treedef, tuple(counters.items()), self.build, self.leaves, self.names)
-        return (self.parameters, arrays), fixed
+        values = tuple((i, a.dtype.str, a.shape, a.tobytes()) for i, a in counters.items())
+        return (self.parameters, arrays), (treedef, values, self.build, self.layout)
 
     @classmethod
     def tree_unflatten(cls, fixed: tuple[Any, ...], children: tuple[Any, ...]) -> StepMap:
-        treedef, counters, build, leaves, names = fixed
+        treedef, counters, build, layout = fixed
         parameters, arrays = children
         parts = list(arrays)
-        for i, value in counters:
-            parts.insert(i, np.asarray(value, np.int32))
-        return cls(parameters, treedef.unflatten(parts), build, leaves, names)
+        for i, dtype, shape, value in counters:
+            parts.insert(i, np.frombuffer(value, dtype).reshape(shape))
+        return cls(parameters, treedef.unflatten(parts), build, layout)
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -79,19 +78,24 @@ class StepMap:
         """The same optimizer with other parameters, in its initial state."""
         with double_precision():
             wide = to_float64(parameters)
-            state = _one_component_state(self.build(wide), jnp.zeros((1,), jnp.float64))
+            state = initial_state(self.build(wide))
         return dataclasses.replace(self, parameters=wide, state=state)
 
     @property
     def h(self) -> Float[np.ndarray, " N"]:
         """The state vector that ``state`` holds."""
         parts = jax.tree.leaves(self.state)
-        return np.concatenate([np.zeros(0), *(np.ravel(parts[i]) for i in self.leaves)])
+        return np.concatenate([np.zeros(0), *(np.ravel(parts[i]) for i in self.layout.memory)])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name an entry of h."""
+        return self.layout.names
 
     @property
     def precision(self) -> float:
         """The unit roundoff of the least precise part of h."""
-        parts = [jax.tree.leaves(self.state)[i] for i in self.leaves]
+        parts = [jax.tree.leaves(self.state)[i] for i in self.layout.memory]
         return max([float(jnp.finfo(part.dtype).eps) for part in parts], default=2.0**-52)
 
     def __call__(
@@ -102,13 +106,13 @@ class StepMap:
     ) -> tuple[Float[Array, " N"], Float[Array, ""]]:
         parts, treedef = jax.tree.flatten(self.state)
         start = 0
-        for i in self.leaves:
+        for i in self.layout.memory:
             stop = start + parts[i].size
             parts[i] = h[start:stop].reshape(parts[i].shape).astype(parts[i].dtype)
             start = stop
         gradient, param = (jnp.reshape(jnp.asarray(a, jnp.float64), (1,)) for a in (g, x))
         updates, after = self.tx.update(gradient, jax.tree.unflatten(treedef, parts), param)
-        h_next = _vector(jax.tree.leaves(after), self.leaves)
+        h_next = _vector(jax.tree.leaves(after), self.layout.memory)
         return h_next, updates[0].astype(jnp.float64)
 
 
@@ -124,7 +128,10 @@ class _Fixed:
 
 
 def _as_optax(parameters: Any) -> optax.GradientTransformation:
-    return parameters.as_optax()
+    try:
+        return parameters.as_optax()
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(f"optimizer: its as_optax() fails: {first_line(error)}") from error
 
 
 def step_map(
@@ -138,12 +145,14 @@ def step_map(
     ``tx`` is an optax pair, or a pytree of parameters with a method ``as_optax()``
     that gives one, such as a learned optimizer; its parameters are taken in float64.
     ``state``: the optimizer state for a parameter of shape (1,), whose shared part is
-    frozen; by default the one that ``tx.init`` gives. ``count``: sets every counter
-    (scalar integer leaf), and with it schedules and bias corrections. Leaves keep the
+    frozen; by default the one that ``tx.init`` gives, with flags as they are after the
+    first step. ``count``: sets every counter (integer leaf that grows from step to step),
+    and with it schedules and bias corrections. Leaves keep the
     precision that ``tx.init`` gives them for float64 parameters.
 
-    Raises `UserError` for an optimizer that is not component-wise, and for a ``state``
-    of another structure.
+    Raises `UserError` for anything but an optimizer, for one that is not component-wise,
+    does not act alike at every step or keeps its memory in other than real
+    floating-point numbers, and for a ``state`` of another structure.
     """
     if isinstance(tx, StepMap):
         step = tx
@@ -153,7 +162,7 @@ def step_map(
         step = dataclasses.replace(step, state=_conform(state, step.state))
     if count is not None:
         require_positive_int("count", count, minimum=0)
-        step = dataclasses.replace(step, state=_set_counters(step.state, count))
+        step = dataclasses.replace(step, state=_set_counters(step, count))
     return step
 
 
@@ -195,40 +204,45 @@ def settle(
             previous, _ = jax.lax.scan(advance, start, gradients[:-1])
             return previous, advance(previous, gradients[-1])[0]
 
-        start = _one_component_state(step.tx, params)
+        start = jax.tree.map(jnp.asarray, step.tx.init(params))
         previous, last = run(start, jnp.asarray(gradient_scale * signs))
         if not alternating:
             return last
         parts, treedef = jax.tree.flatten(last)
         for i, part in enumerate(jax.tree.leaves(previous)):
-            if i in step.leaves:
+            if i in step.layout.memory:
                 parts[i] = (parts[i] + part) / 2
         return jax.tree.unflatten(treedef, parts)
+
+
+def state_vector(step: StepMap, h: object) -> Float[np.ndarray, " N"]:
+    """``h`` as a state of ``step``. Raises `UserError` unless it is N finite numbers."""
+    n = len(step.names)
+    try:
+        vector = np.asarray(h, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"h: {type(h).__name__} is not allowed ({n} numbers)") from None
+    if vector.shape != (n,):
+        raise UserError(f"h: shape {vector.shape} is not allowed ({(n,)})")
+    if not np.all(np.isfinite(vector)):
+        raise UserError(f"h: not finite (allowed: {n} finite numbers)")
+    return vector
 
 
 def _initial_step_map(optimizer: Optimizer) -> StepMap:
     with double_precision():
         plain = isinstance(optimizer, optax.GradientTransformation)
+        if not plain and not callable(getattr(optimizer, "as_optax", None)):
+            raise UserError(
+                f"optimizer: {type(optimizer).__name__} is not one (allowed: an "
+                "optax.GradientTransformation, or parameters with a method as_optax())"
+            )
         parameters = () if plain else to_float64(optimizer)
         build = _Fixed(optimizer) if plain else _as_optax
         tx = build(parameters)
         require_componentwise(tx)
-        params = jnp.zeros((1,), jnp.float64)
-        state = _one_component_state(tx, params)
-        # A leaf belongs to the component when it grows with the number of components.
-        wider = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((2,), jnp.float64))
-        paths = jax.tree_util.tree_flatten_with_path(state)[0]
-        leaves, names = [], []
-        for i, ((path, leaf), wide) in enumerate(zip(paths, jax.tree.leaves(wider), strict=True)):
-            if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.shape != wide.shape:
-                leaves.append(i)
-                name = jax.tree_util.keystr(path, simple=True, separator=".")
-                names += [f"{name}[{k}]" for k in range(leaf.size)] if leaf.size > 1 else [name]
-    return StepMap(parameters, state, build, leaves=tuple(leaves), names=tuple(names))
-
-
-def _one_component_state(tx: optax.GradientTransformation, params: Array) -> PyTree:
-    return jax.tree.map(jnp.asarray, tx.init(params))
+        state = initial_state(tx)
+        return StepMap(parameters, state, build, state_layout(tx, state))
 
 
 def _vector(parts: list[Array], positions: tuple[int, ...]) -> Float[Array, " N"]:
@@ -257,15 +271,10 @@ def _conform(state: PyTree, template: PyTree) -> PyTree:
         )
 
 
-def _set_counters(state: PyTree, count: int) -> PyTree:
-    def set_one(leaf: Any) -> Any:
-        if not _is_counter(leaf):
-            return leaf
-        return jnp.asarray(min(count, jnp.iinfo(leaf.dtype).max), leaf.dtype)
-
+def _set_counters(step: StepMap, count: int) -> PyTree:
+    parts, treedef = jax.tree.flatten(step.state)
     with double_precision():
-        return jax.tree.map(set_one, state)
-
-
-def _is_counter(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray)) and leaf.ndim == 0 and leaf.dtype == np.int32
+        for i in step.layout.counters:
+            most = int(jnp.iinfo(parts[i].dtype).max)
+            parts[i] = jnp.full_like(parts[i], min(count, most))
+    return jax.tree.unflatten(treedef, parts)

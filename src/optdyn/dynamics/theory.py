@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optdyn.dynamics.eigenmodes import Eigenmodes
+from optdyn.dynamics.eigenmodes import Eigenmodes, require_linear
 from optdyn.errors import UserError, require_number, require_positive_int
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Coarse enough for large states, fine enough not to step over an unstable window.
 STEP_UP = 1.5
+# The rounding of a spectral radius: on the unit circle is not inside it.
+MARGIN = 1e-13
 
 
 def optimal_momentum(m: float, L: float) -> tuple[float, float]:
@@ -75,7 +77,7 @@ def stable_range(system: Linearization | Eigenmodes, *, relative: float = 1e-9) 
     lin = _linear(system)
 
     def stable(curvature: float) -> bool:
-        return bool(closed_loop_radius(lin, np.array([curvature]))[0] < 1.0)
+        return bool(closed_loop_radius(lin, np.array([curvature]))[0] < 1.0 - MARGIN)
 
     rate = learning_rate(lin)
     low = 1e-4 / rate
@@ -102,7 +104,7 @@ def is_stable(
     """
     _require_spectrum(low, high)
     require_positive_int("points", points, minimum=2)
-    return bool(np.all(closed_loop_radius(system, np.geomspace(low, high, points)) < 1.0))
+    return bool(np.all(closed_loop_radius(system, np.geomspace(low, high, points)) < 1.0 - MARGIN))
 
 
 def learning_rate(system: Linearization | Eigenmodes) -> float:
@@ -117,7 +119,9 @@ def learning_rate(system: Linearization | Eigenmodes) -> float:
 
 
 def _linear(system: Linearization | Eigenmodes) -> Linearization:
-    return system.linearization if isinstance(system, Eigenmodes) else system
+    lin = system.linearization if isinstance(system, Eigenmodes) else system
+    require_linear(lin)
+    return lin
 
 
 def _require_spectrum(m: float, L: float) -> None:

@@ -76,7 +76,7 @@ def load_pretrained(
     Raises `UserError`, naming the first fault, for an unknown name or stage and
     for a file that is missing, damaged, or not what its card tells.
     """
-    if isinstance(name, Path) or name.endswith(CHECKPOINT_SUFFIX):
+    if isinstance(name, Path) or str(name).endswith(CHECKPOINT_SUFFIX):
         return load_optimizer(Path(name))[0]
     optimizer, _ = _weights(name, stage, folder)
     return optimizer
