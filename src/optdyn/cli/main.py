@@ -13,7 +13,7 @@ import optdyn
 from optdyn.cli.devices import use_large_pages
 from optdyn.distributed.group import unfinished
 from optdyn.errors import UserError
-from optdyn.experiments.interrupts import Interrupted, raised_signals
+from optdyn.experiments.interrupts import Interrupted, noted_signals, raised_signals
 
 PROGRAM = "optdyn"
 COMMANDS = {
@@ -90,7 +90,8 @@ def _dispatch(arguments: list[str]) -> int:
     command, *rest = arguments
     if command not in COMMANDS:
         raise UserError(f"command: unknown value {command!r} (allowed: {', '.join(COMMANDS)})")
-    module = importlib.import_module(f"optdyn.cli.{command.replace('-', '_')}")
+    with noted_signals():  # NumPy and JAX print an exception that comes while they load
+        module = importlib.import_module(f"optdyn.cli.{command.replace('-', '_')}")
     try:
         return module.command(rest) or 0
     except SystemExit:  # argparse leaves this way once it has printed the help

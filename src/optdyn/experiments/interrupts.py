@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -14,6 +16,7 @@ from optdyn.distributed.watch import LOST_EXIT
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_TO_SEND_AGAIN = 0.05
 
 T = TypeVar("T")
 
@@ -69,7 +72,8 @@ def noted_signals() -> Iterator[Callable[[], int | None]]:
 def raised_signals(message: str) -> Iterator[None]:
     """Within the block signals raise `Interrupted` with ``message``, save in `noted_signals`.
 
-    Outside the main thread nothing changes.
+    One that arrives where Python drops exceptions (a callback of the garbage collector, a
+    finalizer) is sent again a moment later. Outside the main thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -78,10 +82,19 @@ def raised_signals(message: str) -> Iterator[None]:
     def stop(signum: int, _: FrameType | None) -> None:
         raise Interrupted(signum, message)
 
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not isinstance(error, Interrupted):
+            return told(unraisable)
+        threading.Timer(SECONDS_TO_SEND_AGAIN, os.kill, (os.getpid(), error.signum)).start()
+
+    told = sys.unraisablehook
     previous = {signum: signal.signal(signum, stop) for signum in SIGNALS}
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = told
         for signum, handler in previous.items():
             signal.signal(signum, handler)
 
