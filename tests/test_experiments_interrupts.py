@@ -21,11 +21,15 @@ class Finalized:
 
 def test_a_signal_dropped_by_a_finalizer_is_sent_again() -> None:
     before = sys.unraisablehook
-    with pytest.raises(Interrupted, match="stopped"), raised_signals("stopped"):
+
+    def lose_a_signal() -> None:
         thing = Finalized()
         del thing
         time.sleep(5.0)
         raise AssertionError("the signal was lost")
+
+    with pytest.raises(Interrupted, match="stopped"), raised_signals("stopped"):
+        lose_a_signal()
     assert sys.unraisablehook is before
 
 
