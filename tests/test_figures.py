@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optdyn import figures
@@ -23,7 +24,7 @@ from optdyn.figures import (
     SearchPanel,
     StoredModes,
 )
-from optdyn.figures.modes import timescale
+from optdyn.figures.modes import meta_step_axis, timescale
 from optdyn.figures.style import STYLE
 
 BETA = np.array([0.9, 0.5 + 0.3j, 0.5 - 0.3j, 0.3, -0.2, 0.0, 1.1], complex)
@@ -148,6 +149,7 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
     "momentum_stage": (
         lambda: figures.momentum_stage(stage()),
         [
+            "above 1,000, or diverged",
             "best tuned momentum",
             "chosen checkpoint: meta-step 10",
             "learned optimizer at each checkpoint",
@@ -157,11 +159,12 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
     ),
     "momentum_hyperparameters_without_theory": (
         lambda: figures.momentum_hyperparameters(BETA[:1], ALPHA[:1], TUNED, None),
-        ["best tuned momentum", "leading mode (ringed)", "mode, real, α > 0"],
+        ["best tuned momentum", "leading mode (ringed)"],
     ),
     "momentum_stage_without_theory": (
         lambda: figures.momentum_stage(dataclasses.replace(stage(), theory=None, thresholds={})),
         [
+            "above 1,000, or diverged",
             "best tuned momentum",
             "chosen checkpoint: meta-step 10",
             "learned optimizer at each checkpoint",
@@ -312,6 +315,57 @@ def test_points_lie_where_the_numbers_say() -> None:
     np.testing.assert_allclose(at["leading mode (ringed)"], [[0.3, -1 / np.log(0.9)]])
     assert len(at["mode, conjugate pair"]) == 2
     assert "2 of 7 modes lie beyond" in axes.get_title()
+
+
+def drawn_lines(axes: Axes) -> list[np.ndarray]:
+    return [np.asarray(line.get_xydata()) for line in axes.lines]
+
+
+def test_what_diverged_is_a_triangle_at_the_top_and_not_left_out() -> None:
+    told = dataclasses.replace(stage(), momentum_ratio=np.array([np.nan, 2.0, 1.05, 1e30]))
+    panel = figures.momentum_stage(told).axes[4]
+    triangles = next(line for line in panel.lines if line.get_marker() == "^")
+    assert list(triangles.get_xdata()) == [0, 100]
+    np.testing.assert_array_equal(drawn_lines(panel)[0][:, 1], [np.nan, 2.0, 1.05, np.nan])
+    assert panel.get_ylim()[1] < 10.0
+
+
+def test_a_mode_alone_is_drawn_until_it_leaves_the_axes() -> None:
+    learned, tuned = curve("learned", 0.5), curve("momentum", 0.3)
+    rising = dataclasses.replace(learned, mean=np.array([1.0, 5.0, 50.0, 2.0, *[1.0] * 17]))
+    (axes,) = figures.reduction_losses(learned, rising, tuned).axes
+    (alone,) = (line for line in axes.lines if "alone" in str(line.get_label()))
+    assert list(alone.get_ydata()) == [1.0, 5.0, 50.0]
+
+
+@pytest.mark.parametrize(
+    ("meta_steps", "ticks"),
+    [((0, 1, 2, 50, 3000), [0, 1, 10, 100, 1000]), ((60, 80), [60, 80]), ((5,), [5])],
+)
+def test_the_axis_of_meta_steps_holds_them_with_ticks(
+    meta_steps: tuple[int, ...], ticks: list[int]
+) -> None:
+    (axes,) = Figure().subplots(1, 1, squeeze=False)[0]
+    meta_step_axis(axes, np.array(meta_steps))
+    low, high = axes.get_xlim()
+    assert low < min(meta_steps)
+    assert high > max(meta_steps)
+    assert list(axes.get_xticks()) == ticks
+    if meta_steps == (60, 80):
+        assert low > 40
+
+
+def test_what_an_advantage_is_worth_stays_short() -> None:
+    sizes = [Score("a", value, 0.1) for value in (0.5, -2.5, -9.29496e33, np.nan)]
+    figure = figures.advantage_kept(sizes, sizes[:1], sizes[:1], "adam", 0.9)
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert words == ["0.50", "−2.50", "−9.3·$10^{33}$", "diverged"]
+
+
+def test_a_title_says_what_a_picture_is_of_and_keeps_the_rest() -> None:
+    figure = figures.entitled(surface(), "Rosenbrock: loss")
+    assert figure.get_suptitle() == "Rosenbrock: loss"
+    assert legend_entries(figure) == ["minimum at (1, 1)"]
 
 
 def test_the_zoom_shows_the_leading_mode_alone_among_highlights() -> None:

@@ -26,6 +26,7 @@ from optdyn.figures.schematic import optimizer_schematic
 from optdyn.figures.search import hyperparameter_searches
 from optdyn.figures.stability import optimizer_stability
 from optdyn.figures.stages import mode_stages
+from optdyn.figures.style import entitled
 from optdyn.figures.tasks import condition_numbers, rosenbrock_surface, two_moons_data
 from optdyn.figures.training import momentum_stage, training_curve
 
@@ -41,6 +42,7 @@ __all__ = [
     "advantage_kept",
     "condition_numbers",
     "eigenvalue_plane",
+    "entitled",
     "hyperparameter_searches",
     "loss_curves",
     "mechanisms",

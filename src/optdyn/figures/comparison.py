@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optdyn.figures.inputs import Curve
 from optdyn.figures.style import (
     BLUE,
     GREEN,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from optdyn.figures.inputs import Curve, Score
+    from optdyn.figures.inputs import Score
 
 LEARNED = "learned"
 WIDE_RATIO = 8.0
@@ -51,10 +52,13 @@ def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool =
     """Fig. 7c: the full learned optimizer, the same cut down to one mode, tuned momentum.
 
     ``relative`` as for `loss_curves`. A mode that diverges on its own leaves the
-    axes at ten times the highest loss of the other two.
+    axes at ten times the highest loss of the other two, and is not drawn after that.
     """
     ceiling = DIVERGED * float(np.nanmax([full.mean, tuned.mean]))
-    diverges = not np.all(reduced.mean <= ceiling)
+    beyond = np.flatnonzero(~(reduced.mean <= ceiling))
+    diverges = beyond.size > 0
+    followed = slice(beyond[0] + 1 if diverges else None)
+    reduced = Curve(reduced.name, reduced.mean[followed], reduced.standard_error[followed])
     alone = "its leading mode alone" + (" (diverges)" if diverges else "")
     figure, (axes,) = new_figure(SINGLE)
     _draw_curve(axes, full, "full learned optimizer", BLUE, "-", linewidth=2.6)
@@ -74,7 +78,7 @@ def performance_summary(tasks: Mapping[str, Sequence[Score]]) -> Figure:
 
     def draw(axes: Axes, scores: Sequence[Score]) -> None:
         numbers = [
-            f"{s.mean:#.3g} ± {s.standard_error:.1g}" if np.isfinite(s.mean) else "diverged"
+            f"{s.mean:#.3g} ± {s.standard_error:.2g}" if np.isfinite(s.mean) else "diverged"
             for s in scores
         ]
         _draw_scores(axes, scores, numbers, errors=1.0)
@@ -86,6 +90,7 @@ def performance_summary(tasks: Mapping[str, Sequence[Score]]) -> Figure:
             plain_log_ticks(axes.xaxis)
         else:
             axes.set_xlim(left=0)
+            axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel("meta-objective (± standard error)")
 
     return _panels(tasks, draw)
@@ -105,11 +110,13 @@ def paired_differences(tasks: Mapping[str, Sequence[Score]]) -> Figure:
             for s in scores
         ]
         _draw_scores(axes, scores, numbers, errors=2.0)
-        axes.axvline(0, color=GREY, linewidth=1.4, zorder=0)
+        axes.axvline(0, color=GREY, linewidth=1.4)
         sizes = [abs(s.mean) for s in scores]
+        label = "baseline minus learned (± 2 s.e.)"
         if _is_wide(sizes):
             _symmetric_log(axes, min(sizes))
-        axes.set_xlabel("baseline minus learned (± 2 s.e.)")
+            label += f", logarithmic beyond {min(sizes):.1g}"
+        axes.set_xlabel(label)
 
     return _panels(tasks, draw)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NOTE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 LOWEST = -1.0
 """What keeps less than this is drawn here, with its value told."""
+TOO_LONG = 1e4
+"""From here on values are told by their power of ten."""
 
 
 @styled
@@ -52,9 +54,20 @@ def advantage_kept(
     panels[-1].set_xlim(LOWEST - 0.05, 1.25 * top)
     panels[-1].set_xlabel(
         f"fraction of the advantage over {readable(baseline)} kept\n"
-        f"(0: {readable(baseline)}; dashed: the learned optimizer; dotted: aim {aim:g})"
+        f"(0: {readable(baseline)}; dashed: the learned optimizer; dotted: aim {aim:g};\n"
+        f"pale bars go on beyond −{-LOWEST:g})"
     )
     return figure
+
+
+def _worth(fraction: float) -> str:
+    """A fraction as a few characters, however far from 1 it is."""
+    if not np.isfinite(fraction):
+        return "diverged"
+    if abs(fraction) < TOO_LONG:
+        return f"{fraction:.2f}".replace("-", "−")
+    power = int(np.floor(np.log10(abs(fraction))))
+    return f"{fraction / 10.0**power:.1f}·$10^{{{power}}}$".replace("-", "−")
 
 
 def _bars(axes: Axes, scores: Sequence[Score], color: str) -> None:
@@ -70,7 +83,7 @@ def _bars(axes: Axes, scores: Sequence[Score], color: str) -> None:
         )  # fmt: skip
         error = score.standard_error if inside and np.isfinite(score.standard_error) else 0.0
         edge = max(length + error, 0.0)
-        words = f"{score.mean:.2f}" if known else "diverged"
-        axes.text(edge + 0.03, float(place), words, va="center", fontsize=8, bbox=NOTE)
+        words = _worth(score.mean)
+        axes.text(edge + 0.03, float(place), words, va="center", fontsize=9, bbox=NOTE)
     axes.set_yticks(places, labels=[score.name for score in scores])
     axes.set_ylim(len(scores) - 0.4, -0.6)

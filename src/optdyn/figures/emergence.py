@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
@@ -19,7 +19,6 @@ from optdyn.figures.style import (
     PURPLE,
     SKY_BLUE,
     VERMILLION,
-    YELLOW,
     new_figure,
     plain_log_ticks,
     styled,
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy import ndarray
 
-COLOURS = (VERMILLION, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, GREY, YELLOW)
+COLOURS = (VERMILLION, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, GREY, BLACK)
+DASHED_FROM = 4
 GAIN_DECADES = 5
 FRAMES_A_SECOND = 4
 FILM_DPI = 80
@@ -52,17 +52,22 @@ def mode_tracks(
     """
     figure, (plane, slow, strong) = new_figure((10.4, 3.9), 1, 3)
     _unit_circle(plane, beta)
+    visible = np.where(gain > 0, gain, np.nan)
     for j, color in zip(range(beta.shape[1]), COLOURS, strict=False):
-        plane.plot(beta[:, j].real, beta[:, j].imag, color=color, linewidth=1.0, alpha=0.8)
+        look: dict[str, Any] = {
+            "color": color,
+            "linestyle": "-" if j < DASHED_FROM else (0, (4, 1.2)),
+        }
+        plane.plot(beta[:, j].real, beta[:, j].imag, **look, linewidth=1.0, alpha=0.8)
         plane.scatter(
             beta[:1, j].real, beta[:1, j].imag, s=22, facecolor="white", edgecolor=color, zorder=3
         )
         plane.scatter(beta[-1:, j].real, beta[-1:, j].imag, s=30, color=color, zorder=4)
-        slow.plot(meta_step, timescale(beta[:, j]), color=color, linewidth=1.3)
-        strong.plot(meta_step, gain[:, j], color=color, linewidth=1.3, label=f"mode {j + 1}")
+        slow.plot(meta_step, timescale(beta[:, j]), **look, linewidth=1.3)
+        strong.plot(meta_step, visible[:, j], **look, linewidth=1.3, label=f"mode {j + 1}")
     plane.scatter([], [], s=22, facecolor="white", edgecolor=BLACK, label="first checkpoint")
     plane.scatter([], [], s=30, color=BLACK, label="last checkpoint")
-    plane.legend(loc="lower left", fontsize=7)
+    plane.legend(loc="lower left", fontsize=8)
     plane.set_title("paths of eigenvalues")
     top = float(np.nanmax(gain[np.isfinite(gain)], initial=1e-30))
     strong.set_ylim(top * 10.0**-GAIN_DECADES, 3.0 * top)
@@ -71,11 +76,11 @@ def mode_tracks(
         (strong, "|α/(1−β)|", "steady-state gains"),
     ):
         axes.set_yscale("log")
-        meta_step_axis(axes, int(np.max(meta_step)))
+        meta_step_axis(axes, meta_step)
         axes.set(ylabel=label, title=title)
         axes.grid(True, axis="y")
         if chosen is not None:
-            axes.axvline(chosen, color=BLACK, linestyle="--", linewidth=1.0)
+            axes.axvline(chosen, color=GREY, linestyle=":", linewidth=1.4)
     plain_log_ticks(slow.yaxis)
     lines = strong.get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=min(8, beta.shape[1]), fontsize=8)

@@ -16,6 +16,7 @@ from optdyn.figures.style import (
     PURPLE,
     VERMILLION,
     new_figure,
+    plain_log_ticks,
     styled,
 )
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN_QUANTILE = 0.01
+LEGEND_SIZE = 8
 
 
 @styled
@@ -49,6 +51,7 @@ def mechanisms(measured: dict[str, Any], closed_forms: dict[str, Any]) -> Figure
         xscale="log", yscale="log", title="frequency response at rest",
         xlabel="angular frequency (radians/step)", ylabel="gain |Δx/g|",
     )  # fmt: skip
+    plain_log_ticks(panels[5].yaxis)
     for axes in panels:
         axes.title.set_fontsize(10)
     return figure
@@ -78,10 +81,10 @@ def _update(axes: Axes, update: dict[str, Any], density: dict[str, Any]) -> None
     axes.fill_between([], [], color=LIGHT_GREY, alpha=0.55, label="density of |g|")
     drawn = (g >= low) & (np.asarray(update["start"], float) > 0)
     shown = np.asarray(update["start"], float)[drawn]
-    axes.set(xscale="log", yscale="log", xlim=(low, g[-1]), title="update, odd part")
+    axes.set(xscale="log", yscale="log", xlim=(low, g[-1]), title="update against gradient")
     axes.set_ylim(0.5 * shown.min(), 20.0 * shown.max())
-    axes.set(xlabel="gradient |g|", ylabel="−Δx (parameter units)")
-    axes.legend(loc="upper left", fontsize=7)
+    axes.set(xlabel="gradient |g|", ylabel="−Δx, odd part (parameter units)")
+    axes.legend(loc="upper left", fontsize=LEGEND_SIZE)
 
 
 def _schedule(axes: Axes, schedule: dict[str, Any]) -> None:
@@ -93,27 +96,35 @@ def _schedule(axes: Axes, schedule: dict[str, Any]) -> None:
     axes.plot(steps, rate, color=BLUE, label="zero gradients")
     axes.plot(steps, mean, color=VERMILLION, linestyle="--", label="on problems")
     axes.fill_between(steps, mean - error, mean + error, color=VERMILLION, alpha=0.2, linewidth=0)
-    axes.set_ylim(bottom=0)
+    # Room for the legend above the highest point.
+    axes.set_ylim(0, 1.3 * float(np.nanmax([*rate, *(mean + error)])))
     axes.set(title="learning rate along the way", xlabel="iteration", ylabel="−∂Δx/∂g at g = 0")
-    axes.legend(loc="upper right", fontsize=7)
+    axes.legend(loc="upper right", ncols=2, fontsize=LEGEND_SIZE)
 
 
 def _adaptation(axes: Axes, adapted: dict[str, Any], closed_forms: dict[str, Any]) -> None:
     g, rate = (np.asarray(adapted[name], float) for name in ("gradient", "rate"))
     for sign, color, marker in ((1, BLUE, "o"), (-1, ORANGE, "s")):
         side = np.sign(g) == sign
+        size, height = np.abs(g[side]), rate[side]
         axes.plot(
-            np.abs(g[side]), rate[side], color=color, marker=marker, markersize=3,
+            size, np.abs(height), color=color, marker=marker, markersize=3,
             label=f"learned, g {'>' if sign > 0 else '<'} 0",
         )  # fmt: skip
+        uphill = height < 0
+        if uphill.any():
+            axes.plot(
+                size[uphill], -height[uphill], color=color, marker=marker, markersize=5,
+                markerfacecolor="white", linestyle="none", label="negative",
+            )  # fmt: skip
     size = np.asarray(closed_forms["gradient"], float)
     styles = (("rmsprop", "RMSProp", GREEN, "-."), ("adam", "Adam", PURPLE, "--"))
     for name, label, color, linestyle in styles:
         if name in closed_forms:
             axes.plot(size, closed_forms[name], color=color, linestyle=linestyle, label=label)
     axes.set(xscale="log", yscale="log", title="learning rate under constant g")
-    axes.set(xlabel="constant gradient |g|", ylabel="−∂Δx/∂g at (h*(g), 0)")
-    axes.legend(loc="best", fontsize=7)
+    axes.set(xlabel="constant gradient |g|", ylabel="|∂Δx/∂g| at (h*(g), 0)")
+    axes.legend(loc="best", fontsize=LEGEND_SIZE)
 
 
 def _portrait(axes: Axes, portrait: dict[str, Any]) -> None:
@@ -136,10 +147,10 @@ def _portrait(axes: Axes, portrait: dict[str, Any]) -> None:
             [x], [y], marker=marker, facecolor=face, edgecolor=BLACK, s=42, label=label, zorder=4
         )
     explained = 100 * np.asarray(portrait["explained"], float)
-    axes.set_xlabel(f"component 1 ({explained[0]:.0f} % of variance)")
-    axes.set_ylabel(f"component 2 ({explained[1]:.0f} %)")
+    axes.set_xlabel(f"component 1 ({explained[0]:.3g} % of variance)")
+    axes.set_ylabel(f"component 2 ({explained[1]:.3g} %)")
     axes.set_title("states, principal components")
     axes.margins(x=0.1, y=0.1)
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.3 * (high - low), high)
-    axes.legend(loc="lower center", ncols=2, fontsize=7)
+    axes.legend(loc="lower center", ncols=2, fontsize=LEGEND_SIZE)

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from optdyn.figures.style import (
     BLACK,
     BLUE,
+    DARK_GOLD,
     GOLD,
     GREY,
     LIGHT_GREY,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 ALPHA_DECADES = 6
 GAIN_DECADES = 3
 SHORTEST_TIMESCALE = 0.1
+FEW_CHECKPOINTS = 4
 
 
 def timescale(beta: Complex[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
@@ -83,7 +85,7 @@ def eigenvalue_plane(beta: Complex[ndarray, " modes"], leading: int = 0) -> Figu
         axes.set_xlabel("real part of β")
         axes.set_ylabel("imaginary part of β")
         axes.set_aspect("equal")
-    reach = max(1.15, 1.1 * float(np.max(np.abs(beta))))
+    reach = max(1.2, 1.1 * float(np.max(np.abs(beta))))
     whole.set(xlim=(-reach, reach), ylim=(-reach, reach), title="all eigenvalues")
     near.set(xlim=(1 - 1.7 * half, 1 + 0.3 * half), ylim=(-half, half), title="near 1, enlarged")
     near.locator_params(nbins=5)
@@ -118,16 +120,17 @@ def momentum_hyperparameters(
         & (steps > SHORTEST_TIMESCALE)
         & np.isfinite(steps)
     )
+    others = drawn & (np.arange(beta.size) != leading)
     kinds = (
         ("real, α > 0", ~oscillating & ~negative, "o", BLUE),
         ("real, α < 0", negative, "v", "white"),
         ("conjugate pair", oscillating, "s", SKY_BLUE),
     )
     for label, chosen, marker, face in kinds:
-        if np.any(chosen & drawn):
+        if np.any(chosen & others):
             axes.scatter(
-                size[chosen & drawn],
-                steps[chosen & drawn],
+                size[chosen & others],
+                steps[chosen & others],
                 s=34,
                 marker=marker,
                 facecolor=face,
@@ -199,22 +202,31 @@ def modes_over_training(
     )
     axes.set_yscale("log")
     plain_log_ticks(axes.yaxis)
-    meta_step_axis(axes, int(np.max(meta_step)))
+    meta_step_axis(axes, meta_step)
     axes.set_ylabel("timescale −1/ln|β| (steps)")
     if chosen is not None:
-        axes.axvline(chosen, color=VERMILLION, linestyle="--", label=f"meta-step {chosen:,}")
+        axes.axvline(
+            chosen, color=VERMILLION, linestyle="--", zorder=0, label=f"meta-step {chosen:,}"
+        )
         axes.legend(loc="upper left")
     bar = figure.colorbar(points, ax=axes, extend="min")
     bar.set_label("steady-state gain |α/(1−β)|")
     return figure
 
 
-def meta_step_axis(axes: Axes, last: int) -> None:
-    """A horizontal axis of meta-steps, logarithmic from 1 on so that 0 is on it too."""
+def meta_step_axis(axes: Axes, meta_steps: Int[ndarray, " checkpoints"]) -> None:
+    """A horizontal axis that holds ``meta_steps``, logarithmic from 1 on so that 0 is on it too.
+
+    Ticks at powers of ten, or at the meta-steps themselves where they are few.
+    """
+    first, last = int(np.min(meta_steps)), max(int(np.max(meta_steps)), 1)
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
-    axes.set_xlim(-0.15, 1.15 * max(last, 1))
-    decades = [10**k for k in range(int(np.log10(max(last, 1))) + 1)]
-    axes.set_xticks([0, *decades], labels=["0", *(f"{d:,}" for d in decades)])
+    few = len(meta_steps) <= FEW_CHECKPOINTS
+    room = 1.3 if few else 1.15
+    axes.set_xlim(first / room if first else -0.15, room * last)
+    decades = [0, *(10**k for k in range(int(np.log10(last)) + 1))]
+    ticks = np.unique(meta_steps).tolist() if few else [d for d in decades if d >= first]
+    axes.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
     axes.set_xlabel("meta-step")
 
 
@@ -235,22 +247,22 @@ def _half_width(beta: Complex[ndarray, " modes"], leading: int) -> float:
 def references(
     axes: Axes, tuned: MomentumPoint, theory: MomentumPoint | None, size: float = 1.0
 ) -> None:
-    """The gold star at the best tuned momentum and the cross at theory's, ``size`` times as big."""
+    """Gold stars, ``size`` times as big: best tuned momentum's full, theory's open."""
     stars = (
-        ("best tuned momentum", tuned, "*", GOLD, 330),
-        ("optimal momentum (theory)", theory, "X", "white", 120),
+        ("best tuned momentum", tuned, GOLD, BLACK, 1.1),
+        ("optimal momentum (theory)", theory, "white", DARK_GOLD, 2.0 * size**0.5),
     )
-    for label, point, marker, face, area in stars:
+    for label, point, face, edge, width in stars:
         if point is None:
             continue
         axes.scatter(
             [point.alpha],
             [timescale(np.asarray(point.beta))],
-            s=size * area,
-            marker=marker,
+            s=size * 330,
+            marker="*",
             facecolor=face,
-            edgecolor=BLACK,
-            linewidth=1.1,
+            edgecolor=edge,
+            linewidth=width,
             label=label,
             zorder=5 if point is tuned else 6,
         )

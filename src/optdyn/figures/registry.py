@@ -74,7 +74,8 @@ FIGURES: dict[str, Description] = {
     "loss_curves": Description(
         "Loss against iteration",
         "Mean loss ± standard error over the test problems, for every optimizer on the same "
-        "problems. The learned optimizer was trained for the iterations shown.",
+        "problems. The learned optimizer was trained for the iterations shown. A line that "
+        "falls off the axis has reached 0 in float32.",
     ),
     "fig07a": Description(
         "Eigenvalues of the linearised optimizer",
@@ -85,9 +86,9 @@ FIGURES: dict[str, Description] = {
     ),
     "fig07b": Description(
         "Each mode as a momentum optimizer",
-        "Momentum timescale against learning rate for every eigenmode. The gold star is the best "
-        "tuned momentum, the cross the optimum that theory gives where the task's curvatures are "
-        "known, the ringed diamond the mode with the largest steady-state gain.",
+        "Momentum timescale against learning rate for every eigenmode. The full gold star is the "
+        "best tuned momentum, the open one the optimum that theory gives where the task's "
+        "curvatures are known, the ringed diamond the mode with the largest steady-state gain.",
         "linear_regression",
     ),
     "fig07c": Description(
@@ -102,14 +103,16 @@ FIGURES: dict[str, Description] = {
         "leading mode's steady-state gain exceeds the next mode's, its learning rate and "
         "timescale beside the best tuned and (where known) the theoretical ones, how well "
         "momentum does with those two numbers, and how closely the mode alone follows the full "
-        "optimizer. The vertical line is the checkpoint taken as the momentum stage.",
+        "optimizer. The vertical line is the checkpoint taken as the momentum stage. Triangles "
+        "at the top stand for what is above the axis or diverged; negative learning rates are "
+        "left out.",
     ),
     "mode_stages": Description(
         "The modes at stored stages of meta-training",
         "Momentum timescale against learning rate of every eigenmode, one panel a stored "
-        "checkpoint, on the same axes. The gold star is the best tuned momentum, the cross the "
-        "optimum that theory gives where the task's curvatures are known; the panel titled "
-        "momentum is the stage taken as such.",
+        "checkpoint, on the same axes. The full gold star is the best tuned momentum, the open "
+        "one the optimum that theory gives where the task's curvatures are known; the framed "
+        "panel is the momentum stage.",
     ),
     "modes_over_training": Description(
         "Timescales of all modes during meta-training",
@@ -120,15 +123,17 @@ FIGURES: dict[str, Description] = {
         "Modes followed through meta-training",
         "The modes with the largest shares of the gain at any time, each matched from checkpoint "
         "to checkpoint and drawn in one colour: its eigenvalue's path, timescale and steady-state "
-        "gain. The dashed line is the momentum stage. The same as a film: the file of this "
+        "gain. The dotted line is the momentum stage. The same as a film: the file of this "
         "figure's name ending in .gif.",
     ),
     "mechanisms": Description(
         "What the optimizer does beyond its modes",
-        "Update against gradient, at the initial and at the resting state, over the density of "
+        "Update against gradient (its odd part, half of what g and −g make differ), at the initial "
+        "and at the resting state, over the density of "
         "the gradients met; effective learning rate without gradients (the autonomous schedule) "
         "and on problems, mean ± standard error; effective learning rate at the fixed points "
-        "h*(g) that constant gradients lead to, beside tuned RMSProp's and Adam's closed forms; "
+        "h*(g) that constant gradients lead to, beside tuned RMSProp's and Adam's closed forms "
+        "(open markers: it is negative there); "
         "states, those fixed points and trajectories in principal components; impulse and "
         "frequency response of the linear optimizer at rest.",
     ),

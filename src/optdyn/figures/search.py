@@ -48,8 +48,12 @@ def hyperparameter_searches(panels: Sequence[SearchPanel]) -> Figure:
         shrink=0.7,
     )
     bar.set_label("meta-objective (purple: best)")
-    handles, labels = used[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    entries = {
+        label: handle
+        for axes in used
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -66,7 +70,7 @@ def _draw_panel(axes: Axes, panel: SearchPanel, norm: LogNorm) -> None:
         color=LIGHT_GREY,
         linewidth=0.8,
         rasterized=True,
-        label="diverged",
+        label="diverged" if diverged.any() else None,
     )
     order = np.argsort(-objective[~diverged])
     axes.scatter(
@@ -93,7 +97,7 @@ def _draw_panel(axes: Axes, panel: SearchPanel, norm: LogNorm) -> None:
     axes.set_xlabel("learning rate α")
     axes.set_ylabel(f"1 − {panel.symbol}")
     axes.set_title(
-        f"{readable(panel.optimizer)}: α = {rate[panel.best]:.3g}, "
+        f"{readable(panel.optimizer)}, best: α = {rate[panel.best]:.3g}, "
         f"{panel.symbol} = {panel.decay[panel.best]:.4g}"
     )
 

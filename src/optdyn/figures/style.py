@@ -24,6 +24,7 @@ PURPLE = "#CC79A7"
 GREY = "#767676"
 LIGHT_GREY = "#C8C8C8"
 GOLD = "#FFC20A"
+DARK_GOLD = "#A87900"
 
 SINGLE = (5.4, 4.0)
 WIDE = (7.6, 3.6)
@@ -107,6 +108,13 @@ def new_figure(
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.05, hspace=0.06))
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.ravel())
+
+
+@styled
+def entitled(figure: Figure, title: str) -> Figure:
+    """``figure`` with ``title`` over all its panels: what a picture on its own is of."""
+    figure.suptitle(title, fontsize=STYLE["axes.titlesize"] + 0.5, fontweight="bold")
+    return figure
 
 
 def plain_log_ticks(axis: Axis) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HISTOGRAM_BINS = 40
 SURFACE_DECADES = 6
+LOWEST_CONTOUR = 0.1
+"""The valley of the decade below is narrower than the points of a grid are apart."""
 
 
 @styled
@@ -49,7 +51,7 @@ def rosenbrock_surface(
     image = axes.pcolormesh(
         x, y, loss, norm=norm, cmap="viridis", shading="gouraud", rasterized=True
     )
-    whole = 10.0 ** np.arange(np.ceil(np.log10(norm.vmin or 1.0)), np.log10(top))
+    whole = 10.0 ** np.arange(np.log10(LOWEST_CONTOUR), np.log10(top))
     axes.contour(x, y, loss, levels=whole, colors="white", linewidths=0.5, alpha=0.7)
     axes.plot(
         *minimum,
@@ -74,7 +76,7 @@ def two_moons_data(
     features: Float[ndarray, "points 2"], labels: Float[ndarray, " points"]
 ) -> Figure:
     """Fig. 2c: the points to be classified; the two classes differ in colour and marker."""
-    figure, (axes,) = new_figure((5.4, 3.6))
+    figure, (axes,) = new_figure((5.6, 3.4))
     for value, color, marker in ((0, BLUE, "o"), (1, ORANGE, "^")):
         chosen = features[np.asarray(labels) == value]
         axes.scatter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from optdyn.figures.modes import meta_step_axis, timescale
 from optdyn.figures.style import (
@@ -21,7 +21,7 @@ from optdyn.figures.style import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy import ndarray
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SMOOTHING_FRACTION = 0.02
 THEORY_DASHES = (0, (5, 2))
+CEILING = 1e3
+"""Ratios above it tell no more than that the run diverges; they are drawn as triangles."""
+OVER: dict[str, Any] = {"color": BLUE, "marker": "^", "markersize": 5, "linestyle": "none"}
 
 
 @styled
@@ -70,12 +73,13 @@ def training_curve(
     panels[0].set_yscale("log")
     plain_log_ticks(panels[0].yaxis)
     panels[0].set_ylabel("meta-objective (mean over batch)")
-    panels[0].legend()
+    figure.legend(loc="outside lower center", ncols=2)
     if any_exploded:
         some = np.flatnonzero(counts)
         panels[1].vlines(meta_step[some], 0, counts[some], color=VERMILLION, linewidth=0.8)
         panels[1].set_ylabel("problems\nexploded")
-        panels[1].set_ylim(bottom=0)
+        panels[1].set_ylim(0, 1.1 * int(counts.max()))
+        panels[1].yaxis.set_major_locator(MaxNLocator(3, integer=True))
     panels[-1].set_xlabel("meta-step")
     panels[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     panels[-1].margins(x=0.01)
@@ -96,10 +100,9 @@ def momentum_stage(stage: MomentumStage) -> Figure:
         ("one mode against the full optimizer", "relative deviation of loss", stage.deviation),
     )
     for axes, (title, label, values) in zip(panels, drawn, strict=True):
-        axes.plot(steps, values, color=BLUE, marker="o", markersize=4, linewidth=1.2)
+        ceiling = CEILING if axes in panels[4:] else np.inf
+        _checkpoints(axes, steps, np.asarray(values, float), ceiling)
         axes.axvline(stage.chosen, color=VERMILLION, linestyle="--", linewidth=1.2)
-        if np.any(np.asarray(values) > 0):
-            axes.set_yscale("log")
         axes.set_ylabel(label)
         axes.set_title(title, loc="left")
         axes.grid(True, axis="y")
@@ -119,11 +122,30 @@ def momentum_stage(stage: MomentumStage) -> Figure:
         if name in stage.thresholds:
             _level(axes, stage.thresholds[name], GREY, ":")
     for axes in panels[4:]:
-        meta_step_axis(axes, int(steps.max()))
+        meta_step_axis(axes, steps)
     for axes in panels:
         plain_log_ticks(axes.yaxis)
     _stage_legend(figure, stage)
     return figure
+
+
+def _checkpoints(
+    axes: Axes, steps: Int[ndarray, " n"], values: Float[ndarray, " n"], ceiling: float
+) -> None:
+    """Positive values on a logarithmic axis; triangles for what is over a finite ``ceiling``."""
+    # At 0 a line on a logarithmic axis would fall straight down.
+    shown = np.where((values > 0) & (values <= ceiling), values, np.nan)
+    axes.plot(steps, shown, color=BLUE, marker="o", markersize=4, linewidth=1.2)
+    if np.any(values > 0):
+        axes.set_yscale("log")
+    if np.isfinite(ceiling):
+        over = steps[_over(values, ceiling)]
+        axes.plot(over, np.full(over.size, 0.97), transform=axes.get_xaxis_transform(), **OVER)
+
+
+def _over(values: Float[ndarray, " n"], ceiling: float) -> Bool[ndarray, " n"]:
+    """Which are above ``ceiling``, or not finite as the run diverged."""
+    return ~(np.asarray(values, float) <= ceiling)
 
 
 def _stage_legend(figure: Figure, stage: MomentumStage) -> None:
@@ -141,6 +163,8 @@ def _stage_legend(figure: Figure, stage: MomentumStage) -> None:
         looks.append(("optimal momentum (theory)", {"color": ORANGE, "linestyle": THEORY_DASHES}))
     if stage.thresholds:
         looks.append(("threshold of the claim", {"color": GREY, "linestyle": ":"}))
+    if any(_over(values, CEILING).any() for values in (stage.momentum_ratio, stage.deviation)):
+        looks.append((f"above {CEILING:,.0f}, or diverged", OVER))
     handles = [axes.plot([], [], label=label, **look)[0] for label, look in looks]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
 

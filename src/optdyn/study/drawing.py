@@ -21,8 +21,10 @@ from optdyn.figures import (
     Score,
     SearchPanel,
     StoredModes,
+    entitled,
     save_figure,
 )
+from optdyn.figures.style import readable
 from optdyn.random_streams import keys_at, stream
 from optdyn.study.explanation import draw_explanation
 from optdyn.study.results import TaskResults, column, complex_column, finite
@@ -41,10 +43,7 @@ SYMBOLS = {"beta": "β", "gamma": "γ", "beta1": "β₁", "beta2": "β₂"}
 def draw_study(results: Sequence[TaskResults], folder: Path) -> None:
     """Draw the figures that span tasks, then each task's own, into ``folder``."""
     save_figure(figures.optimizer_schematic(), {}, folder, "fig08")
-    scores = {r.task: _scores(r) for r in results}
-    save_figure(figures.performance_summary(scores), scores, folder, "fig09")
-    differences = {r.task: _differences(r) for r in results}
-    save_figure(figures.paired_differences(differences), differences, folder, "fig09_paired")
+    _draw_comparison(results, folder)
     with progress("drawing figures", len(results)) as advance:
         for count, result in enumerate(results, start=1):
             if result.task in TASK_FIGURES:
@@ -57,11 +56,24 @@ def draw_study(results: Sequence[TaskResults], folder: Path) -> None:
             advance(count, result.task)
 
 
+def _draw_comparison(results: Sequence[TaskResults], folder: Path) -> None:
+    counts = sorted({len(e.losses) for r in results for e in r.evaluations.values()})
+    problems = f"{' or '.join(map(str, counts))} unseen problems a task"
+    scores = {r.task: _scores(r) for r in results}
+    summary = entitled(figures.performance_summary(scores), f"Performance on {problems}")
+    save_figure(summary, scores, folder, "fig09")
+    differences = {r.task: _differences(r) for r in results}
+    paired = figures.paired_differences(differences)
+    entitled(paired, f"Paired differences on {problems}")
+    save_figure(paired, differences, folder, "fig09_paired")
+
+
 def _draw_condition_numbers(folder: Path) -> None:
     keys = keys_at(stream(0, FIGURE_STREAM), jnp.arange(2000))
     problems = jax.jit(sample_batch, static_argnums=0)(LinearRegression(), keys)
     values = np.linalg.cond(np.asarray(problems.data[0], float)) ** 2
-    save_figure(figures.condition_numbers(values), {"condition_number": values}, folder, "fig02a")
+    figure = entitled(figures.condition_numbers(values), "linear regression: sampled problems")
+    save_figure(figure, {"condition_number": values}, folder, "fig02a")
 
 
 def _draw_rosenbrock(folder: Path) -> None:
@@ -70,6 +82,7 @@ def _draw_rosenbrock(folder: Path) -> None:
     loss = np.asarray(jnp.vectorize(rosenbrock, signature="(n)->()")(jnp.moveaxis(points, 0, -1)))
     data = {"x": x, "y": y, "loss": loss}
     figure = figures.rosenbrock_surface(**data, minimum=(1.0, 1.0))
+    entitled(figure, "Rosenbrock: loss where problems start")
     save_figure(figure, data, folder, "fig02b")
 
 
@@ -77,7 +90,8 @@ def _draw_two_moons(folder: Path) -> None:
     task = TwoMoons()
     features, labels = moons(task.points, task.noise)
     data = {"features": features, "labels": labels}
-    save_figure(figures.two_moons_data(**data), data, folder, "fig02c")
+    figure = entitled(figures.two_moons_data(**data), "two moons: points to classify")
+    save_figure(figure, data, folder, "fig02c")
 
 
 TASK_FIGURES: dict[str, Callable[[Path], None]] = {
@@ -90,7 +104,11 @@ TASK_FIGURES: dict[str, Callable[[Path], None]] = {
 def _draw_searches(result: TaskResults, folder: Path) -> None:
     panels = [panel for table in result.tables.values() for panel in _panels(table)]
     name = SEARCH_FIGURES.get(result.task, f"hyperparameter_search_{result.task}")
-    save_figure(figures.hyperparameter_searches(panels), {"panels": panels}, folder, name)
+    figure = figures.hyperparameter_searches(panels)
+    counts = sorted({panel.meta_objective.size for panel in panels})
+    tried = " or ".join(f"{count:,}" for count in counts)
+    entitled(figure, f"{readable(result.task)}: {tried} combinations an optimizer")
+    save_figure(figure, {"panels": panels}, folder, name)
 
 
 def _panels(table: SearchTable) -> list[SearchPanel]:
@@ -112,9 +130,9 @@ def _panels(table: SearchTable) -> list[SearchPanel]:
 def _draw_training(result: TaskResults, folder: Path) -> None:
     names = ("meta_step", "meta_objective", "exploded")
     data = {name: column(result.training, name) for name in names}
-    save_figure(
-        figures.training_curve(*data.values()), data, folder, f"training_curve_{result.task}"
-    )
+    figure = figures.training_curve(*data.values())
+    entitled(figure, f"{readable(result.task)}: meta-training")
+    save_figure(figure, data, folder, f"training_curve_{result.task}")
 
 
 def _draw_loss_curves(result: TaskResults, folder: Path) -> None:
@@ -123,6 +141,8 @@ def _draw_loss_curves(result: TaskResults, folder: Path) -> None:
         for name, e in result.evaluations.items()
     ]
     figure = figures.loss_curves(curves, relative=result.normalization == "first")
+    problems = len(next(iter(result.evaluations.values())).losses)
+    entitled(figure, f"{readable(result.task)}: {problems} unseen problems, mean ± s.e.")
     save_figure(figure, {"curves": curves}, folder, f"loss_curves_{result.task}")
 
 
@@ -131,25 +151,28 @@ def _draw_modes(result: TaskResults, folder: Path) -> None:
     tuned = MomentumPoint(analysis["tuned"]["alpha"], analysis["tuned"]["beta"])
     theory = analysis["theory"] and MomentumPoint(**analysis["theory"])
     paper = result.task == "linear_regression"
-    for step, variant in ((analysis["momentum_stage"], "stage"), (analysis["final"], "final")):
+    chosen = analysis["momentum_stage"]
+    stage_title = f"{readable(result.task)}: meta-step {chosen:,}, momentum stage"
+    final_title = f"{readable(result.task)}: meta-step {analysis['final']:,}, last checkpoint"
+    for step, variant, title in (
+        (chosen, "stage", stage_title),
+        (analysis["final"], "final", final_title),
+    ):
         row = next(r for r in rows if r["meta_step"] == step)
         suffix = "" if paper and variant == "stage" else f"_{result.task}_{variant}"
-        _draw_checkpoint(row, tuned, theory, folder, suffix)
+        _draw_checkpoint(row, tuned, theory, folder, suffix, title)
     curves = {
         name: Curve(label, *(finite(part) for part in analysis["curves"][name].values()))
         for name, label in (("full", "learned"), ("one_mode", "one mode"), ("tuned", "momentum"))
     }
-    save_figure(
-        figures.reduction_losses(
-            curves["full"],
-            curves["one_mode"],
-            curves["tuned"],
-            relative=result.normalization == "first",
-        ),
-        curves,
-        folder,
-        "fig07c" if paper else f"fig07c_{result.task}",
+    figure = figures.reduction_losses(
+        curves["full"],
+        curves["one_mode"],
+        curves["tuned"],
+        relative=result.normalization == "first",
     )
+    entitled(figure, stage_title)
+    save_figure(figure, curves, folder, "fig07c" if paper else f"fig07c_{result.task}")
     _draw_stages(result, tuned, theory, folder)
     _draw_emergence(result, tuned, theory, folder)
 
@@ -160,12 +183,15 @@ def _draw_checkpoint(
     theory: MomentumPoint | None,
     folder: Path,
     suffix: str,
+    title: str,
 ) -> None:
     modes = _stored_modes(row)
     data = {"meta_step": modes.meta_step, "beta": modes.beta}
-    save_figure(figures.eigenvalue_plane(modes.beta), data, folder, f"fig07a{suffix}")
+    plane = entitled(figures.eigenvalue_plane(modes.beta), title)
+    save_figure(plane, data, folder, f"fig07a{suffix}")
+    figure = figures.momentum_hyperparameters(modes.beta, modes.alpha, tuned, theory)
     save_figure(
-        figures.momentum_hyperparameters(modes.beta, modes.alpha, tuned, theory),
+        entitled(figure, title),
         {**data, "alpha": modes.alpha, "tuned": tuned, "theory": theory},
         folder,
         f"fig07b{suffix}",
@@ -182,14 +208,20 @@ def _stored_modes(row: dict[str, Any]) -> StoredModes:
 def _draw_stages(
     result: TaskResults, tuned: MomentumPoint, theory: MomentumPoint | None, folder: Path
 ) -> None:
-    """Some of the stored stages, evenly over them, with the momentum stage among them."""
-    rows, chosen = result.analysis["checkpoints"], result.analysis["momentum_stage"]
-    spread = np.linspace(0, len(rows) - 1, min(STAGES_DRAWN, len(rows))).round().astype(int)
-    steps = [row["meta_step"] for row in rows]
-    picked = sorted({*spread.tolist(), steps.index(chosen)})
-    stages = [_stored_modes(rows[index]) for index in picked]
+    """Some of the stored stages, evenly over them, with the momentum stage among them.
+
+    One that does not move yet (every α is 0) has nothing to show.
+    """
+    chosen = result.analysis["momentum_stage"]
+    stored = [_stored_modes(row) for row in result.analysis["checkpoints"]]
+    others = [s for s in stored if np.any(s.alpha) and s.meta_step != chosen]
+    spread = np.linspace(0, len(others) - 1, min(STAGES_DRAWN - 1, len(others)))
+    picked = [others[index] for index in spread.round().astype(int)]
+    picked += [s for s in stored if s.meta_step == chosen]
+    stages = sorted(picked, key=lambda s: s.meta_step)
+    figure = figures.mode_stages(stages, tuned, theory, chosen)
     save_figure(
-        figures.mode_stages(stages, tuned, theory, chosen),
+        entitled(figure, f"{readable(result.task)}: modes at stages of meta-training"),
         {"stages": stages, "tuned": tuned, "theory": theory, "chosen": chosen},
         folder,
         f"mode_stages_{result.task}",
@@ -219,20 +251,17 @@ def _draw_emergence(
         chosen=analysis["momentum_stage"],
         thresholds=THRESHOLDS,
     )
-    save_figure(
-        figures.momentum_stage(stage), {"stage": stage}, folder, f"momentum_stage_{result.task}"
-    )
+    task = readable(result.task)
+    figure = entitled(figures.momentum_stage(stage), f"{task}: through meta-training")
+    save_figure(figure, {"stage": stage}, folder, f"momentum_stage_{result.task}")
     data = {
         "meta_step": stage.meta_step,
         "beta": np.stack([complex_column(row["modes"]["beta"]) for row in rows]),
         "gain": np.stack([finite(row["modes"]["gain"]) for row in rows]),
     }
-    save_figure(
-        figures.modes_over_training(**data, chosen=stage.chosen),
-        data,
-        folder,
-        f"modes_over_training_{result.task}",
-    )
+    figure = figures.modes_over_training(**data, chosen=stage.chosen)
+    entitled(figure, f"{task}: every mode of every stored checkpoint")
+    save_figure(figure, data, folder, f"modes_over_training_{result.task}")
 
 
 def _scores(result: TaskResults) -> list[Score]:

@@ -10,7 +10,8 @@ import numpy as np
 from optdyn import figures
 from optdyn.experiments.files import write_bytes
 from optdyn.experiments.mechanism_claims import KEPT, KEPT_ELSEWHERE
-from optdyn.figures import Score, save_figure
+from optdyn.figures import Score, entitled, save_figure
+from optdyn.figures.style import readable
 from optdyn.study.results import TaskResults
 
 
@@ -18,7 +19,10 @@ def draw_explanation(result: TaskResults, folder: Path) -> None:
     """Draw a task's mechanisms, followed modes (and their film) and distillation."""
     explained = _numbers(result.explained)
     data = {"measured": explained["mechanisms"], "closed_forms": explained["closed_forms"]}
-    save_figure(figures.mechanisms(**data), data, folder, f"mechanisms_{result.task}")
+    figure = figures.mechanisms(**data)
+    last = result.explained["meta_step"]
+    entitled(figure, f"{readable(result.task)}: mechanisms at meta-step {last:,}")
+    save_figure(figure, data, folder, f"mechanisms_{result.task}")
     _draw_tracks(result, explained["tracks"], folder)
     _draw_distillation(result, folder)
 
@@ -32,7 +36,9 @@ def _draw_tracks(result: TaskResults, tracks: dict[str, Any], folder: Path) -> N
     }
     name = f"mode_tracks_{result.task}"
     chosen = result.analysis["momentum_stage"]
-    save_figure(figures.mode_tracks(**data, chosen=chosen), data, folder, name)
+    figure = figures.mode_tracks(**data, chosen=chosen)
+    entitled(figure, f"{readable(result.task)}: modes followed through meta-training")
+    save_figure(figure, data, folder, name)
     write_bytes(folder / f"{name}.gif", figures.mode_film(**data))
 
 
@@ -48,7 +54,8 @@ def _draw_distillation(result: TaskResults, folder: Path) -> None:
         "baseline": distilled["baseline"],
         "aim": KEPT.get(result.task, KEPT_ELSEWHERE),
     }
-    save_figure(figures.advantage_kept(**data), data, folder, f"advantage_kept_{result.task}")
+    figure = entitled(figures.advantage_kept(**data), readable(result.task))
+    save_figure(figure, data, folder, f"advantage_kept_{result.task}")
 
 
 def _kept(name: str, row: dict[str, Any]) -> Score:
