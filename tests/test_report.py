@@ -144,11 +144,31 @@ def test_the_page_shows_every_part(run: Path) -> None:
     words = r"Rosenbrock 4 0\.5 0\.125 0\.125 2 2 2 32 16 shipped with the package"
     assert re.search(words.replace(" ", r"\s*"), page.text)
     assert "Rosenbrock: shipped" in page.text
+    told = "Weights and search tables shipped with the package, evaluated in this run"
+    assert f"{told}: Rosenbrock." in page.text
+    assert re.search(rf"Figures: Rosenbrock\s*{told}\.", page.text)
+    assert "Trained and tuned in this run" not in page.text
     assert "Rosenbrock: loss on the same 64 test problems" in page.text
     words = r"Step 10 Adam mean 90\.5 diverged Adam median 40\.25 0\.125"
     assert re.search(words.replace(" ", r"\s*"), page.text)
     assert page.text.index("claims passed") < page.text.index(figures.FIGURES["fig08"].title)
     assert {"main", "header", "nav", "figure", "figcaption", "table", "caption", "h1"} <= page.tags
+
+
+def test_tasks_and_their_stages_stand_in_the_studys_order(run: Path) -> None:
+    shutil.copytree(run / "rosenbrock", run / "digits")
+    shutil.copytree(run / "rosenbrock", run / "linear_regression")
+    for suffix in (".svg", ".png", ".json"):
+        for variant in ("final", "stage"):
+            shutil.copy(
+                run / "figures" / f"fig08{suffix}",
+                run / "figures" / f"fig07b_rosenbrock_{variant}{suffix}",
+            )
+    _, page = built(run)
+    captions = [f"{task}: loss on the same" for task in ("linear regression", "Rosenbrock")]
+    places = [page.text.index(words) for words in (*captions, "digits: loss on the same")]
+    assert places == sorted(places)
+    assert page.ids.index("fig07b_rosenbrock_stage") < page.ids.index("fig07b_rosenbrock_final")
 
 
 def test_the_page_needs_nothing_from_outside(run: Path) -> None:

@@ -22,6 +22,7 @@ NO_BROWSER = (
     "no Chromium found: install one (apt-get install chromium, or playwright install chromium) "
     "or set CHROME to its path"
 )
+VIEWPORT = {"width": 1100, "height": 900}
 PATIENCE = 180_000
 """Milliseconds: a machine may be busy."""
 Opener = Callable[..., Page]
@@ -56,7 +57,7 @@ def open_page(browser: Browser) -> Iterator[Opener]:
         faults: list[str] = []
 
         def opened(report: Path, **context: Any) -> Page:
-            where = browser.new_context(viewport={"width": 1100, "height": 900}, **context)
+            where = browser.new_context(**{"viewport": VIEWPORT, **context})
             stack.callback(where.close)
             where.set_default_timeout(PATIENCE)
 

@@ -75,14 +75,18 @@ def read_contents(path: Path) -> Contents:
     figures = sorted({picture.stem for picture in pictures})
     if not figures:
         faults["figures"] = f"{path / 'figures'} holds no figure"
-    tasks = _tasks(claims, training)
+    tasks = _tasks(claims, {**training, **losses, **searches})
+    training, losses, searches = (
+        {task: found[task] for task in tasks if task in found}
+        for found in (training, losses, searches)
+    )
     return Contents(
         path, config, claims, timings, figures, training, losses, searches, tasks, faults
     )
 
 
-def _tasks(claims: list[dict[str, Any]], training: dict[str, Any]) -> list[str]:
-    """Tasks in the order of the figures' registry, then others by name."""
+def _tasks(claims: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
+    """Tasks of the ledger and those ``found``, in the figures' order, then others by name."""
     home = [figure.task for figure in FIGURES.values() if figure.task]
     named = [str(claim["task"]) for claim in claims if claim.get("task")]
-    return list(dict.fromkeys([*home, *sorted({*named, *training})]))
+    return list(dict.fromkeys([*home, *sorted({*named, *found})]))

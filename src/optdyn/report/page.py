@@ -28,7 +28,16 @@ from optdyn.report.markup import (
     table,
 )
 from optdyn.report.pictures import figures_by_task
-from optdyn.report.scripts import STYLES, asset, data_script, page_scripts, policy, script
+from optdyn.report.scripts import (
+    STYLES,
+    asset,
+    data_script,
+    packed,
+    packed_scripts,
+    page_scripts,
+    policy,
+    script,
+)
 
 REPORT = "report.html"
 TRAINING_HEAD = (
@@ -55,6 +64,8 @@ SEARCHES_HEAD = (
     "Best meta-objective",
     "At learning rate",
 )
+HERE = "Trained and tuned in this run"
+SHIPPED = "Weights and search tables shipped with the package, evaluated in this run"
 LEDGER_HEAD = ("Finding", "Result", "Measured", "Threshold", "Source")
 
 
@@ -74,13 +85,14 @@ def build_report(run: Path) -> Path:
     navigation = "\n".join(
         f'<li><a href="#{anchor(key)}">{escape(title)}</a></li>' for key, title, _ in sections
     )
-    scripts = page_scripts(data)
+    scripts, later = page_scripts(data), packed_scripts(data)
     page = string.Template(asset("template.html")).substitute(
-        policy=policy(scripts),
+        policy=policy([*scripts, *later]),
         style="\n".join(map(asset, STYLES)),
-        scripts="\n".join([data_script(data), *map(script, scripts)]),
+        scripts="\n".join([data_script(data), *map(packed, later), *map(script, scripts)]),
         title=escape(f"optdyn report: {run.resolve().name}"),
         summary=_summary(contents.claims),
+        origins=_origins(contents),
         navigation=navigation,
         sections="\n".join(section(*each) for each in sections),
     )
@@ -98,7 +110,9 @@ def _sections(contents: Contents, data: dict[str, Any]) -> list[tuple[str, str, 
     for task in (None, *contents.tasks):
         if task in figures:
             title = f"Figures: {readable(task)}" if task else "Figures: all tasks"
-            sections.append((f"figures-{task or 'all'}", title, figures[task]))
+            made = _made_here(contents, task)
+            note = "" if made is None else f'<p class="note">{HERE if made else SHIPPED}.</p>\n'
+            sections.append((f"figures-{task or 'all'}", title, note + figures[task]))
     return [
         *sections,
         ("losses", "Loss along the way", _losses(contents)),
@@ -122,6 +136,28 @@ def _summary(claims: Sequence[dict[str, Any]]) -> str:
     )
     rest = f" Not passed or not measured: {links}." if failed else ""
     return f"<strong>{passed} of {len(claims)}</strong> claims passed.{rest}"
+
+
+def _made_here(contents: Contents, task: str | None) -> bool | None:
+    """Whether a task was trained in this run and not taken from the package; None if unknown."""
+    settings = _settings_told(contents)
+    return None if f"train/{task}" not in settings else shipped_part(str(task)) not in settings
+
+
+def _settings_told(contents: Contents) -> dict[str, Any]:
+    """The resolved settings; none where the run's file has no such object."""
+    settings = contents.config.get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _origins(contents: Contents) -> str:
+    """A paragraph: which tasks were trained in this run, and which ship."""
+    words = []
+    for told, here in ((HERE, True), (SHIPPED, False)):
+        tasks = [readable(t) for t in contents.tasks if _made_here(contents, t) is here]
+        if tasks:
+            words.append(f"{told}: {escape(', '.join(tasks))}.")
+    return f"<p>{' '.join(words)}</p>" if words else ""
 
 
 def _claims(contents: Contents) -> str:
@@ -155,9 +191,10 @@ def _claim(claim: dict[str, Any]) -> str:
     return (
         f'<tr id="{_claim_id(claim)}"><th scope="row">{escape(number(claim.get("statement")))}'
         f"{note}<code>{escape(str(claim.get('id', '')))}</code></th>"
-        f'<td class="{kind}">{result}</td><td>{escape(number(claim.get("measured")))}</td>'
-        f"<td>{escape(number(claim.get('threshold')))}</td>"
-        f"<td>{escape(number(claim.get('source')))}</td></tr>\n"
+        f'<td class="{kind}">{result}</td>'
+        f'<td data-label="Measured">{escape(number(claim.get("measured")))}</td>'
+        f'<td data-label="Threshold">{escape(number(claim.get("threshold")))}</td>'
+        f'<td data-label="Source">{escape(number(claim.get("source")))}</td></tr>\n'
     )
 
 
@@ -184,9 +221,9 @@ def _losses(contents: Contents) -> str:
 
 def _training(contents: Contents) -> str:
     """One row a task: how its meta-training went, how long it took and what was trained."""
-    settings = contents.config.get("settings")
+    settings = _settings_told(contents)
     rows = [
-        (*_training_row(task, log), *_trained(settings if isinstance(settings, dict) else {}, task))
+        (*_training_row(task, log), *_trained(settings, task))
         for task, log in contents.training.items()
     ]
     if not rows:
@@ -241,8 +278,8 @@ def _searches(contents: Contents) -> str:
 
 def _settings(contents: Contents) -> str:
     """The resolved settings, a group of rows for each part of the run."""
-    settings = contents.config.get("settings")
-    if not isinstance(settings, dict) or not settings:
+    settings = _settings_told(contents)
+    if not settings:
         return missing("settings", contents.faults.get("settings", "config.json lists none"))
     groups = [
         body(flat(part if isinstance(part, dict) else {"value": part}), name, columns=2)

@@ -17,10 +17,11 @@ from optdyn.figures.style import STYLE, readable
 from optdyn.report.contents import Contents
 from optdyn.report.markup import anchor
 
-LEVELS = 8
-"""Of each of red, green and blue in the copies that the page holds."""
+FINAL = "final"
+LEVELS = 32
+"""Of each of red, green and blue in the copies that the page holds: no step between two shows."""
 CSS_PIXELS_PER_INCH = 96
-PAGE_LIMIT = 2_000_000
+PAGE_LIMIT = 3_500_000
 """Characters of embedded figures on a page; those beyond it are linked."""
 
 
@@ -28,7 +29,10 @@ def figures_by_task(contents: Contents) -> dict[str | None, str]:
     """The figures' HTML under each task, None for those that span the tasks."""
     order = {key: position for position, key in enumerate(FIGURES)}
     placed = [(place(name, contents.tasks), name) for name in contents.figures]
-    placed.sort(key=lambda pair: (order.get(pair[0].figure, len(order)), pair[1]))
+    # The last checkpoint's after the stage's.
+    placed.sort(
+        key=lambda p: (order.get(p[0].figure, len(order)), p[0].variant == FINAL, p[1]),
+    )
     grouped: dict[str | None, str] = {}
     room = PAGE_LIMIT
     for where, name in placed:

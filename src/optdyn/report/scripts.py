@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,10 @@ from optdyn.report.explorer_data import as_script
 
 STYLES = ("page.css", "explorer.css")
 THEME = "theme.js"
-EXPLORER = ("modal.js", "charts.js", "training.js", "mechanisms.js", "searches.js", "explorer.js")
+EXPLORER = (
+    "unpack.js", "modal.js", "charts.js", "training.js", "mechanisms.js", "searches.js",
+    "explorer.js",
+)  # fmt: skip
 
 
 def asset(name: str) -> str:
@@ -21,11 +25,13 @@ def asset(name: str) -> str:
 
 
 def page_scripts(data: dict[str, Any]) -> list[str]:
-    """The scripts of a page that shows ``data``; Plotly only where there is something to draw."""
-    if not data["tasks"]:
-        return [asset(THEME)]
-    plotly = _text("plotly", "package_data", "plotly.min.js")
-    return [asset(THEME), plotly, *map(asset, EXPLORER)]
+    """The scripts of a page that shows ``data``, in the order in which they run."""
+    return [asset(THEME), *(map(asset, EXPLORER) if data["tasks"] else ())]
+
+
+def packed_scripts(data: dict[str, Any]) -> list[str]:
+    """Scripts that others unpack and run: Plotly, where there is something to draw."""
+    return [_text("plotly", "package_data", "plotly.min.js")] if data["tasks"] else []
 
 
 def policy(scripts: Sequence[str]) -> str:
@@ -43,6 +49,14 @@ def policy(scripts: Sequence[str]) -> str:
 def script(text: str) -> str:
     """``text`` as an element that runs it."""
     return f"<script>{_enclosed(text)}</script>"
+
+
+def packed(text: str) -> str:
+    """``text`` as an element from which ``unpack.js`` makes a script."""
+    content = _enclosed(text).encode()
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    small = base64.b64encode(deflate.compress(content) + deflate.flush()).decode()
+    return f'<script type="text/plain" data-size="{len(content)}">{small}</script>'
 
 
 def data_script(data: dict[str, Any]) -> str:

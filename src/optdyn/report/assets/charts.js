@@ -15,6 +15,9 @@
     return getComputedStyle(probe).color;
   }
 
+  /* Whether charts are as narrow as a telephone's screen. */
+  const narrow = () => !printing && innerWidth < 600;
+
   /* An axis with a title; `options` as Plotly has them. */
   function axis(title, options = {}) {
     return {
@@ -27,7 +30,9 @@
   /* Ticks at powers of ten; on a short range plain numbers, 1, 2 and 5 times them. */
   function logAxis(title, options = {}) {
     const { range } = options;
-    if (!range || range[1] - range[0] > 2) return axis(title, { type: "log", dtick: 1, ...options });
+    if (!range || range[1] - range[0] > 2) {
+      return axis(title, { type: "log", dtick: range || !narrow() ? 1 : 2, tickangle: 0, ...options });
+    }
     const factors = range[1] - range[0] > 0.3 ? [1, 2, 5] : [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
     const values = [];
     for (let power = Math.floor(range[0]); power <= range[1]; power++) {
@@ -118,5 +123,5 @@
     printing = false;
     redraw();
   });
-  Object.assign(window.optdyn, { charts: { colour, axis, logAxis, logRange, draw, line, text } });
+  Object.assign(window.optdyn, { charts: { colour, axis, logAxis, logRange, draw, line, narrow, text } });
 })();

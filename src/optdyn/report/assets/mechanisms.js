@@ -1,8 +1,8 @@
 "use strict";
 /* Charts of the state: where it is, what update it makes of a gradient, and its learning rate. */
 (() => {
-  const { axis, colour, draw, logAxis, text } = optdyn.charts;
-  const EYE_DISTANCE = 2.4;
+  const { axis, colour, draw, narrow, text } = optdyn.charts;
+  const [EYE_DISTANCE, NARROW_EYE_DISTANCE] = [2.4, 3];
 
   /* A position on an axis that is linear near zero and logarithmic in |g| beyond `smallest`. */
   const place = (g, smallest) => Math.sign(g) * Math.log10(1 + Math.abs(g) / smallest);
@@ -20,11 +20,12 @@
 
   function camera(turn, tilt) {
     const [azimuth, height] = [turn, tilt].map((degrees) => (degrees * Math.PI) / 180);
+    const distance = narrow() ? NARROW_EYE_DISTANCE : EYE_DISTANCE;
     return {
       eye: {
-        x: EYE_DISTANCE * Math.cos(azimuth) * Math.cos(height),
-        y: EYE_DISTANCE * Math.sin(azimuth) * Math.cos(height),
-        z: EYE_DISTANCE * Math.sin(height),
+        x: distance * Math.cos(azimuth) * Math.cos(height),
+        y: distance * Math.sin(azimuth) * Math.cos(height),
+        z: distance * Math.sin(height),
       },
     };
   }

@@ -106,5 +106,5 @@
     return { curve: Array.from(mean), diverged };
   }
 
-  window.optdyn = { modal: { groups, system, meanLosses } };
+  Object.assign(window.optdyn, { modal: { groups, system, meanLosses } });
 })();

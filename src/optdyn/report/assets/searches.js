@@ -51,6 +51,7 @@
             showlegend: false,
             marker: {
               size: 6, color: finite.map((row) => Math.log10(score[row])), colorscale: "Viridis",
+              line: { width: 0.5, color: colour("--rim") }, // or the best vanish on a dark page
               cmin: Math.log10(best), cmax: top,
               colorbar: {
                 title: { text: "meta-objective", side: "right" }, thickness: 12, outlinewidth: 0,

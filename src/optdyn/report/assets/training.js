@@ -75,7 +75,7 @@
       const shown = ({ rate, timescale }) => rate > SMALLEST_RATE && timescale > SHORTEST_TIMESCALE;
       const all = analysis.stages.flatMap(modesOf).filter(shown);
       const known = [["best tuned momentum", analysis.tuned, "star", "--gold"],
-        ["optimal in theory", analysis.theory, "x-open", "--ink"]].filter(([, point]) => point);
+        ["optimal in theory", analysis.theory, "star-open", "--gold"]].filter(([, point]) => point);
       const timescale = ({ beta }) => -1 / Math.log(beta);
       return {
         onClick, title: "Each mode as momentum",
@@ -85,7 +85,7 @@
           ...known.map(([name, point, symbol, ink]) => ({
             name, x: [point.alpha], y: [timescale(point)], mode: "markers",
             hovertemplate: `${name}<br>α = %{x:.4g}<br>timescale %{y:.4g} steps<extra></extra>`,
-            marker: { size: 15, symbol, color: colour(ink), line: { color: colour("--ink"), width: 1 } },
+            marker: { size: 15, symbol, color: colour(ink), line: { color: colour(symbol === "star" ? "--ink" : ink), width: symbol === "star" ? 1 : 2 } },
           })),
         ],
         layout: {
