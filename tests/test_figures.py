@@ -193,7 +193,7 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
     ),
     "optimizer_modes_of_sign": (
         lambda: figures.optimizer_modes(np.array([0.9]), np.zeros(1), np.zeros(1), 0.0),
-        [],
+        ["not driven by the gradient"],
     ),
     "optimizer_modes_without_memory": (
         lambda: figures.optimizer_modes(np.zeros(0), np.zeros(0), np.zeros(0), 0.1),
@@ -363,9 +363,14 @@ def test_what_an_advantage_is_worth_stays_short() -> None:
 
 
 def test_a_title_says_what_a_picture_is_of_and_keeps_the_rest() -> None:
-    figure = figures.entitled(surface(), "Rosenbrock: loss")
-    assert figure.get_suptitle() == "Rosenbrock: loss"
+    name = "words of a long name, " * 8
+    figure = figures.entitled(surface(), name)
+    assert figure.get_suptitle() == name
     assert legend_entries(figure) == ["minimum at (1, 1)"]
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+    (title,) = (text for text in figure.texts if text.get_text() == name)
+    assert title.get_window_extent().width <= figure.bbox.width
 
 
 def test_the_zoom_shows_the_leading_mode_alone_among_highlights() -> None:

@@ -47,7 +47,7 @@ def optimizer_modes(
     figure, (plane, gains) = new_figure(WIDE, 1, 2)
     _eigenvalues(plane, beta, gain)
     _gains(gains, beta, alpha, np.asarray(gain, float), feedthrough)
-    if gains.get_legend_handles_labels()[0]:
+    if any(axes.get_legend_handles_labels()[0] for axes in (plane, gains)):
         figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -88,14 +88,15 @@ def _eigenvalues(
         spine(0, color="#E4E4E4", linewidth=0.8, zorder=0)
     leading = np.arange(beta.size) == 0
     idle = np.asarray(gain) <= 0.0
-    for chosen, face, marker, size in (
-        (idle, "white", "o", 26),
-        (~idle & ~leading, BLUE, "o", 26),
-        (~idle & leading, VERMILLION, "D", 46),
+    undriven = "not driven by the gradient" if idle.any() else None
+    for chosen, face, marker, size, label in (
+        (idle, "white", "o", 26, undriven),
+        (~idle & ~leading, BLUE, "o", 26, None),
+        (~idle & leading, VERMILLION, "D", 46, None),
     ):
         axes.scatter(
             beta.real[chosen], beta.imag[chosen], s=size, marker=marker, facecolor=face,
-            edgecolor=BLACK, linewidth=0.7, zorder=3,
+            edgecolor=BLACK, linewidth=0.7, zorder=3, label=label,
         )  # fmt: skip
     reach = max(1.15, 1.1 * float(np.max(np.abs(beta), initial=0.0)))
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title="eigenvalues")

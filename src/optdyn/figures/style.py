@@ -113,7 +113,8 @@ def new_figure(
 @styled
 def entitled(figure: Figure, title: str) -> Figure:
     """``figure`` with ``title`` over all its panels: what a picture on its own is of."""
-    figure.suptitle(title, fontsize=STYLE["axes.titlesize"] + 0.5, fontweight="bold")
+    size = STYLE["axes.titlesize"] + 0.5
+    figure.suptitle(title, fontsize=size, fontweight="bold", parse_math=False, wrap=True)
     return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from optdyn import figures
 from optdyn.experiments.files import write_json
-from optdyn.figures import save_figure
+from optdyn.figures import entitled, save_figure
 
 if TYPE_CHECKING:
     from optdyn.analysis import Dissection
@@ -24,22 +24,21 @@ def save_dissection(found: Dissection, name: str, folder: Path) -> None:
     write_json(folder / SUMMARY, {"optimizer": name, **found.summary()})
     modes = found.modes
     spectrum: dict[str, Any] = {
-        name: getattr(modes, name) for name in ("beta", "alpha", "gain", "feedthrough")
+        part: getattr(modes, part) for part in ("beta", "alpha", "gain", "feedthrough")
     }
-    save_figure(figures.optimizer_modes(**spectrum), spectrum, folder, "optimizer_modes")
-    impulse = _impulse(found)
-    save_figure(figures.optimizer_impulse(**impulse), impulse, folder, "optimizer_impulse")
-    stability = found.stability
-    save_figure(
-        figures.optimizer_stability(stability), vars(stability), folder, "optimizer_stability"
-    )
-    identification = found.identification
-    save_figure(
-        figures.optimizer_identification(identification),
-        vars(identification),
-        folder,
-        "optimizer_identification",
-    )
+    impulse, stability, identification = _impulse(found), found.stability, found.identification
+    drawn = {
+        "optimizer_modes": (figures.optimizer_modes(**spectrum), spectrum),
+        "optimizer_impulse": (figures.optimizer_impulse(**impulse), impulse),
+        "optimizer_stability": (figures.optimizer_stability(stability), vars(stability)),
+        "optimizer_identification": (
+            figures.optimizer_identification(identification),
+            vars(identification),
+        ),
+    }
+    title = Path(name).name  # of a checkpoint the file, which fits
+    for file, (figure, data) in drawn.items():
+        save_figure(entitled(figure, title), data, folder, file)
 
 
 def _impulse(found: Dissection) -> dict[str, Any]:
