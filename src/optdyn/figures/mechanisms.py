@@ -97,7 +97,9 @@ def _schedule(axes: Axes, schedule: dict[str, Any]) -> None:
     axes.plot(steps, mean, color=VERMILLION, linestyle="--", label="on problems")
     axes.fill_between(steps, mean - error, mean + error, color=VERMILLION, alpha=0.2, linewidth=0)
     # Room for the legend above the highest point.
-    axes.set_ylim(0, 1.3 * float(np.nanmax([*rate, *(mean + error)])))
+    heights = np.concatenate([rate, mean + error])
+    highest = float(np.max(heights[np.isfinite(heights)], initial=0.0))
+    axes.set_ylim(0, 1.3 * highest if highest > 0 else None)
     axes.set(title="learning rate along the way", xlabel="iteration", ylabel="−∂Δx/∂g at g = 0")
     axes.legend(loc="upper right", ncols=2, fontsize=LEGEND_SIZE)
 
