@@ -18,7 +18,7 @@ from optdyn.experiments.files import read_signed_json, write_signed_json
 from optdyn.experiments.tuning_run import load_tables
 from optdyn.report import build_report
 from optdyn.report.explorer_data import STAGES_SHOWN, ZERO, as_script, explorer_data
-from optdyn.report.scripts import EXPLORER, asset
+from optdyn.report.scripts import EXPLORER, THEME, UNPACK, asset
 from optdyn.tuning import best
 
 TASKS = ["linear_regression", "rosenbrock", "two_moons"]
@@ -112,11 +112,11 @@ def test_no_text_in_the_data_ends_its_element() -> None:
 def test_the_page_runs_its_own_scripts_and_no_others(partial: Path) -> None:
     html = build_report(partial).read_text(encoding="utf-8")
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    assert len(scripts) == len(EXPLORER) + 1
-    ((size, packed),) = re.findall(r'<script type="text/plain" data-size="(\d+)">(.*?)</', html)
-    unpacked = zlib.decompress(base64.b64decode(packed), -zlib.MAX_WBITS)
-    assert len(unpacked) == int(size) > 3 * len(packed) / 2
-    scripts.append(unpacked.decode())
+    assert scripts == [f"\n{asset(name)}\n" for name in (THEME, UNPACK)]
+    packed = re.findall(r'<script type="text/plain" data-packed>(.*?)</script>', html)
+    scripts += [zlib.decompress(base64.b64decode(text)).decode() for text in packed]
+    assert scripts[3:] == [f"\n{asset(name)}\n" for name in EXPLORER]
+    assert len(scripts[2]) > 2 * len(packed[0])
     digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
     (allowed,) = re.findall(r"script-src ([^;]*);", policy)

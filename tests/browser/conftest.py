@@ -78,6 +78,7 @@ def open_page(browser: Browser) -> Iterator[Opener]:
             page.on("pageerror", lambda error: faults.append(f"error: {error}"))
             started = time.monotonic()
             page.goto(report.as_uri())
+            page.locator("#explorer-body").wait_for()
             page.faults = faults  # type: ignore[attr-defined]
             page.seconds = time.monotonic() - started  # type: ignore[attr-defined]
             return page

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,23 +104,6 @@ def test_the_page_opens_alone_and_small(
     top = [shared.locator(f"#{part}").bounding_box()["y"] for part in ("claims", "explorer")]
     assert top == sorted(top)
     assert value(shared, "typeof Plotly.react") == "function"
-
-
-def test_what_travels_packed_is_unpacked_as_it_was(shared: Page) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, 70_000, np.uint8).tobytes()
-    texts = (b"", b"a" * 300, noise, b"".join(b"%d, " % (i * i) for i in range(20_000)))
-    for text in texts:
-        for level, strategy in ((0, 0), (9, 0), (9, zlib.Z_FIXED), (9, zlib.Z_HUFFMAN_ONLY)):
-            deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
-            small = base64.b64encode(deflate.compress(text) + deflate.flush()).decode()
-            back = shared.evaluate(
-                "([small, size]) => { const bytes = Uint8Array.from(atob(small),"
-                " c => c.charCodeAt(0)); let text = ''; for (const byte of"
-                " optdyn.inflate(bytes, size)) text += String.fromCharCode(byte);"
-                " return btoa(text); }",
-                [small, len(text)],
-            )
-            assert base64.b64decode(back) == text
 
 
 def test_on_a_telephone_nothing_is_wider_than_the_screen(open_page: Opener, report: Path) -> None:

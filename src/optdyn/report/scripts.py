@@ -13,10 +13,8 @@ from optdyn.report.explorer_data import as_script
 
 STYLES = ("page.css", "explorer.css")
 THEME = "theme.js"
-EXPLORER = (
-    "unpack.js", "modal.js", "charts.js", "training.js", "mechanisms.js", "searches.js",
-    "explorer.js",
-)  # fmt: skip
+UNPACK = "unpack.js"
+EXPLORER = ("modal.js", "charts.js", "training.js", "mechanisms.js", "searches.js", "explorer.js")
 
 
 def asset(name: str) -> str:
@@ -25,13 +23,14 @@ def asset(name: str) -> str:
 
 
 def page_scripts(data: dict[str, Any]) -> list[str]:
-    """The scripts of a page that shows ``data``, in the order in which they run."""
-    return [asset(THEME), *(map(asset, EXPLORER) if data["tasks"] else ())]
+    """The scripts that a page which shows ``data`` runs as they stand, in this order."""
+    return [asset(THEME), *([asset(UNPACK)] if data["tasks"] else [])]
 
 
 def packed_scripts(data: dict[str, Any]) -> list[str]:
-    """Scripts that others unpack and run: Plotly, where there is something to draw."""
-    return [_text("plotly", "package_data", "plotly.min.js")] if data["tasks"] else []
+    """Those that ``unpack.js`` then runs, in this order, where there is something to draw."""
+    plotly = _text("plotly", "package_data", "plotly.min.js")
+    return [plotly, *map(asset, EXPLORER)] if data["tasks"] else []
 
 
 def policy(scripts: Sequence[str]) -> str:
@@ -53,10 +52,8 @@ def script(text: str) -> str:
 
 def packed(text: str) -> str:
     """``text`` as an element from which ``unpack.js`` makes a script."""
-    content = _enclosed(text).encode()
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    small = base64.b64encode(deflate.compress(content) + deflate.flush()).decode()
-    return f'<script type="text/plain" data-size="{len(content)}">{small}</script>'
+    small = base64.b64encode(zlib.compress(_enclosed(text).encode(), 9)).decode()
+    return f'<script type="text/plain" data-packed>{small}</script>'
 
 
 def data_script(data: dict[str, Any]) -> str:

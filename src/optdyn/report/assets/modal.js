@@ -106,5 +106,5 @@
     return { curve: Array.from(mean), diverged };
   }
 
-  Object.assign(window.optdyn, { modal: { groups, system, meanLosses } });
+  window.optdyn = { modal: { groups, system, meanLosses } };
 })();
