@@ -25,9 +25,15 @@ def naturally(tx: optax.GradientTransformation, **options):
     [
         (optax.sgd(0.1, momentum=0.9), "the initial state, at zero gradient"),
         (optax.optimistic_gradient_descent(0.1), "the initial state, at zero gradient"),
-        (optax.adam(0.1), "the stationary state of gradients ±1, at zero gradient"),
+        (
+            optax.adam(0.1),
+            "the stationary state of gradients ±1, at zero gradient, counters at 20000",
+        ),
         (optax.rmsprop(0.1), "the stationary state of gradients ±1, at zero gradient"),
-        (optax.lion(0.1), "the stationary state of a constant gradient 1, at it"),
+        (
+            optax.lion(0.1),
+            "the stationary state of a constant gradient 1, at it, counters at 20000",
+        ),
         (optax.sign_sgd(0.1), "the stationary state of a constant gradient 1, at it"),
     ],
     ids=["momentum", "optimistic", "adam", "rmsprop", "lion", "sign"],

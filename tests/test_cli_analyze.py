@@ -43,6 +43,10 @@ def stubborn():
     return optax.GradientTransformation(lambda params: (), update)
 
 number = 3
+
+
+class Made:
+    momentum = staticmethod(momentum)
 """
 
 
@@ -94,6 +98,11 @@ def test_json_of_an_optimizer_without_a_response(capsys: pytest.CaptureFixture[s
     fit = told["identification"]["fits"][0]
     assert fit["name"] == told["identification"]["nearest"] == "lion"
     assert fit["hyperparameters"]["beta2"] == pytest.approx(0.99, rel=1e-9)
+
+
+def test_a_callable_inside_a_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "a_zoo:Made.momentum", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stability"]["edge"] == pytest.approx(38.0)
 
 
 def test_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -105,6 +105,16 @@ def optimistic_descent() -> Linearization:
     return linearize(tx, state=settle(tx, steps=2))
 
 
+def test_rounding_drives_no_integrator() -> None:
+    # MADGRAD's sum of gradients and its starting point both stay as they are: two modes with
+    # β = 1, of which x sees one combination, the one that momentum 0.9 averages.
+    tx = optax.contrib.madgrad(0.1, momentum=0.9)
+    modes = eigenmodes(linearize(tx, state=settle(tx, 1.0, steps=1000)))
+    np.testing.assert_allclose(modes.beta, [0.9, 1.0, 1.0], rtol=1e-9)
+    np.testing.assert_array_equal(modes.alpha[1:], [0.0, 0.0])
+    np.testing.assert_array_equal(modes.used, [True, False, False])
+
+
 def test_pure_delay() -> None:
     modes = eigenmodes(optimistic_descent())
     np.testing.assert_allclose(modes.delayed, [-0.1], rtol=1e-12)

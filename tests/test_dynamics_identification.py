@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -72,6 +73,48 @@ def test_settings_that_differ_only_in_scale_differ_only_in_the_rate() -> None:
     tiny = identify(optax.adam(0.01, eps=1e-15), gradient_scale=1e-4, candidates=few).nearest
     assert tiny.name == "adam"
     assert tiny.hyperparameters["beta2"] == pytest.approx(0.999, rel=1e-8)
+
+
+HARD = {
+    "momentum": (optax.sgd(0.3, momentum=-0.6), {"beta": -0.6}),
+    "nesterov": (optax.sgd(0.3, momentum=-0.4, nesterov=True), {"beta": -0.4}),
+    "adam": (optax.adam(0.036, b1=0.46, b2=0.934, eps=1e-7), {"beta2": 0.934, "eps": 1e-7}),
+    "aggmo": (
+        aggregated_momentum([0.0023, 0.69, 0.045], [0.7, 0.614, 0.56]),
+        {"alpha1": 0.0023, "beta1": 0.7, "beta2": 0.614, "beta3": 0.56},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_unusual_hyperparameters_are_found(name: str) -> None:
+    tx, expected = HARD[name]
+    found = identify(tx, candidates=sorted({name, "aggmo", "momentum"}))
+    assert found.nearest.name == name
+    assert found.nearest.residual < 1e-10
+    for key, value in expected.items():
+        assert found.nearest.hyperparameters[key] == pytest.approx(value, rel=1e-6)
+
+
+def test_probes_without_an_answer_do_not_outweigh_all_others() -> None:
+    # ADOPT does not answer the first gradient, hence no impulse.
+    found = identify(optax.contrib.adopt(0.1), candidates=["gradient_descent", "sign", "adam"])
+    assert found.nearest.name == "adam"
+    assert 0.01 < found.nearest.hyperparameters["alpha"] < 0.2
+    assert found.nearest.residual < 0.8
+
+
+def test_any_layout_of_the_state() -> None:
+    def update(gradients, state, params=None):
+        n = gradients.size
+        m, v = 0.9 * state[:n] + gradients, 0.5 * state[n:] + gradients
+        return -0.1 * m - 0.2 * v, jnp.concatenate([m, v])
+
+    tx = optax.GradientTransformation(lambda p: jnp.zeros(2 * p.size), update)
+    found = identify(tx, candidates=["aggmo"])
+    assert found.exact
+    expected = {"alpha1": 0.1, "beta1": 0.9, "alpha2": 0.2, "beta2": 0.5, "alpha3": 0, "beta3": 0}
+    assert found.nearest.hyperparameters == pytest.approx(expected, rel=1e-8)
 
 
 def test_a_relative_of_adam_is_nearest_to_adam_but_not_exact() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -129,13 +130,85 @@ def test_slopes_agree_at_a_nonzero_gradient() -> None:
         optax.lamb(0.1),
         optax.adafactor(0.1),
         optax.contrib.muon(0.1),
+        optax.contrib.scale_by_muon(),
         optax.contrib.prodigy(),
+        optax.adafactor(0.1, multiply_by_parameter_scale=False, clipping_threshold=None),
     ],
-    ids=["global_norm", "lamb", "adafactor", "muon", "prodigy"],
+    ids=["global_norm", "lamb", "adafactor", "muon", "only_muon", "prodigy", "only_factored"],
 )
 def test_coupled_components_are_refused(tx: optax.GradientTransformation) -> None:
     with pytest.raises(UserError, match="not component-wise"):
         linearize(tx)
+
+
+def full_matrix(gradients, state, params=None):
+    """AdaGrad with the whole matrix of second moments, of vectors alone."""
+    state = state + jnp.outer(gradients, gradients)
+    sizes, vectors = jnp.linalg.eigh(state + 1e-3 * jnp.eye(len(gradients)))
+    return -(vectors / jnp.sqrt(sizes)[None]) @ (vectors.T @ gradients), state
+
+
+def momentum_of_vectors(gradients, state, params=None):
+    (n,) = gradients.shape
+    state = 0.9 * state[:n] + gradients
+    return -0.1 * state, state
+
+
+def test_optimizers_of_vectors_alone() -> None:
+    tx = optax.GradientTransformation(lambda p: jnp.zeros((len(p), len(p))), full_matrix)
+    with pytest.raises(UserError, match=r"not component-wise.* computed over them all"):
+        linearize(tx)
+    tx = optax.GradientTransformation(jnp.zeros_like, momentum_of_vectors)
+    np.testing.assert_allclose(eigenmodes(linearize(tx)).alpha, [0.1], rtol=1e-12)
+
+
+def test_optimizers_of_matrices_alone() -> None:
+    def mean_of_rows(gradients, state, params=None):
+        rows, columns = gradients.shape
+        return jnp.broadcast_to(gradients.mean(1, keepdims=True), (rows, columns)), state
+
+    def plain(gradients, state, params=None):
+        rows, columns = gradients.shape
+        return -0.1 * gradients.reshape(rows, columns), state
+
+    for update, told in (mean_of_rows, "matrix as a whole"), (plain, "run on one component"):
+        tx = optax.GradientTransformation(lambda p: jnp.zeros(p.shape[0]), update)
+        with pytest.raises(UserError, match=told):
+            linearize(tx)
+
+
+def test_updates_of_another_shape_are_refused() -> None:
+    with pytest.raises(UserError, match=r"update has the shape \(\) for parameters of shape"):
+        linearize(optax.stateless(lambda g, p: jnp.sum(g)))
+
+
+def test_parts_without_a_hash() -> None:
+    class Momentum:
+        __hash__ = None
+
+        def __call__(self, gradients, state, params=None):
+            state = 0.9 * state + gradients
+            return -0.1 * state, state
+
+    tx = optax.GradientTransformation(jnp.zeros_like, Momentum())
+    np.testing.assert_allclose(eigenmodes(linearize(tx)).alpha, [0.1], rtol=1e-12)
+
+
+def test_states_made_in_single_precision_lose_no_hyperparameters() -> None:
+    tx = optax.inject_hyperparams(optax.adam)(0.1, b1=0.9, b2=0.999, eps=1e-8)
+    with jax.enable_x64(False):
+        state = optax.tree_utils.tree_set(tx.init(jnp.zeros(1)), nu=jnp.full(1, 4.0))
+    assert state.hyperparams["b1"].dtype == jnp.float32
+    modes = eigenmodes(linearize(tx, state=state, count=10**6))
+    np.testing.assert_allclose(modes.beta[0], 0.9, rtol=1e-12)
+    np.testing.assert_allclose(modes.alpha[0], 0.01 / (np.sqrt(0.999) * 2 + 1e-8), rtol=1e-12)
+
+
+def test_a_kink_in_the_parameter_asks_for_another_one() -> None:
+    tx = optax.chain(optax.sgd(0.1), optax.keep_params_nonnegative())
+    with pytest.raises(UserError, match=r"∂Δx/∂param .*another param="):
+        linearize(tx)
+    assert pytest.approx(-0.1) == linearize(tx, param=0.5).D
 
 
 def test_componentwise() -> None:

@@ -59,14 +59,32 @@ def test_memory_must_be_real_floats(tx: optax.GradientTransformation, told: str)
         linearize(tx)
 
 
-@pytest.mark.parametrize("dtype", [jnp.int16, jnp.int32, jnp.int64, jnp.uint32])
+@pytest.mark.parametrize(
+    "dtype", [jnp.int16, jnp.int32, jnp.int64, jnp.uint32, jnp.float32, jnp.float64]
+)
 @pytest.mark.parametrize("own", [False, True])
 def test_count_sets_counters_of_every_kind(dtype: Any, own: bool) -> None:
     tx = pair(
         lambda p: jnp.zeros(p.shape if own else (), dtype),
         lambda g, s, x=None: (-g / (1.0 + s), s + 1),
     )
-    assert pytest.approx(-0.1) == linearize(tx, count=9).D
+    for count in (9, np.int64(9), jnp.int32(9)):
+        assert pytest.approx(-0.1) == linearize(tx, count=count).D
+
+
+def test_sums_of_gradients_are_no_counters() -> None:
+    # Under gradients of 1 they look like one.
+    tx = pair(jnp.zeros_like, lambda g, s, x=None: (-0.1 * (s + g), s + g))
+    assert step_map(tx).layout.counters == ()
+    assert eigenmodes(linearize(tx, count=9)).beta == pytest.approx([1.0])
+
+
+def test_what_counts_down_is_frozen_too() -> None:
+    tx = pair(lambda p: jnp.int32(10), lambda g, s, x=None: (-g / s, s - 1))
+    assert pytest.approx(-0.1) == linearize(tx).D
+    assert pytest.approx(-0.25) == linearize(tx, state=jnp.int32(4)).D
+    with pytest.raises(UserError, match=r"count: .* counts down"):
+        linearize(tx, count=3)
 
 
 def test_count_leaves_integers_that_count_no_steps() -> None:
@@ -79,6 +97,14 @@ def test_count_leaves_integers_that_count_no_steps() -> None:
 def test_flags_are_as_after_the_first_step() -> None:
     modes = eigenmodes(linearize(optax.optimistic_gradient_descent(0.1)))
     np.testing.assert_allclose(modes.impulse_response(3), [-0.2, 0.1, 0.0], atol=1e-15)
+    first = pair(
+        lambda p: {"v": jnp.zeros_like(p), "first": True},
+        lambda g, s, x=None: (
+            jnp.where(s["first"], -g, -0.1 * (0.9 * s["v"] + g)),
+            {"v": 0.9 * s["v"] + g, "first": False},
+        ),
+    )
+    np.testing.assert_allclose(eigenmodes(linearize(first)).alpha, [0.1], rtol=1e-12)
 
 
 def test_an_integrator_is_stable_at_no_curvature() -> None:
@@ -113,7 +139,16 @@ def test_what_the_users_code_raises_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "point", [{"gradient": "a"}, {"gradient": np.ones(2)}, {"param": np.nan}, {"h": [np.inf]}]
+    "point",
+    [
+        {"gradient": "a"},
+        {"gradient": np.ones(2)},
+        {"param": np.nan},
+        {"h": [np.inf]},
+        {"count": True},
+        {"count": 3.0},
+        {"state": (optax.TraceState(np.array(["a"])), optax.EmptyState())},
+    ],
 )
 def test_operating_points_are_finite_numbers(point: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="allowed"):

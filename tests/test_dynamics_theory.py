@@ -83,6 +83,18 @@ def test_adaptive_optimizers_at_a_stationary_state() -> None:
     assert stable_range(lin) == pytest.approx(-2.0 / lin.D, rel=1e-6)
 
 
+@pytest.mark.parametrize("make", [optax.contrib.madgrad, optax.adabelief])
+def test_modes_outside_the_loop_are_left_out(make) -> None:
+    # What is left of both is momentum: their other modes, 1 and 0.999, do not move x.
+    lin = linearize(make(0.1), state=settle(make(0.1), 1.0, steps=1000))
+    modes = eigenmodes(lin)
+    alpha, beta = modes.alpha[0].real, modes.beta[0].real
+    assert beta == pytest.approx(0.9, rel=1e-9)
+    assert stable_range(lin) == pytest.approx(2 * (1 + beta) / alpha, rel=1e-6)
+    middle = (1 + beta) / alpha
+    assert closed_loop_radius(lin, np.array([middle]))[0] == pytest.approx(np.sqrt(beta))
+
+
 def test_climbing_and_growing_optimizers_are_never_stable() -> None:
     assert stable_range(linearize(optax.scale(0.1))) == 0.0
     assert stable_range(linearize(aggregated_momentum([0.1], [1.01]))) == 0.0

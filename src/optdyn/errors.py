@@ -1,6 +1,8 @@
 """The one error that bad input raises."""
 
+import contextlib
 import math
+import operator
 from typing import Any
 
 
@@ -27,6 +29,14 @@ def require_positive_int(name: str, value: int, minimum: int = 1) -> None:
     """Raise `UserError` unless ``value`` is an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise UserError(f"{name}: {value!r} is not allowed (an integer >= {minimum})")
+
+
+def whole_number(name: str, value: Any, minimum: int = 1) -> int:
+    """``value``, of any type of integers, as an int. Raises `UserError` unless >= ``minimum``."""
+    with contextlib.suppress(TypeError):
+        value = value if isinstance(value, bool) else operator.index(value)
+    require_positive_int(name, value, minimum)
+    return int(value)
 
 
 def require_number(

@@ -23,7 +23,7 @@ from optdyn.dynamics import (
     stability_map,
     step_map,
 )
-from optdyn.errors import UserError, require_number
+from optdyn.errors import UserError, finite_number, require_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # A state that a long history of zero-mean gradients leaves this near to where it was is at rest.
 AT_REST = 1e-6
+LONG = 20_000
+"""So many steps a history is long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,7 @@ def dissect(
     Raises `UserError` for an optimizer that is not component-wise, or has a derivative at
     none of the operating points tried.
     """
+    gradient_scale = finite_number("gradient_scale", gradient_scale)
     require_number("gradient_scale", gradient_scale)
     step = step_map(optimizer)
     lin, where = natural_linearization(
@@ -159,30 +162,37 @@ def natural_linearization(
     3. the stationary state of gradients ±s (`settle`), where second moments are s²;
     4. the same under the constant gradient s, at that gradient (for signs).
 
+    The words say where counters stand that are neither asked for nor at their start.
     Raises `UserError` when none is smooth, with what is wrong at the last.
     """
     s, at_count = gradient_scale, "" if count is None else f", counters at {count}"
+    counted = bool(step.layout.counters) and count is None
+    long_after = f", counters at {LONG}" if counted else at_count
     if gradients is not None:
         with contextlib.suppress(UserError):  # a kink at zero gradient, or no fixed point
             return _at_convergence(step, gradients)
-    noisy = settle(step, s)
+    noisy = settle(step, s, steps=LONG)
     settled = step_map(step, state=noisy)
     if not np.all(np.isfinite(settled.h)):  # it grows without bound
-        return linearize(step, count=count or 0), "the initial state, at zero gradient" + at_count
+        return linearize(step, count=count), "the initial state, at zero gradient" + at_count
     if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
-        # Flags such as "is this the first step" have settled; counters start at 0.
-        start = {"state": noisy, "h": step.h, "count": count or 0}
-        choices: list[tuple[dict[str, Any], str]] = [(start, "the initial state, at zero gradient")]
+        start: dict[str, Any] = {"count": count}
+        if not step.layout.countdowns:
+            # Flags such as "is this the first step" have settled; counters start at 0.
+            start = {"state": noisy, "h": step.h, "count": count or 0}
+        text = "the initial state, at zero gradient" + at_count
+        choices: list[tuple[dict[str, Any], str]] = [(start, text)]
     else:
         text = f"the stationary state of gradients ±{s:.4g}, at zero gradient"
-        choices = [({"state": noisy, "count": count}, text)]
-    constant = {"state": settle(step, s, alternating=False), "gradient": s, "count": count}
-    choices.append((constant, f"the stationary state of a constant gradient {s:.4g}, at it"))
+        choices = [({"state": noisy, "count": count}, text + long_after)]
+    pushed = settle(step, s, alternating=False, steps=LONG)
+    text = f"the stationary state of a constant gradient {s:.4g}, at it" + long_after
+    choices.append(({"state": pushed, "gradient": s, "count": count}, text))
     for point, where in choices[:-1]:
         with contextlib.suppress(UserError):
-            return linearize(step, **point), where + at_count
+            return linearize(step, **point), where
     point, where = choices[-1]
-    return linearize(step, **point), where + at_count
+    return linearize(step, **point), where
 
 
 def _at_convergence(

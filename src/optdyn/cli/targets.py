@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import operator
 import os
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def _call(text: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as with python -m: modules beside the user come first
     try:
-        made = getattr(importlib.import_module(where), name)()
+        made = operator.attrgetter(name)(importlib.import_module(where))()
     except (Exception, SystemExit) as error:
         # The user's own code: whatever it raises is bad input.
         told = f"{type(error).__name__}: {error}"[:LETTERS]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.linalg
 
 from optdyn.dynamics.responses import Responses, reversal_threshold
 from optdyn.optimizers.aggregated_momentum import aggregated_momentum
@@ -40,6 +41,9 @@ FRACTION = Transform(jax.nn.sigmoid, lambda p: np.log(p / (1.0 - p)))
 # Between the amplitudes of the probes, which are decades apart.
 CLIPS = tuple(10.0 ** np.arange(-2.5, 3.0))
 SMALL = 1e-8
+ROUNDING = 1e-13
+NEARLY_ONE = 1.0 - 1e-9
+USUAL_MOMENTA = (0.0, 0.5, 0.9, 0.99)
 USUAL_LION: list[tuple[float, ...]] = [(0.9, 0.99)]
 
 
@@ -104,8 +108,27 @@ def _adapts_by(power: int) -> Callable[[dict[str, float], float], bool]:
     return lambda values, scale: values["eps"] <= scale**power
 
 
+def _one_timescale(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
+    told = _decay_rates(seen.of_kind("impulse")[0], 2)
+    return [(beta,) for beta in (*told, *USUAL_MOMENTA)]
+
+
 def _three_timescales(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
-    return list(itertools.combinations((0.995, 0.97, 0.9, 0.7, 0.3, -0.3), 3))
+    spread = list(itertools.combinations((0.995, 0.97, 0.9, 0.7, 0.3, -0.3), 3))
+    told = _decay_rates(seen.of_kind("impulse")[0], 3)
+    return [(*told, 0.995, 0.7, -0.3)[:3], *spread]
+
+
+def _decay_rates(response: Float[np.ndarray, " T"], count: int) -> list[float]:
+    """At most ``count`` β_j, within ±1, with the response near Σ α_j β_j^k (Ho & Kalman 1966)."""
+    half = len(response) // 2
+    now = scipy.linalg.hankel(response[:half], response[half - 1 : -1])
+    later = scipy.linalg.hankel(response[1 : half + 1], response[half:])
+    U, sizes, V = np.linalg.svd(now)
+    rank = min(count, int(np.sum(sizes > ROUNDING * sizes[0])))
+    roots = 1.0 / np.sqrt(sizes[:rank])
+    rates = np.linalg.eigvals(roots[:, None] * (U[:, :rank].T @ later @ V[:rank].T) * roots)
+    return np.clip(rates.real, -NEARLY_ONE, NEARLY_ONE).tolist()
 
 
 def _adam_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
@@ -117,7 +140,7 @@ def _rmsprop_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
 
 
 def _clipped_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
-    return [(beta, seen.gradient_scale * clip) for beta in (0.0, 0.5, 0.9, 0.99) for clip in CLIPS]
+    return [(beta, seen.gradient_scale * clip) for beta in USUAL_MOMENTA for clip in CLIPS]
 
 
 def _lion_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:
@@ -145,12 +168,8 @@ CANDIDATES: dict[str, Candidate] = {
     for candidate in (
         Candidate("gradient_descent", gradient_descent, ("alpha",), {}, _grid()),
         Candidate("sign", _sign, ("alpha",), {}, _grid()),
-        Candidate(
-            "momentum", momentum, ("alpha",), {"beta": WITHIN_ONE}, _grid((0.0, 0.5, 0.9, 0.99))
-        ),
-        Candidate(
-            "nesterov", nesterov, ("alpha",), {"beta": WITHIN_ONE}, _grid((0.0, 0.5, 0.9, 0.99))
-        ),
+        Candidate("momentum", momentum, ("alpha",), {"beta": WITHIN_ONE}, _one_timescale),
+        Candidate("nesterov", nesterov, ("alpha",), {"beta": WITHIN_ONE}, _one_timescale),
         Candidate(
             "clipped_momentum",
             _clipped,

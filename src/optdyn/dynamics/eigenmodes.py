@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 
 from optdyn.dynamics.linearization import Linearization
-from optdyn.errors import UserError, require_positive_int
+from optdyn.errors import UserError, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,10 @@ DEGENERATE = 1e8
 VANISHING = 1e-11
 # Rounding makes coincident zeros this large.
 COINCIDENT_ZERO = 1e-5
+# What is left of a sum whose terms cancel to this part of them is rounding.
+CANCELLED = 1e-12
+# A mode whose response is this small beside the largest is not driven.
+UNDRIVEN = 1e-14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +79,20 @@ class Eigenmodes:
 
     def impulse_response(self, steps: int) -> Float[np.ndarray, " steps"]:
         """Δx_k of a unit gradient at k = 0, less the drift (`Linearization.impulse_response`)."""
-        require_positive_int("steps", steps)
+        steps = whole_number("steps", steps)
         powers = self.beta[None, :] ** np.arange(steps)[:, None]
         response = -np.real(powers @ self.alpha)
         response[0] -= self.feedthrough
         late = (self.lag > 0) & (self.lag < steps)
         np.subtract.at(response, self.lag[late], self.delayed[late].real)
         return response
+
+    @property
+    def used(self) -> Bool[np.ndarray, " N"]:
+        """The modes that the gradient or x drives and that move x."""
+        lin = self.linearization
+        sizes = [np.abs(_products(lin.C, self.R, self.L, drive)) for drive in (lin.B, lin.E)]
+        return np.any([s > UNDRIVEN * np.max(s, initial=0.0) for s in sizes], axis=0) | self.chained
 
     @property
     def chained(self) -> Bool[np.ndarray, " N"]:
@@ -137,7 +148,7 @@ def eigenmodes(lin: Linearization) -> Eigenmodes:
     beta, R = beta.astype(complex), R.astype(complex)
     L = _conjugate_rows(beta, np.linalg.inv(R))
 
-    product = _conjugate_rows(beta, (lin.C @ R) * (L @ lin.B))
+    product = _conjugate_rows(beta, _products(lin.C, R, L, lin.B))
     beta = np.where(np.abs(beta) <= VANISHING * norm, 0.0, beta)
     lag = np.where(beta == 0, 1, 0)
     if lags > 1:
@@ -240,7 +251,7 @@ def truncate(modes: Eigenmodes, keep: Sequence[int] | str) -> Linearization:
     if np.any(chained):
         R, L = modes.R[:, kept[chained]].real, modes.L[kept[chained]].real
         A[np.ix_(chained, chained)], C[chained] = L @ lin.A @ R, lin.C @ R
-    lag_zero_x = _lag_zero(modes.beta, (lin.C @ modes.R) * (modes.L @ lin.E))
+    lag_zero_x = _lag_zero(modes.beta, _products(lin.C, modes.R, modes.L, lin.E))
     return dataclasses.replace(
         lin,
         A=A,
@@ -274,6 +285,18 @@ def _conjugate_rows(
     return rows
 
 
+def _products(
+    C: Float[np.ndarray, " N"],
+    R: Complex[np.ndarray, "N N"],
+    L: Complex[np.ndarray, "N N"],
+    B: Float[np.ndarray, " N"],
+) -> Complex[np.ndarray, " N"]:
+    """``(C r_j)(l_jᵀ B)``, and 0 where that is the rounding of what cancels."""
+    product = (C @ R) * (L @ B)
+    terms = (np.abs(C) @ np.abs(R)) * (np.abs(L) @ np.abs(B))
+    return np.where(np.abs(product) > CANCELLED * terms, product, 0.0)
+
+
 def _lag_zero(
     beta: Complex[np.ndarray, " N"], product: Complex[np.ndarray, " N"]
 ) -> Complex[np.ndarray, " N"]:
@@ -289,6 +312,6 @@ def _gain(
 ) -> Float[np.ndarray, " N"]:
     total = np.abs(alpha + delayed)
     # A mode that is not driven has no gain, even where 1 − β is zero too.
-    driven = total > 1e-14 * np.max(total, initial=0.0)
+    driven = total > UNDRIVEN * np.max(total, initial=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(driven, total / np.abs(1.0 - beta), 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -38,7 +38,8 @@ class Fit:
     """A hand-designed optimizer fitted to another's responses.
 
     ``residual``: the root mean square, over the probes, of ‖difference‖/‖response‖ with
-    norms over time. 0: it behaves the same; 1: no better than standing still.
+    norms over time. 0: it behaves the same; 1: no better than standing still. To a probe that
+    the optimizer leaves unanswered belongs the largest response to that amplitude.
     ``updates`` [P, T]: what the fitted optimizer does in each probe.
     """
 
@@ -93,23 +94,37 @@ def identify(
     Raises `UserError` for an optimizer that is not component-wise, one whose responses are
     zero or not finite, and an unknown candidate.
     """
-    for name in candidates:
-        require_choice("candidates", name, list(CANDIDATES))
     if not candidates:
         raise UserError("candidates: none given (at least one)")
+    for name in candidates:
+        require_choice("candidates", name, list(CANDIDATES))
     step = step_map(tx)
     seen = responses(step, gradient_scale=gradient_scale, steps=steps, h=h)
     norms = np.linalg.norm(seen.updates, axis=1)
     if not np.all(np.isfinite(norms)) or np.max(norms) == 0.0:
-        raise UserError("optimizer: its updates to the probes are zero or not finite")
+        raise UserError(
+            "optimizer: its updates to the probes are zero or not finite (allowed: optimizers "
+            "that answer gradients)"
+        )
     # Every probe counts alike, whatever its amplitude.
-    weights = 1.0 / (np.maximum(norms, NEGLIGIBLE * np.max(norms)) * np.sqrt(len(norms)))
+    weights = 1.0 / (_sizes(norms, seen.amplitudes) * np.sqrt(len(norms)))
     fits = [_fit(CANDIDATES[name], step, seen, weights[:, None]) for name in candidates]
     fits.sort(key=lambda fit: fit.residual)
     limit = max(EXACT, COMPARABLE * fits[0].residual)
     alike = [fit for fit in fits if fit.residual <= limit]
     nearest = min(alike, key=lambda fit: (CANDIDATES[fit.name].size, fit.residual))
     return Identification(fits=tuple(fits), nearest=nearest, responses=seen)
+
+
+def _sizes(
+    norms: Float[np.ndarray, " P"], amplitudes: Float[np.ndarray, " P"]
+) -> Float[np.ndarray, " P"]:
+    """What a difference in each probe is measured by: the norm of the response, if there is one."""
+    alike = amplitudes[:, None] == amplitudes[None, :]
+    largest = np.max(np.where(alike, norms[None, :], 0.0), axis=1)
+    largest = np.where(largest > 0.0, largest, np.max(norms))
+    sizes = np.where(norms > NEGLIGIBLE * largest, norms, largest)
+    return np.maximum(sizes, NEGLIGIBLE * np.max(norms))
 
 
 def _fit(
@@ -127,25 +142,42 @@ def _fit(
     tried.sort(key=lambda pair: pair[0])
     best = tried[0]
     if candidate.smooth and candidate.shape:
-        for _, point in tried[:REFINED]:
-            refined = scipy.optimize.least_squares(
-                lambda p: model.value(p) - target,
-                point,
-                jac=model.jacobian,
-                method="lm",
-                ftol=1e-10,
-                xtol=1e-12,
-                max_nfev=MOST_EVALUATIONS,
-            )
-            residual = float(np.sqrt(2 * refined.cost))
-            allowed = candidate.allowed(_named(candidate, refined.x), seen.gradient_scale)
-            if allowed and residual < best[0]:
-                best = residual, refined.x
+        for _, first in tried[:REFINED]:
+            for residual, point in _refined(model, first, target):
+                allowed = candidate.allowed(_named(candidate, point), seen.gradient_scale)
+                if allowed and residual < best[0]:
+                    best = residual, point
             if best[0] < EXACT * 1e-6:
                 break
     residual, point = best
     updates = model.value(point).reshape(seen.updates.shape) / weights
     return Fit(candidate.name, _named(candidate, point), residual, updates)
+
+
+def _refined(
+    model: _Model, start: Float[np.ndarray, " n"], target: Float[np.ndarray, " PT"]
+) -> Iterator[tuple[float, Float[np.ndarray, " n"]]]:
+    """The residual and the point that Levenberg–Marquardt ends at.
+
+    A second one where hyperparameters ran away to where they do nothing (an ε to 0): they
+    start anew, now that the others are near.
+    """
+    for _ in range(2):
+        found = scipy.optimize.least_squares(
+            lambda p: model.value(p) - target,
+            start,
+            jac=model.jacobian,
+            method="lm",
+            ftol=1e-10,
+            xtol=1e-12,
+            max_nfev=MOST_EVALUATIONS,
+        )
+        yield float(np.sqrt(2 * found.cost)), found.x
+        slopes = np.linalg.norm(model.jacobian(found.x), axis=0)
+        idle = (slopes <= NEGLIGIBLE * np.max(slopes)) & (found.x != start)
+        if not np.any(idle):
+            return
+        start = np.where(idle, start, found.x)
 
 
 def _with_best_rates(
@@ -224,6 +256,8 @@ def _named(candidate: Candidate, point: Float[np.ndarray, " n"]) -> dict[str, fl
             modes[-1] = (modes[-1][0], modes[-1][1] + alpha)
         else:
             modes.append((beta, alpha))
+    largest = max(abs(alpha) for _, alpha in modes)
+    modes = [(beta, alpha) for beta, alpha in modes if abs(alpha) > NEGLIGIBLE * largest]
     modes += [(0.0, 0.0)] * (3 - len(modes))
     return {
         name: value

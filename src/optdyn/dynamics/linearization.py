@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics.step_map import Optimizer, StepMap, state_vector, step_map
-from optdyn.errors import UserError, finite_number, first_line, require_positive_int
+from optdyn.errors import UserError, finite_number, first_line, whole_number
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Linearization:
 
         At fixed x; where ``comoving`` is not zero, with x moved by these updates.
         """
-        require_positive_int("steps", steps)
+        steps = whole_number("steps", steps)
         response = np.empty(steps)
         response[0] = self.D
         h = self.B
@@ -237,10 +237,15 @@ def _not_finite(step: StepMap, z: np.ndarray, value: np.ndarray) -> str:
 def _undefined(step: StepMap, z: Float[np.ndarray, " inputs"], wrong: np.ndarray) -> str:
     inputs, outputs = [*step.names, "gradient", "param"], [*step.names, "Δx"]
     row, column = np.argwhere(wrong)[-1]
+    remedy = (
+        "another param="
+        if inputs[column] == "param"
+        else "state=settle(tx, gradient_scale) where a second moment is zero, a non-zero "
+        "gradient= at a sign, another one at a clip"
+    )
     return (
         f"operating point: ∂{outputs[row]}/∂{inputs[column]} does not exist {_where(step, z)} "
-        "(allowed: a smooth point: state=settle(tx, gradient_scale) where a second moment is "
-        "zero, a non-zero gradient= at a sign or a clip)"
+        f"(allowed: a smooth point: {remedy})"
     )
 
 

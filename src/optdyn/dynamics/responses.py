@@ -11,7 +11,7 @@ import numpy as np
 
 from optdyn.dynamics.separability import keep_precision
 from optdyn.dynamics.step_map import Optimizer, StepMap, state_vector, step_map
-from optdyn.errors import require_number, require_positive_int
+from optdyn.errors import finite_number, require_number, require_positive_int, whole_number
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def responses(
     Raises `UserError` for an optimizer that is not component-wise, a scale that is not
     above 0, fewer than 4 steps and an h of another shape.
     """
+    gradient_scale = finite_number("gradient_scale", gradient_scale)
     require_number("gradient_scale", gradient_scale)
-    require_positive_int("steps", steps, minimum=4)
+    steps = whole_number("steps", steps, minimum=4)
     levels = gradient_scale * 10.0**DECADES
     kinds = tuple(kind for kind in KINDS for _ in levels)
     gradients = np.concatenate([level * _shape(kind, steps) for kind in KINDS for level in levels])
@@ -74,8 +75,10 @@ def responses(
     vector = step.h if h is None else state_vector(step, h)
     with double_precision():
         both = np.concatenate([gradients, -gradients])
-        start = _spread(step, vector, len(both))
-        updates = np.asarray(jax.jit(lambda g: respond(step.tx, g, start))(both))
+        # One component at a time: how a state for many is laid out is the optimizer's affair.
+        start = step.state_with(jnp.asarray(vector))
+        probed = jax.vmap(lambda g: respond(step.tx, g[None], start)[0])
+        updates = np.asarray(jax.jit(probed)(both))
     positive, negative = np.split(updates, 2)
     return Responses(
         gradients=gradients,
@@ -140,17 +143,6 @@ def reversal_threshold(
             first = int(np.argmax(beyond))
             low, high = ends[first - 1], ends[first]
     return float(np.exp((low + high) / 2))
-
-
-def _spread(step: StepMap, h: Float[np.ndarray, " N"], count: int) -> optax.OptState:
-    """The initial state for ``count`` components, each with the vector h."""
-    parts, treedef = jax.tree.flatten(step.tx.init(jnp.zeros(count, jnp.float64)))
-    ones, position = jax.tree.leaves(step.state), 0
-    for i in step.layout.memory:
-        part = h[position : position + ones[i].size].reshape(ones[i].shape)
-        parts[i] = jnp.broadcast_to(jnp.asarray(part, ones[i].dtype), parts[i].shape)
-        position += ones[i].size
-    return jax.tree.unflatten(treedef, parts)
 
 
 def _shape(kind: str, steps: int) -> Float[np.ndarray, " T"]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -23,6 +25,8 @@ GRADIENT_SCALES = (1e-6, 1e-3, 1.0, 1e3, 1e6)
 # Step sizes estimated from norms need some steps to move off their first guess.
 STEPS = 30
 TOLERANCE = 1e-9
+# Some keep sums over rows and columns in the state, of matrices of this size and above alone.
+LARGE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Coupling:
     ``response``: the largest such change, relative to the largest update; zero for a
     component-wise optimizer. ``common_factor``: at every step all other updates changed
     by one factor, as a norm that all components share makes them. ``matrices_only``: the
-    components of a vector are not coupled.
+    components of a vector are not coupled, or it takes no vectors.
     """
 
     response: float
@@ -49,22 +53,36 @@ class Coupling:
         return "something is computed over them all, such as a norm or a step size"
 
 
-@functools.lru_cache(maxsize=16)  # every analysis of one optimizer asks again
 def coupling(tx: optax.GradientTransformation, n: int = 3) -> Coupling:
     """Test the off-diagonal part of the update's Jacobian, by finite differences.
 
     30 steps on a matrix [n, n] (some optimizers couple matrices alone) and, where that
-    shows coupling, on a vector [n²], each run twice with the history of one component
-    altered, over gradients of magnitude 1e-6 … 1e6.
+    shows coupling or fails, on a vector [n²], each run twice with the history of one
+    component altered, over gradients of magnitude 1e-6 … 1e6. Where the state of a large
+    matrix is of another kind (Adafactor's), that is tried too.
 
     Raises `UserError` when ``tx`` does not take a plain array of parameters, or when its
     update needs more than gradients, state and parameters.
     """
     require_positive_int("n", n, minimum=2)
-    response, common_factor = _largest_response(tx, (n, n))
+    return _coupling(hashable(tx), n)
+
+
+@functools.lru_cache(maxsize=16)  # every analysis of one optimizer asks again
+def _coupling(tx: optax.GradientTransformation, n: int) -> Coupling:
+    try:
+        response, common_factor = _largest_response(tx, (n, n))
+    except UserError:
+        with contextlib.suppress(UserError):
+            return Coupling(*_largest_response(tx, (n * n,)), matrices_only=False)
+        raise
+    if response <= TOLERANCE and _treats_large_otherwise(tx, n):
+        response, common_factor = _largest_response(tx, (LARGE, LARGE))
     if response <= TOLERANCE:
         return Coupling(response, common_factor=False, matrices_only=False)
-    on_vectors, _ = _largest_response(tx, (n * n,))
+    on_vectors = 0.0
+    with contextlib.suppress(UserError):
+        on_vectors, _ = _largest_response(tx, (n * n,))
     return Coupling(response, common_factor, matrices_only=on_vectors <= TOLERANCE)
 
 
@@ -84,6 +102,32 @@ def require_componentwise(tx: optax.GradientTransformation) -> None:
         )
 
 
+def hashable(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """``tx``, its parts wrapped as functions if they are objects that have no hash."""
+    try:
+        hash(tx)
+    except TypeError:
+        return optax.GradientTransformation(*map(functools.partial, tx))
+    return tx
+
+
+def _treats_large_otherwise(tx: optax.GradientTransformation, n: int) -> bool:
+    """Whether the state of a large matrix is not as many numbers a component as a small one's."""
+
+    def sizes(k: int) -> list[int]:
+        state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((k, k), jnp.float64))
+        return [math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(state)]
+
+    with double_precision():
+        try:
+            small, large = sizes(n), sizes(LARGE)
+        except Exception:  # the user's own code may raise anything
+            return False
+    return len(small) != len(large) or any(
+        b not in (a, a * LARGE**2 // n**2) for a, b in zip(small, large, strict=True)
+    )
+
+
 def _largest_response(
     tx: optax.GradientTransformation, shape: tuple[int, ...]
 ) -> tuple[float, bool]:
@@ -101,6 +145,11 @@ def _largest_response(
             def advance(carry: PyTree, gradient: Array) -> tuple[PyTree, Array]:
                 params, state = carry
                 step, after = tx.update(gradient, state, params)
+                if jnp.shape(step) != shape:
+                    raise UserError(
+                        f"optimizer: its update has the shape {jnp.shape(step)} for parameters "
+                        f"of shape {shape} (allowed: the shape of the parameters)"
+                    )
                 return (params + step, keep_precision(after, state)), step
 
             return jax.lax.scan(advance, (start, tx.init(start)), gradients)[1]
@@ -114,6 +163,8 @@ def _largest_response(
                 responses.append(_largest_change(before, after[:, altered > 0]))
                 if responses[-1] > TOLERANCE:
                     common.append(_one_factor(before, after[:, altered > 0]))
+        except UserError:
+            raise
         except Exception as error:  # the user's own code may raise anything
             told = first_line(error).replace("DynamicJaxprTracer", "an array")
             raise UserError(
@@ -145,6 +196,7 @@ def _one_factor(
     """Whether at every step ``after`` is ``before`` times one number."""
     if not (np.all(np.isfinite(before)) and np.all(np.isfinite(after))):
         return False
-    products = before[:, :, None] * after[:, None, :]
-    mixed = np.abs(products - np.swapaxes(products, 1, 2))
-    return bool(np.max(mixed) <= 1e-9 * np.max(np.abs(products)))
+    largest = np.argmax(np.abs(before), axis=1)[:, None]
+    products = before * np.take_along_axis(after, largest, axis=1)
+    swapped = after * np.take_along_axis(before, largest, axis=1)
+    return bool(np.max(np.abs(products - swapped)) <= 1e-9 * np.max(np.abs(products)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -11,9 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.dynamics.separability import keep_precision, require_componentwise
+from optdyn.dynamics.separability import hashable, keep_precision, require_componentwise
 from optdyn.dynamics.state_layout import StateLayout, initial_state, state_layout
-from optdyn.errors import UserError, first_line, require_number, require_positive_int
+from optdyn.errors import (
+    UserError,
+    finite_number,
+    first_line,
+    require_number,
+    whole_number,
+)
 from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
@@ -104,16 +111,20 @@ class StepMap:
         g: Float[Array, ""] | float,
         x: Float[Array, ""] | float = 0.0,
     ) -> tuple[Float[Array, " N"], Float[Array, ""]]:
+        gradient, param = (jnp.reshape(jnp.asarray(a, jnp.float64), (1,)) for a in (g, x))
+        updates, after = self.tx.update(gradient, self.state_with(h), param)
+        h_next = _vector(jax.tree.leaves(after), self.layout.memory)
+        return h_next, updates[0].astype(jnp.float64)
+
+    def state_with(self, h: Float[Array, " N"]) -> PyTree:
+        """``state`` with the vector h."""
         parts, treedef = jax.tree.flatten(self.state)
         start = 0
         for i in self.layout.memory:
             stop = start + parts[i].size
             parts[i] = h[start:stop].reshape(parts[i].shape).astype(parts[i].dtype)
             start = stop
-        gradient, param = (jnp.reshape(jnp.asarray(a, jnp.float64), (1,)) for a in (g, x))
-        updates, after = self.tx.update(gradient, jax.tree.unflatten(treedef, parts), param)
-        h_next = _vector(jax.tree.leaves(after), self.layout.memory)
-        return h_next, updates[0].astype(jnp.float64)
+        return jax.tree.unflatten(treedef, parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +157,8 @@ def step_map(
     that gives one, such as a learned optimizer; its parameters are taken in float64.
     ``state``: the optimizer state for a parameter of shape (1,), whose shared part is
     frozen; by default the one that ``tx.init`` gives, with flags as they are after the
-    first step. ``count``: sets every counter (integer leaf that grows from step to step),
-    and with it schedules and bias corrections. Leaves keep the
+    first step. ``count``: sets every counter (an integer leaf that grows from step to step,
+    a float one that grows by 1), and with it schedules and bias corrections. Leaves keep the
     precision that ``tx.init`` gives them for float64 parameters.
 
     Raises `UserError` for anything but an optimizer, for one that is not component-wise,
@@ -161,7 +172,7 @@ def step_map(
     if state is not None:
         step = dataclasses.replace(step, state=_conform(state, step.state))
     if count is not None:
-        require_positive_int("count", count, minimum=0)
+        count = whole_number("count", count, minimum=0)
         step = dataclasses.replace(step, state=_set_counters(step, count))
     return step
 
@@ -188,8 +199,12 @@ def settle(
     >>> round(float(state.nu[0]), 12)
     0.25
     """
+    gradient_scale, param = (
+        finite_number("gradient_scale", gradient_scale),
+        finite_number("param", param),
+    )
     require_number("gradient_scale", gradient_scale, inclusive=True)
-    require_positive_int("steps", steps, minimum=2)
+    steps = whole_number("steps", steps, minimum=2)
     step = step_map(tx)
     with double_precision():
         params = jnp.full((1,), param, jnp.float64)
@@ -238,11 +253,20 @@ def _initial_step_map(optimizer: Optimizer) -> StepMap:
                 "optax.GradientTransformation, or parameters with a method as_optax())"
             )
         parameters = () if plain else to_float64(optimizer)
-        build = _Fixed(optimizer) if plain else _as_optax
+        build = _Fixed(hashable(optimizer)) if plain else _as_optax
         tx = build(parameters)
         require_componentwise(tx)
-        state = initial_state(tx)
-        return StepMap(parameters, state, build, state_layout(tx, state))
+        try:
+            state = initial_state(tx)
+            layout = state_layout(tx, state)
+        except UserError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise UserError(
+                f"optimizer: cannot be run on one component: {first_line(error)} "
+                "(allowed: optimizers that take parameters of shape (1,))"
+            ) from error
+        return StepMap(parameters, state, build, layout)
 
 
 def _vector(parts: list[Array], positions: tuple[int, ...]) -> Float[Array, " N"]:
@@ -254,27 +278,36 @@ def _conform(state: PyTree, template: PyTree) -> PyTree:
     """``state`` with the template's precisions. Raises `UserError` if it does not fit."""
     structures: list[Any] = [jax.tree.structure(tree) for tree in (template, state)]
     shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (template, state)]
-    if structures[0] != structures[1] or shapes[0] != shapes[1]:
-        raise UserError(
-            "state: not a state of this optimizer for one component "
-            "(allowed: what tx.init gives for a parameter of shape (1,), or settle(tx))"
-        )
-    with double_precision():
-        return jax.tree.map(
-            lambda leaf, like: (
-                jnp.asarray(leaf)
-                if jnp.issubdtype(like.dtype, jax.dtypes.extended)
-                else jnp.asarray(np.asarray(leaf), like.dtype)
-            ),
-            state,
-            template,
-        )
+    if structures[0] == structures[1] and shapes[0] == shapes[1]:
+        with double_precision(), contextlib.suppress(TypeError, ValueError):  # not numbers
+            return jax.tree.map(_in_precision, state, template)
+    raise UserError(
+        "state: not a state of this optimizer for one component "
+        "(allowed: what tx.init gives for a parameter of shape (1,), or settle(tx))"
+    )
+
+
+def _in_precision(leaf: Any, like: Array) -> Array:
+    if jnp.issubdtype(like.dtype, jax.dtypes.extended):
+        return jnp.asarray(leaf)
+    given = np.asarray(leaf)
+    narrow = jnp.issubdtype(given.dtype, jnp.floating) and given.itemsize < like.dtype.itemsize
+    # A hyperparameter, say, that tx.init has rounded to the parameters' float32.
+    if narrow and np.array_equal(given, np.asarray(like).astype(given.dtype)):
+        return like
+    return jnp.asarray(given, like.dtype)
 
 
 def _set_counters(step: StepMap, count: int) -> PyTree:
+    if step.layout.countdowns:
+        raise UserError(
+            f"count: the optimizer's {step.layout.countdowns[0]} counts down (allowed: state= "
+            "with it as it is at the step wanted)"
+        )
     parts, treedef = jax.tree.flatten(step.state)
     with double_precision():
         for i in step.layout.counters:
-            most = int(jnp.iinfo(parts[i].dtype).max)
+            whole = jnp.issubdtype(parts[i].dtype, jnp.integer)
+            most = int((jnp.iinfo if whole else jnp.finfo)(parts[i].dtype).max)
             parts[i] = jnp.full_like(parts[i], min(count, most))
     return jax.tree.unflatten(treedef, parts)

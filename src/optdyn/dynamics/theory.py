@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optdyn.dynamics.eigenmodes import Eigenmodes, require_linear
+from optdyn.dynamics.eigenmodes import Eigenmodes, eigenmodes, require_linear, truncate
 from optdyn.errors import UserError, require_number, require_positive_int
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 STEP_UP = 1.5
 # The rounding of a spectral radius: on the unit circle is not inside it.
 MARGIN = 1e-13
+# What of a linear system has an entry for each state variable.
+VECTORS = ("B", "C", "E", "residual", "state", "comoving")
 
 
 def optimal_momentum(m: float, L: float) -> tuple[float, float]:
@@ -51,18 +55,7 @@ def closed_loop_radius(
     second moment at a stationary state), are outside the loop and left out.
     For a set of modes, give it ``truncate(modes, keep)``.
     """
-    lin = _linear(system)
-    inside = _in_the_loop(lin)
-    n = int(np.sum(inside))
-    loop = np.zeros((n + 1, n + 1))
-    loop[:n, :n] = lin.A[np.ix_(inside, inside)]
-    loop[n, :n] = lin.C[inside]
-    radii = []
-    for curvature in np.asarray(curvatures, np.float64):
-        loop[:n, n] = lin.B[inside] * curvature + lin.E[inside]
-        loop[n, n] = 1.0 + lin.D * curvature + lin.weight_decay
-        radii.append(np.max(np.abs(np.linalg.eigvals(loop))))
-    return np.array(radii)
+    return _radii(_in_the_loop(system), curvatures)
 
 
 def stable_range(system: Linearization | Eigenmodes, *, relative: float = 1e-9) -> float:
@@ -74,12 +67,12 @@ def stable_range(system: Linearization | Eigenmodes, *, relative: float = 1e-9) 
     one that never turns unstable. Raises `UserError` unless ``relative`` is above 0.
     """
     require_number("relative", relative)
-    lin = _linear(system)
+    lin = _in_the_loop(system)
 
     def stable(curvature: float) -> bool:
-        return bool(closed_loop_radius(lin, np.array([curvature]))[0] < 1.0 - MARGIN)
+        return bool(_radii(lin, np.array([curvature]))[0] < 1.0 - MARGIN)
 
-    rate = learning_rate(lin)
+    rate = _learning_rate(lin)
     low = 1e-4 / rate
     if not stable(low):
         return 0.0
@@ -109,19 +102,26 @@ def is_stable(
 
 def learning_rate(system: Linearization | Eigenmodes) -> float:
     """The size of the update that one unit of gradient leads to altogether; 1 if to none."""
-    lin = _linear(system)
-    inside = _in_the_loop(lin)
-    A = lin.A[np.ix_(inside, inside)]
+    return _learning_rate(_in_the_loop(system))
+
+
+def _learning_rate(lin: Linearization) -> float:
     rate = abs(lin.D)
-    if np.any(inside):
-        rate += np.abs(lin.C[inside] @ np.linalg.lstsq(np.eye(len(A)) - A, lin.B[inside])[0])
+    if lin.size:
+        rate += np.abs(lin.C @ np.linalg.lstsq(np.eye(lin.size) - lin.A, lin.B)[0])
     return float(rate) if rate > 0 else 1.0
 
 
-def _linear(system: Linearization | Eigenmodes) -> Linearization:
-    lin = system.linearization if isinstance(system, Eigenmodes) else system
-    require_linear(lin)
-    return lin
+def _radii(lin: Linearization, curvatures: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    n = lin.size
+    loop = np.zeros((n + 1, n + 1))
+    loop[:n, :n], loop[n, :n] = lin.A, lin.C
+    radii = []
+    for curvature in np.asarray(curvatures, np.float64):
+        loop[:n, n] = lin.B * curvature + lin.E
+        loop[n, n] = 1.0 + lin.D * curvature + lin.weight_decay
+        radii.append(np.max(np.abs(np.linalg.eigvals(loop))))
+    return np.array(radii)
 
 
 def _require_spectrum(m: float, L: float) -> None:
@@ -131,7 +131,27 @@ def _require_spectrum(m: float, L: float) -> None:
         raise UserError(f"curvatures: {m:g} to {L:g} is not allowed (smallest <= largest)")
 
 
-def _in_the_loop(lin: Linearization) -> np.ndarray:
+def _in_the_loop(system: Linearization | Eigenmodes) -> Linearization:
+    """The part of the system that x drives and that drives x.
+
+    Left out are state variables by what reads what, then modes by what they do.
+    """
+    lin = system.linearization if isinstance(system, Eigenmodes) else system
+    require_linear(lin)
+    inside = _variables_in_the_loop(lin)
+    lin = dataclasses.replace(
+        lin,
+        A=lin.A[np.ix_(inside, inside)],
+        names=tuple(itertools.compress(lin.names, inside)),
+        **{name: getattr(lin, name)[inside] for name in VECTORS},
+    )
+    modes = eigenmodes(lin)
+    if modes.degenerate or np.all(modes.used):
+        return lin
+    return truncate(modes, np.flatnonzero(modes.used).tolist())
+
+
+def _variables_in_the_loop(lin: Linearization) -> np.ndarray:
     """[N]: the state variables that x drives, directly or not, and that drive x."""
     reads = lin.A != 0.0  # [i, j]: variable i reads variable j
     driven, driving = (lin.B != 0.0) | (lin.E != 0.0), lin.C != 0.0
