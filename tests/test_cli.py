@@ -14,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from optdyn.cli import options
 from optdyn.cli.examples import EXAMPLES
 from optdyn.cli.main import COMMANDS, main
 from optdyn.cli.settings import (
+    LARGEST_DEVICES,
     SETTINGS,
     ReproduceSettings,
     SearchSettings,
@@ -273,7 +273,7 @@ def test_help_needs_no_jax_and_no_time() -> None:
 
 
 def test_too_many_devices_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    count = 4096 * len(jax.devices())
+    count = LARGEST_DEVICES
     argv = ["train", "--devices", str(count), "--batch-size", str(count)]
     line = complaint(capsys, [*argv, "--out", str(tmp_path / "run")])
     assert line.startswith(f"--devices: {count} is not allowed (at most")

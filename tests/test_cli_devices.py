@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+import jax
 import pytest
 
 from optdyn.cli import devices
+from optdyn.errors import UserError
 
 
 @pytest.fixture
@@ -35,3 +38,39 @@ def test_other_systems_are_left_alone(started, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     devices.use_large_pages()
     assert started == []
+
+
+@pytest.fixture
+def kept_folder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(devices.CACHE, raising=False)
+    before = jax.config.jax_compilation_cache_dir
+    yield lambda: jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_programs_are_kept_where_that_is_possible(kept_folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    devices.use_compilation_cache()
+    assert kept_folder() == str(tmp_path / "optdyn" / "xla")
+    assert (tmp_path / "optdyn" / "xla").is_dir()
+
+
+@pytest.mark.parametrize("base", ["/dev/null", "odd\udcff"])
+def test_programs_are_not_kept_in_folders_that_cannot_be(kept_folder, monkeypatch, tmp_path, base):
+    before = kept_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / base))
+    devices.use_compilation_cache()
+    assert kept_folder() == before
+
+
+def test_a_user_without_a_home_has_no_cache(kept_folder, monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    before = kept_folder()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    devices.use_compilation_cache()
+    assert kept_folder() == before
+    with pytest.raises(UserError, match="HOME: is not set"):
+        devices.program_folder()

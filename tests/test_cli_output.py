@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from optdyn.cli.export import train_command
 from optdyn.cli.main import COMMANDS, main
 from optdyn.cli.settings import SETTINGS
 from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
+from optdyn.experiments.run_folder import open_run
 from optdyn.pretrained import PRETRAINED
 from optdyn.study import self_test
 
@@ -217,6 +219,50 @@ def test_completion_needs_a_known_shell(capsys: pytest.CaptureFixture[str]) -> N
     assert told[0] == "optdyn: error: shell: none is not allowed (bash, zsh, fish)"
     assert told[1].startswith("optdyn: error: shell: tcsh")
     assert told[2].startswith("optdyn: error: '--fast': unknown option")
+
+
+PYTHON = f"{shlex.quote(sys.executable)} -m optdyn.cli.main"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("--version >&-", 0, ""),
+        ("train --help >&- <&-", 0, ""),
+        ("train --units x >&- 2>&-", 2, ""),
+        ("train --units x 2>/dev/full", 2, ""),
+        ("--version >/dev/full", 2, "optdyn: error: system: No space left on device\n"),
+        ("train --help >/dev/full", 2, "optdyn: error: system: No space left on device\n"),
+        ("--version >/dev/full 2>/dev/full", 2, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(words: str, code: int, told: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{PYTHON} {words}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", told)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", b"\\xb1 \\udcff\n"), ("utf-8", b"\xc2\xb1 \xff\n")]
+)
+def test_text_that_the_encoding_lacks_is_printed(encoding: str, shown: bytes) -> None:
+    code = r"from optdyn.cli import streams; streams.open_closed(); print('\xb1 \udcff')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (shown, b"")
+
+
+def test_a_report_is_not_written_beside_another_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with open_run(out):
+        assert main(["report", "--out", str(out)]) == 2
+    assert "is in use by another process" in capsys.readouterr().err
+    assert not (out / "report.html").exists()
 
 
 def test_a_reader_that_leaves_is_no_bad_input(

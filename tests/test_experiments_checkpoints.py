@@ -106,9 +106,9 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 def test_arrays_must_fit_the_card(tmp_path: Path) -> None:
     state, card = make(units=4)
     path = tmp_path / "a"
-    larger = dataclasses.replace(card, architecture=Architecture(units=10**12))
+    larger = dataclasses.replace(card, architecture=Architecture(units=10**9))
     checkpoints.save_optimizer(path, state.optimizer, larger)
-    with pytest.raises(UserError, match="1000000000000 units"):
+    with pytest.raises(UserError, match="1000000000 units"):
         checkpoints.load_optimizer(path)
     other = dataclasses.replace(card, architecture=Architecture(cell="rnn", units=4))
     checkpoints.save_optimizer(path, state.optimizer, other)

@@ -54,13 +54,53 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[1]", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'{"a": NaN}',
+        b'{"a": 1e400}',
+        b'{"a": -1e999}',
+        b'{"a": 1, "a": 2}',
+        b'{"a": {"b": 1, "b": 1}}',
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        '{"a": 1}'.encode("utf-16"),
+        b"[" * 100_000,
+        b'{"a":' * 200 + b"1" + b"}" * 200,
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": ' + b"9" * 400 + b"}",
+    ],
 )
 def test_bad_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.json"):
+    with pytest.raises(UserError, match=r"a\.json: not"):
         files.read_json(path)
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # to open it would wait for a writer
+    for name in ("pipe", ".", "/dev/zero", "a\0b"):
+        with pytest.raises(UserError, match="cannot read") as caught:
+            files.read_bytes(tmp_path / name)
+        assert "\0" not in str(caught.value)
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "run" / "a.json"
+    precious.write_text("whole")
+    path.parent.mkdir()
+    files.temporary_beside(path).symlink_to(precious)
+    with pytest.raises(UserError, match=r"a\.json: cannot write"):
+        files.write_json(path, {})
+    assert precious.read_text() == "whole"
+    assert files.temporary_beside(path).is_symlink() is False
+
+
+def test_an_error_is_one_line_whatever_a_name_holds() -> None:
+    told = str(UserError("a\nb\r\x1b[31m\udcff β: cannot read"))
+    assert told == "a\\nb\\r\\x1b[31m\\udcff β: cannot read"
 
 
 def test_too_large_and_absent_files_are_refused(tmp_path: Path) -> None:

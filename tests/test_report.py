@@ -18,6 +18,7 @@ from PIL import Image
 
 from optdyn import figures
 from optdyn.errors import UserError
+from optdyn.experiments.files import write_signed_json
 from optdyn.report import build_report, pictures
 
 CLAIMS = [
@@ -119,7 +120,7 @@ def run(tmp_path: Path, drawn: Path) -> Path:
     (folder / "rosenbrock" / "training.jsonl").write_text(log + '{"meta_step": 4, "me')
     told = {"mean": [90.5, None], "median": [40.25, 0.125]}
     losses = {"steps": [0, 10], "problems": 64, "optimizers": {"adam": told}}
-    (folder / "rosenbrock" / "losses_at_steps.json").write_text(json.dumps(losses))
+    write_signed_json(folder / "rosenbrock" / "losses_at_steps.json", losses)
     return folder
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 
 from optdyn.cli import devices
@@ -81,6 +82,35 @@ def test_a_sweep_goes_on_with_what_is_missing(
         min(row["meta_objective"] for row in [*rows, *again])
     ]
     assert best_rows([*rows, *again])[0]["meta_objective"] == best["meta_objective_min"][0].as_py()
+
+
+def test_files_that_are_not_as_they_were_written_are_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("~root") / "sweep"  # a name that other readers take for a home folder
+    folder.mkdir(parents=True)
+    row = {
+        "task": "rosenbrock", "cell": "rnn", "units": 2, "seed": 0, "learning_rate": 0.1,
+        "meta_objective": 0.5,
+    }  # fmt: skip
+    path, sound = folder / "a.parquet", sweep_run._parquet([row])
+    path.write_bytes(sound)
+    assert sweep_run.read_rows(folder) == [row]
+    table = pyarrow.parquet.read_table(pyarrow.BufferReader(sound))
+    unsigned = table.replace_schema_metadata(None)
+    other = table.set_column(5, "meta_objective", pyarrow.array([0.25]))
+    for changed in (unsigned, other, sweep_run._parquet([{**row, "meta_objective": None}])):
+        if isinstance(changed, bytes):
+            path.write_bytes(changed)
+        else:
+            pyarrow.parquet.write_table(changed, path.absolute())
+        assert sweep_run.read_rows(folder) == []
+        assert not path.exists()
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(".parquet: ")[2].split()[0] for line in told] == [
+        "damaged", "damaged", "[0].meta_objective:"
+    ]  # fmt: skip
 
 
 def test_a_row_is_what_the_learning_rate_search_finds(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.batching import map_runs, runs_at_once
-from optdyn.errors import UserError, require_choice, require_positive_int
+from optdyn.errors import UserError, require_choice, require_positive_int, shown
 from optdyn.inner_loop import unroll
 from optdyn.meta_training.containment import exploded
 from optdyn.objective import NORMALIZATIONS, meta_loss
@@ -84,10 +84,17 @@ def evaluate(
     problems; passed back as ``done``, an evaluation goes on after them, to the
     same bits (for one device count).
 
-    Raises `UserError` for bad counts or an unknown normalization.
+    Raises `UserError` for bad counts, an unknown normalization, or what is no optimizer or task.
     """
+    if not all(callable(getattr(tx, name, None)) for name in ("init", "update")):
+        raise UserError(
+            f"optimizer: {shown(tx)} is not allowed (an optax.GradientTransformation, such as "
+            "as_optax() of a learned one)"
+        )
     require_positive_int("num_problems", num_problems)
     require_positive_int("num_steps", num_steps)
+    if at_once is not None:
+        require_positive_int("at_once", at_once)
     require_choice("normalization", normalization, list(NORMALIZATIONS))
     keys = keys_at(stream(seed, EVALUATION_STREAM), jnp.arange(num_problems))
     batch = sample_batch(task, keys)

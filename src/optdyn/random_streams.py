@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from optdyn.errors import require_positive_int
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
+LARGEST_SEED = 2**32 - 1
+
 
 def stream(seed: int, name: str) -> Key[Array, ""]:
-    """The root key of the stream called ``name`` under ``seed``."""
+    """The root key of the stream called ``name`` under ``seed``.
+
+    Raises `UserError` unless the seed is an integer that 32 bits hold.
+    """
+    require_positive_int("seed", seed, minimum=0, maximum=LARGEST_SEED)
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from optdyn.cli import settings as cli_settings
 from optdyn.cli.main import COMMANDS, main
-from optdyn.experiments.files import write_json
+from optdyn.experiments.files import TEMPORARY, write_json
 from tiny_runs import TASK
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")
@@ -26,8 +28,42 @@ SETTINGS = {
 }
 """The commands that work in a folder."""
 NOT_ALLOWED = {
-    "INT": ["0.5", "-1", "1e3", "nan", "inf", "x", "", " ", "9" * 30, "9" * 5000, "0x10", "1,000"],
-    "NUMBER": ["nan", "-nan", "inf", "-inf", "-1", "1e31", "1e400", "x", "", "1/2", "0,5"],
+    "INT": [
+        "0.5",
+        "-1",
+        "1e3",
+        "nan",
+        "inf",
+        "x",
+        "",
+        " ",
+        "9" * 30,
+        "9" * 5000,
+        "0x10",
+        "1,000",
+        "1_0",
+        "\u0663",
+        " 3",
+        "3 ",
+        "3.",
+    ],
+    "NUMBER": [
+        "nan",
+        "-nan",
+        "inf",
+        "-inf",
+        "-1",
+        "1e31",
+        "1e400",
+        "x",
+        "",
+        "1/2",
+        "0,5",
+        "1_0.0",
+        "\u0663.5",
+        " 0.5",
+        "0x1p-1",
+    ],
     "PATH": ["", "a\0b"],
     "NAME=VALUE": [
         "n",
@@ -40,6 +76,8 @@ NOT_ALLOWED = {
         "self=1",
         "a b=1",
         "n=9999999",
+        "n=1_0",
+        "n=\u0663",
         "",
     ],
     "HOST:PORT": ["host", ":1", "host:0", "host:65536", "host:x", ""],
@@ -120,6 +158,82 @@ def test_bad_command_lines_are_refused_in_one_line(
 
     check()
     figures["bad command lines"] = f"{done['count']}, each exit code 2 and one line"
+
+
+LARGEST = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"train --devices {LARGEST} --batch-size {LARGEST}",
+        "train --devices 100000 --batch-size 100000",
+        f"train --components {LARGEST}",
+        f"train --batch-size {LARGEST}",
+        f"train --meta-steps {LARGEST}",
+        f"tune --devices {LARGEST}",
+        f"tune --problems {LARGEST}",
+        f"evaluate --devices {LARGEST}",
+        f"sweep --problems {LARGEST}",
+        "launch",
+        "launch --processes 0 -- train",
+        "launch -- train --units x",
+        "launch -- train --out /dev/null/run",
+        "launch -- train --initial absent",
+        "launch --processes 33 -- train --batch-size 32",
+        "launch -- train --task-option n=0",
+        "doctor --units 3",
+        "completion --shell bash",
+    ],
+)
+def test_sizes_and_processes_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    command, *rest = words.split()
+    out = [] if {"--out", "launch", "doctor", "completion"} & {command, *rest} else ["--out", "run"]
+    with contextlib.chdir(tmp_path):
+        complaint(capsys, [command, *rest, *out])
+    assert list(tmp_path.iterdir()) == []
+
+
+def _no_files(folder: Path) -> list[str]:
+    """Paths that lead to no file, each in another way."""
+    os.mkfifo(folder / "pipe")  # whoever opens it waits for a writer
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "loop").symlink_to("loop")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "empty.safetensors").touch()
+    (folder / "header.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    names = ["pipe", "pipe.safetensors", "loop", "dangling", "empty.safetensors", "."]
+    return [
+        *(str(folder / name) for name in (*names, "header.safetensors")),
+        "/dev/zero",
+        "x" * 300,
+    ]
+
+
+def test_checkpoints_that_are_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    for path in _no_files(tmp_path):
+        complaint(capsys, ["train", "--out", str(out), "--initial", path])
+        complaint(capsys, ["evaluate", "--out", str(out), "--checkpoint", path])
+        complaint(capsys, ["analyze", path])
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("command", sorted(SETTINGS))
+@pytest.mark.parametrize("name", ["config.json", ".lock", f".config.json{TEMPORARY}"])
+def test_a_run_folder_with_something_else_in_the_place_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    config = {"format": "optdyn run", "format_version": 1, "versions": {}, "settings": {}}
+    write_json(tmp_path / "config.json", config)
+    (tmp_path / name).unlink(missing_ok=True)
+    if name == "config.json":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).mkdir()
+    complaint(capsys, [command, "--out", str(tmp_path)])
 
 
 FOLDERS = {

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import save
 
+from damage import damaged, forge, opened, require_one_line, sign
 from optdyn.errors import UserError
-from optdyn.experiments import checkpoints
-from optdyn.experiments.checkpoints import fingerprint, load_optimizer, load_state
-from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
+from optdyn.experiments.checkpoints import (
+    fingerprint,
+    load_optimizer,
+    load_state,
+)
+from optdyn.experiments.evaluation_run import (
+    EVALUATION,
+    load_evaluation,
+)
 from optdyn.experiments.files import read_signed_json, to_plain, write_json, write_signed_json
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.run_folder import open_run
@@ -31,7 +36,7 @@ from optdyn.experiments.tuning_run import rerun_tables, table_path
 from optdyn.pretrained import load_pretrained
 from optdyn.pretrained.shipped import FORMAT, FORMAT_VERSION, card_path
 from optdyn.tuning import load_table
-from tiny_runs import PROTOCOL, TASK, run_evaluation, run_training, run_tuning
+from tiny_runs import ARCHITECTURE, PROTOCOL, TASK, run_evaluation, run_training, run_tuning
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
@@ -49,7 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_evaluation(run)
     rerun_tables(run / TASK)
     row = {"learning_rate": 0.1, "num_meta_steps": 3, "seed": 0, "meta_objective": 0.5}
-    write_signed_json(_search(run), {"settings": {"task": TASK}, "rows": [row] * 3})
+    settings = {"architecture": ARCHITECTURE, "task_options": {}, "protocol": {"batch_size": 2}}
+    write_signed_json(_search(run), {"settings": settings, "rows": [row] * 3})
     shipped = run.parent / "shipped" / TASK / "final.safetensors"
     shipped.parent.mkdir(parents=True)
     content = _step(run).read_bytes()
@@ -120,23 +126,6 @@ def _readers(run: Path) -> dict[str, tuple[Path, Reader]]:
     }
 
 
-def require_one_line(error: UserError, where: Path) -> None:
-    assert str(where) in str(error)
-    assert "\n" not in str(error)
-
-
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """``content`` cut off somewhere, or with one bit flipped (sometimes several)."""
-    if chance.random() < 0.3:
-        return content[: chance.randrange(len(content))]
-    flipped = bytearray(content)
-    for _ in range(chance.choice([1, 1, 1, 2, 20])):
-        # Headers, cards and footers steer what is read: a third of the flips each.
-        low, high = chance.choice([(0, 200), (0, len(content)), (len(content) - 600, len(content))])
-        flipped[chance.randrange(max(0, low), min(high, len(content)))] ^= 1 << chance.randrange(8)
-    return bytes(flipped)
-
-
 def test_no_damaged_file_is_taken_for_a_sound_one(
     folder: Path, full: bool, figures: dict[str, object]
 ) -> None:
@@ -193,37 +182,29 @@ def _count_logs(folder: Path, chance: random.Random, full: bool, counts: dict[st
     path.write_bytes(content)
 
 
-ANYTHING = [
-    None,
-    True,
-    -1,
-    0,
-    3.5,
-    1e308,
-    10**400,
-    "",
-    "x",
-    "\ud800",
-    "../x",
-    [],
-    [[]],
-    {},
-    {"a": 1},
-]
-
-
-def forged(plain: Any, chance: random.Random) -> Any:
-    """``plain`` with one thing somewhere in it removed, renamed or replaced by anything."""
-    if isinstance(plain, dict) and plain and chance.random() < 0.9:
-        name = chance.choice(sorted(plain))
-        rest = {key: value for key, value in plain.items() if key != name}
-        if chance.random() < 0.15:
-            return chance.choice([rest, {**rest, "other": plain[name]}])
-        return {**plain, name: forged(plain[name], chance)}
-    if isinstance(plain, list) and plain and chance.random() < 0.9:
-        place = chance.randrange(len(plain))
-        return [*plain[:place], forged(plain[place], chance), *plain[place + 1 :]]
-    return chance.choice(ANYTHING)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda a: np.full_like(a, np.nan), "holds numbers that are not finite"),
+        (lambda a: np.full_like(a, -np.inf), "holds numbers that are not finite"),
+        (lambda a: a[..., None], "needs"),
+        (lambda a: a[..., :0], "needs"),
+        (lambda a: a.astype(np.float64), "card says"),
+    ],
+)
+def test_forged_arrays_with_sound_checksums_are_refused(
+    folder: Path, tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], told: str
+) -> None:
+    path = Path(shutil.copy(_step(folder), tmp_path / "a.safetensors"))
+    plain, arrays = opened(path)
+    name = next(name for name in sorted(arrays) if arrays[name].ndim == 2)
+    arrays[name] = np.ascontiguousarray(change(arrays[name]))
+    if arrays[name].dtype == np.float32:
+        plain["arrays"][name] = ["F32", list(arrays[name].shape)]
+    sign(path, plain, arrays)
+    with pytest.raises(UserError, match=rf"array {name}.*{told}") as caught:
+        load_optimizer(path)
+    require_one_line(caught.value, path)
 
 
 def test_forged_files_with_sound_checksums_are_read_or_refused(
@@ -236,7 +217,7 @@ def test_forged_files_with_sound_checksums_are_read_or_refused(
         path, read = readers[name]
         content = path.read_bytes()
         for _ in range((FULL if full else SMALL) // 20):
-            _forge(path, chance)
+            forge(path, chance)
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
                 try:
@@ -246,18 +227,3 @@ def test_forged_files_with_sound_checksums_are_read_or_refused(
             path.write_bytes(content)
             count += 1
     figures["forged files with sound checksums"] = f"{count}, none of them a traceback"
-
-
-def _forge(path: Path, chance: random.Random) -> None:
-    if path.suffix == ".json":
-        changed = forged(read_signed_json(path), chance)
-        write_signed_json(path, changed if isinstance(changed, dict) else {})
-        return
-    with safe_open(path, framework="numpy") as file:
-        plain = json.loads(file.metadata()["card"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    plain.pop("sha256")
-    changed = forged(plain, chance)
-    if isinstance(changed, dict):
-        changed["sha256"] = checkpoints._digest(checkpoints._canonical(changed), arrays)
-    path.write_bytes(save(arrays, metadata={"card": json.dumps(changed, sort_keys=True)}))

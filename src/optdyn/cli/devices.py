@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,13 +81,23 @@ def _fits(devices: int, batch_size: int, chunk: int | None) -> bool:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between commands, unless the user has settled where already."""
+    """Keep compiled programs between commands, unless the user has settled where already.
+
+    Where their folder cannot be written each command compiles anew; `optdyn doctor` says so.
+    """
     import jax
 
-    if CACHE not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(program_folder()))
+    # A disk that fills up later costs time, too.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    if CACHE in os.environ:
+        return
+    with contextlib.suppress(OSError, UserError, UnicodeEncodeError):
+        folder = program_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        str(folder).encode()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def program_folder() -> Path:
-    """Where compiled programs are kept."""
+    """Where compiled programs are kept. Raises `UserError` as `cache_folder` does."""
     return Path(os.environ.get(CACHE) or cache_folder() / "xla")

@@ -13,6 +13,7 @@ from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
 from optdyn.cli.output import Result, present
 from optdyn.cli.settings import DoctorSettings
+from optdyn.errors import UserError
 from optdyn.experiments.versions import versions
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -61,7 +62,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "devices": dict(Counter(device.device_kind for device in jax.devices())),
         "large pages": large_pages(),
-        "cache": devices.program_folder(),
+        "cache": _cache(),
         "native step": "built" if targets() else "not here: the plain step is used, and is slower",
     }
 
@@ -74,6 +75,13 @@ def large_pages() -> str:
         return "switched off by the system"
     asked = "hugetlb=1" in os.environ.get(devices.TUNABLES, "")
     return "asked for" if asked else f"not asked for ({devices.TUNABLES} says otherwise)"
+
+
+def _cache() -> Path | str:
+    try:
+        return devices.program_folder()
+    except UserError as error:
+        return str(error)
 
 
 def cache_is_writable() -> tuple[bool, str]:

@@ -6,6 +6,8 @@ from optdyn.cli import devices
 from optdyn.cli.options import parse_settings
 from optdyn.cli.output import Result, present
 from optdyn.cli.settings import EvaluateSettings
+from optdyn.errors import UserError
+from optdyn.experiments.checkpoints import load_optimizer
 from optdyn.experiments.evaluation_run import SUMMARY, evaluate_all
 from optdyn.experiments.files import read_json
 from optdyn.experiments.interrupts import interruptible
@@ -17,6 +19,11 @@ def command(argv: list[str]) -> None:
     settings = parse_settings(EvaluateSettings, "evaluate", argv)
     task_options = settings.task_options()
     mesh = devices.start(settings.devices)
+    if settings.checkpoint is not None:
+        try:
+            load_optimizer(settings.checkpoint)
+        except UserError as error:
+            raise UserError(f"--checkpoint: {error}") from None
 
     def work() -> Result:
         evaluations = evaluate_all(

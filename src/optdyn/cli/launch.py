@@ -6,9 +6,12 @@ import sys
 
 from optdyn.cli.cluster_settings import LaunchSettings
 from optdyn.cli.options import parse_settings
+from optdyn.cli.settings import TrainSettings
 from optdyn.distributed.launcher import launch
 from optdyn.errors import UserError
+from optdyn.experiments.files import require_file
 from optdyn.experiments.interrupts import Interrupted, LostProcess, noted_signals
+from optdyn.experiments.run_folder import open_run
 
 DISTRIBUTED = "--distributed"
 BAD_INPUT = 2
@@ -20,6 +23,7 @@ def command(argv: list[str]) -> None:
     settings = parse_settings(LaunchSettings, "launch", own)
     if not separator or not rest or rest[0] != "train":
         raise UserError("launch: needs -- and a command (allowed: train)")
+    _require_sound(rest[1:], settings.processes)
     if DISTRIBUTED not in rest:
         rest = [*rest, DISTRIBUTED]
     with noted_signals() as noted:
@@ -32,6 +36,21 @@ def command(argv: list[str]) -> None:
         if code == BAD_INPUT:
             raise UserError(f"{what} (told above)")
         raise LostProcess(f"{what}, and the job with it")
+
+
+def _require_sound(argv: list[str], processes: int) -> None:
+    """Tell here, once, what each process would find wrong with the command."""
+    settings = parse_settings(TrainSettings, "train", argv)
+    settings.task_options()
+    if processes > settings.batch_size * settings.components:
+        raise UserError(
+            f"--processes: {processes} is not allowed (at most one for each problem of "
+            f"--batch-size {settings.batch_size})"
+        )
+    if settings.initial is not None:
+        require_file(settings.initial)
+    with open_run(settings.out):
+        pass
 
 
 def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shlex
@@ -10,6 +11,7 @@ import signal
 import sys
 
 import optdyn
+from optdyn.cli import streams
 from optdyn.cli.devices import use_large_pages
 from optdyn.distributed.group import unfinished
 from optdyn.errors import UserError
@@ -30,6 +32,10 @@ COMMANDS = {
     "doctor": "check this installation",
     "completion": "print a completion script for bash, zsh or fish",
 }
+OUT_OF_MEMORY = (
+    "out of memory (lower --units, --batch-size, --problems, --unroll-length or the task's size, "
+    "or set --chunk)"
+)
 BAD_INPUT = 2
 INTERRUPTED = 128
 """Added to the number of the signal, as shells do."""
@@ -44,16 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     """
     if argv is not None:
         return _run(argv, PROGRAM)
+    streams.open_closed()
     arguments = sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         use_large_pages()
     code = _run(arguments, _program())
-    if code == INTERRUPTED + signal.SIGPIPE:
-        # Python would complain when it flushes standard output at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    elif code > BAD_INPUT or unfinished():
+    streams.settle()
+    if code != INTERRUPTED + signal.SIGPIPE and (code > BAD_INPUT or unfinished()):
         # The interpreter would wait for abandoned computations, and for other processes.
-        sys.stdout.flush()
         os._exit(code)
     return code
 
@@ -73,10 +77,11 @@ def _run(arguments: list[str], program: str) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _complain("--units: out of memory (lower it or --batch-size, or set --chunk)")
+        return _complain(OUT_OF_MEMORY)
     except Interrupted as error:
         again = shlex.join([program, *arguments])
-        print(f"optdyn: {error}; to go on: {again}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"optdyn: {error}; to go on: {again}", file=sys.stderr, flush=True)
         return error.code
 
 
@@ -128,7 +133,8 @@ def _usage() -> str:
 
 
 def _complain(message: str) -> int:
-    print(f"optdyn: error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a closed or full standard error is no other fault
+        print(f"optdyn: error: {' '.join(message.split())}", file=sys.stderr)
     return BAD_INPUT
 
 

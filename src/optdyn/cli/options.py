@@ -9,19 +9,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import shlex
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from optdyn.cli.examples import told
-from optdyn.errors import UserError
+from optdyn.errors import LARGEST_INTEGER, LARGEST_NUMBER, UserError
 
-LARGEST_INTEGER = 2**31 - 1
-LARGEST_NUMBER = 1e30
-"""Both stay within what 32-bit arrays can hold."""
+PLAIN_NUMBER = re.compile(r"[+\-.A-Za-z0-9]+")
 
 S = TypeVar("S")
+N = TypeVar("N", int, float)
 
 
 def option(
@@ -61,12 +62,10 @@ def integer(
     """A field that takes an integer from ``minimum`` to ``maximum``."""
 
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if not minimum <= value <= maximum:
-            upper = "" if maximum == LARGEST_INTEGER else f" and <= {maximum}"
+        value = read_number(int, text)
+        if value is None or not minimum <= value <= maximum:
+            common = maximum == LARGEST_INTEGER and (value is None or value < minimum)
+            upper = "" if common else f" and <= {maximum}"
             raise UserError(f"{_short(text)} is not allowed (an integer >= {minimum}{upper})")
         return value
 
@@ -77,16 +76,24 @@ def number(default: float | None, help: str, *, inclusive: bool = False) -> Any:
     """A field that takes a finite number above zero (or zero too, when ``inclusive``)."""
 
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0.0 <= value <= LARGEST_NUMBER or (value == 0.0 and not inclusive):
+        value = read_number(float, text)
+        if value is None or not 0.0 <= value <= LARGEST_NUMBER or (value == 0.0 and not inclusive):
             sign = ">=" if inclusive else ">"
             raise UserError(f"{_short(text)} is not allowed (a finite number {sign} 0)")
         return value
 
     return option(default, help, parse, metavar="NUMBER")
+
+
+def read_number(kind: type[N], text: str) -> N | None:
+    """``text`` as a number, None where it is not one as numbers are usually written.
+
+    Python would also take underscores, spaces around it, and other scripts' digits.
+    """
+    try:
+        return kind(text) if PLAIN_NUMBER.fullmatch(text) else None
+    except ValueError:
+        return None
 
 
 def path(default: Path | None, help: str) -> Any:
@@ -170,6 +177,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own is silent where the disk refuses.
+        print(message, end="", file=file or sys.stdout)
 
 
 def _add(group: Any, field: dataclasses.Field[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from optdyn.cli.options import parse_settings
 from optdyn.cli.output import Result, present
 from optdyn.cli.settings import ReportSettings
-from optdyn.experiments.run_folder import require_own
+from optdyn.experiments.run_folder import open_run, require_own
 
 
 def command(argv: list[str]) -> None:
@@ -18,4 +18,5 @@ def command(argv: list[str]) -> None:
         report = build_report(settings.out)
         return Result({"report": report}, [str(report)])
 
-    present(settings, work)
+    with open_run(settings.out, create=False):
+        present(settings, work)

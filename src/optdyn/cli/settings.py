@@ -8,8 +8,18 @@ from typing import Any
 
 from optdyn.cli.cluster_settings import DistributedSettings, EngineSettings, LaunchSettings
 from optdyn.cli.devices import require_even_batch
-from optdyn.cli.options import choice, integer, number, option, path, several, switch
+from optdyn.cli.options import (
+    choice,
+    integer,
+    number,
+    option,
+    path,
+    read_number,
+    several,
+    switch,
+)
 from optdyn.errors import UserError
+from optdyn.experiments.checkpoints import LARGEST_META_STEP
 from optdyn.experiments.sweep_run import Sweep
 from optdyn.meta_training.search import LearningRateSearch
 from optdyn.meta_training.trainer import MetaTraining
@@ -19,6 +29,7 @@ from optdyn.optimizers.cells import CELLS
 from optdyn.optimizers.componentwise_rnn import Architecture
 from optdyn.optimizers.encodings import ENCODINGS, Encoding
 from optdyn.optimizers.state_precision import STATE_DTYPES
+from optdyn.random_streams import LARGEST_SEED
 from optdyn.tasks import TASKS, make_task
 
 PROTOCOL = MetaTraining()
@@ -27,10 +38,11 @@ SEARCH = LearningRateSearch()
 SCALES = ("smoke", "laptop", "paper")
 STAGES = ("final", "momentum")
 ALL_TASKS = "all"
-LARGEST_SEED = 2**32 - 1
 LARGEST_CELL = 2**15
 LARGEST_MEMORY = 2**50
+LARGEST_BATCH = 10**6
 LARGEST_TASK_OPTION = 10**6
+LARGEST_DEVICES = 256
 """Beyond these sizes XLA ends the process, instead of raising an error."""
 
 
@@ -38,10 +50,10 @@ def _read_task_option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UserError(f"{text!r} is not allowed (NAME=VALUE, such as n=10)")
-    for kind in (int, float):
-        try:
-            number = kind(value)
-        except ValueError:
+    kinds: tuple[type, ...] = (int, float)
+    for kind in kinds:
+        number = read_number(kind, value)
+        if number is None:
             continue
         if not abs(number) <= LARGEST_TASK_OPTION:
             raise UserError(
@@ -68,7 +80,9 @@ class RunSettings:
     out: Path = path(Path("runs/default"), "run folder: made if absent, continued if present")
     seed: int = integer(0, "seed of every random number", minimum=0, maximum=LARGEST_SEED)
     devices: int | None = integer(
-        None, "devices to spread problems over (none: every core, or every accelerator)"
+        None,
+        "devices to spread problems over (none: every core, or every accelerator)",
+        maximum=LARGEST_DEVICES,
     )
 
 
@@ -132,8 +146,8 @@ class ObjectiveSettings:
 class ProtocolSettings(ObjectiveSettings):
     """Meta-training."""
 
-    meta_steps: int = integer(PROTOCOL.num_meta_steps, "meta-steps")
-    batch_size: int = integer(PROTOCOL.batch_size, "problems a meta-step")
+    meta_steps: int = integer(PROTOCOL.num_meta_steps, "meta-steps", maximum=LARGEST_META_STEP)
+    batch_size: int = integer(PROTOCOL.batch_size, "problems a meta-step", maximum=LARGEST_BATCH)
     decay: float = number(PROTOCOL.decay, "factor on the meta learning rate ...")
     decay_every: int = integer(PROTOCOL.decay_every, "... every so many meta-steps")
     clip: float = number(PROTOCOL.clip, "bound on each entry of the meta-gradient")
@@ -188,7 +202,9 @@ class TrainSettings(
         None, "checkpoint (of the same architecture) to fine-tune from; none: random weights"
     )
     components: int = integer(
-        1, "devices that share the components of each problem, where one is too small for it"
+        1,
+        "devices that share the components of each problem, where one is too small for it",
+        maximum=LARGEST_DEVICES,
     )
 
     def require_even_batch(self) -> None:
@@ -215,7 +231,9 @@ class SearchSettings(
     highest: float = number(SEARCH.high, "highest meta learning rate")
     horizon: int = integer(SEARCH.horizon, "meta-steps of a short training")
     finalists: int = integer(SEARCH.num_finalists, "draws to train at full length", minimum=0)
-    problems: int = integer(SEARCH.num_problems, "validation problems that judge each training")
+    problems: int = integer(
+        SEARCH.num_problems, "validation problems that judge each training", maximum=LARGEST_BATCH
+    )
 
     def search(self) -> LearningRateSearch:
         """The search these options describe."""
@@ -237,9 +255,9 @@ class TuneSettings(EngineSettings, OutputSettings, ObjectiveSettings, TaskSettin
 
     baseline: str = choice("momentum", "optimizer to tune", BASELINES)
     samples: int = integer(2500, "combinations to draw")
-    problems: int = integer(32, "problems that score each combination")
+    problems: int = integer(32, "problems that score each combination", maximum=LARGEST_BATCH)
     rescore_top: int = integer(50, "best combinations to score again, on fresh problems")
-    rescore_problems: int = integer(64, "fresh problems for that")
+    rescore_problems: int = integer(64, "fresh problems for that", maximum=LARGEST_BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,12 +281,20 @@ class SweepSettings(EngineSettings):
     learning_rates: tuple[float, ...] = several(
         (1e-3, 1e-2), "meta learning rates at the start", number(None, "")
     )
-    meta_steps: int | None = integer(None, "meta-steps; none: the recipe's")
+    meta_steps: int | None = integer(
+        None, "meta-steps; none: the recipe's", maximum=LARGEST_META_STEP
+    )
     unroll_length: int | None = integer(None, "inner steps; none: the recipe's")
-    batch_size: int | None = integer(None, "problems a meta-step; none: the recipe's")
-    problems: int = integer(64, "validation problems that judge each training")
+    batch_size: int | None = integer(
+        None, "problems a meta-step; none: the recipe's", maximum=LARGEST_BATCH
+    )
+    problems: int = integer(
+        64, "validation problems that judge each training", maximum=LARGEST_BATCH
+    )
     devices: int | None = integer(
-        None, "devices to spread problems over, in this process (none: every core or accelerator)"
+        None,
+        "devices to spread problems over, in this process (none: every core or accelerator)",
+        maximum=LARGEST_DEVICES,
     )
 
     def sweep(self) -> Sweep:
@@ -290,7 +316,7 @@ class SweepSettings(EngineSettings):
 class EvaluateSettings(OutputSettings, ObjectiveSettings, TaskSettings, RunSettings):
     """Compare a run's learned optimizer and tuned baselines on unseen problems."""
 
-    problems: int = integer(64, "test problems")
+    problems: int = integer(64, "test problems", maximum=LARGEST_BATCH)
     checkpoint: Path | None = path(
         None, "checkpoint of a learned optimizer; none: the last one of the run"
     )
@@ -305,7 +331,7 @@ class AnalyzeSettings(OutputSettings, ObjectiveSettings, TaskSettings, RunSettin
     optimizer.
     """
 
-    problems: int = integer(64, "validation problems that judge each stage")
+    problems: int = integer(64, "validation problems that judge each stage", maximum=LARGEST_BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +370,9 @@ class ReproduceSettings(OutputSettings):
         "train and tune everything here, using nothing that ships with the package"
     )
     devices: int | None = integer(
-        None, "devices to spread problems over (none: every core, or every accelerator)"
+        None,
+        "devices to spread problems over (none: every core, or every accelerator)",
+        maximum=LARGEST_DEVICES,
     )
 
 

@@ -19,6 +19,7 @@ from optdyn.analysis import (
 )
 from optdyn.dynamics import impulse_mismatch, optimal_momentum, transients
 from optdyn.errors import UserError
+from optdyn.experiments import forms
 from optdyn.experiments.checkpoints import (
     analysis_checkpoints,
     analysis_path,
@@ -30,13 +31,14 @@ from optdyn.experiments.files import (
     to_plain,
     write_signed_json,
 )
+from optdyn.experiments.forms import require_form
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
-from optdyn.experiments.training_run import CHECKPOINTS
-from optdyn.experiments.tuning_run import table_path
+from optdyn.experiments.training_run import CHECKPOINTS, load_trained
+from optdyn.experiments.tuning_run import load_tuned
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
 from optdyn.tasks import Task, make_task
-from optdyn.tuning import best, load_table
+from optdyn.tuning import best
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
@@ -48,6 +50,41 @@ SUMMARY = "analysis.json"
 LAYOUT = 2
 """Of a stored row; raised when rows gain a part, so that older ones are measured again."""
 CURVE_DIGITS = 6
+
+CHECKPOINT = forms.fields(
+    meta_step=forms.count,
+    **dict.fromkeys(("alpha", "beta"), forms.known),
+    **dict.fromkeys(
+        ("meta_objective", "gain_gap", "rate_ratio", "momentum_ratio", "deviation"), forms.number
+    ),
+    fixed_point=forms.fields(
+        **dict.fromkeys(("candidates", "converged", "distinct"), forms.count),
+        **dict.fromkeys(("error_estimate", "drift"), forms.number),
+    ),
+    modes=forms.fields(
+        **dict.fromkeys(("beta", "alpha", "start"), forms.numbers("modes", 2)),
+        **dict.fromkeys(("delayed", "gain"), forms.numbers("modes")),
+        feedthrough=forms.number,
+        degenerate=forms.flag,
+    ),
+    curves=forms.fields(full=forms.numbers("steps"), one_mode=forms.numbers("steps")),
+)
+"""Of a stored row."""
+CURVE = forms.fields(mean=forms.numbers("steps"), standard_error=forms.numbers("steps"))
+ANALYSED = forms.fields(
+    inputs=forms.fields(
+        task=forms.text,
+        settings=forms.fields(num_problems=forms.count, normalization=forms.text),
+        checkpoints=forms.table(forms.text),
+    ),
+    tuned=forms.fields(alpha=forms.known, beta=forms.known, meta_objective=forms.number),
+    theory=forms.or_null(forms.fields(alpha=forms.known, beta=forms.known)),
+    momentum_stage=forms.count,
+    final=forms.count,
+    curves=forms.fields(full=CURVE, one_mode=CURVE, tuned=CURVE),
+    checkpoints=forms.rows(CHECKPOINT),
+)
+"""Of the summary."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +116,21 @@ def analyze_task(
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
     if not checkpoints:
         raise UserError(f"--out: {folder} has no checkpoints to analyze (run optdyn train first)")
-    tuned_point = best(load_table(table_path(folder, "momentum"))).hyperparameters
+    tuned_point = best(load_tuned(folder, "momentum")).hyperparameters
     run.settle(f"analyze/{task_name}", {"task_options": task_options, **vars(settings)})
 
     inputs = {
         "layout": LAYOUT,
+        "task": task_name,
         "settings": to_plain(settings),
         "momentum": tuned_point,
-        "checkpoints": {path.name: fingerprint(load_optimizer(path)[0]) for path in checkpoints},
+        "checkpoints": {
+            path.name: fingerprint(load_trained(run, task_name, path)[0]) for path in checkpoints
+        },
     }
     with contextlib.suppress(UserError):
-        done = read_signed_json(folder / SUMMARY)
-        if done.get("inputs") == inputs:
+        done = read_analysis(folder / SUMMARY)
+        if done["inputs"] == inputs:
             return done
 
     comparison = MomentumComparison(Validation(task, **vars(settings)), **tuned_point)
@@ -140,6 +180,25 @@ def analyze_task(
     }
     write_signed_json(folder / SUMMARY, summary)
     return to_plain(summary)
+
+
+def read_analysis(path: Path) -> dict[str, Any]:
+    """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
+    summary = read_signed_json(path)
+    require_form(path, summary, ANALYSED)
+    require_own_task(path, summary)
+    steps = [row["meta_step"] for row in summary["checkpoints"]]
+    for name in ("momentum_stage", "final"):
+        if summary[name] not in steps:
+            raise UserError(f"{path}: {name}: {summary[name]} is not among its checkpoints")
+    return summary
+
+
+def require_own_task(path: Path, summary: dict[str, Any]) -> None:
+    """Raise `UserError` unless what is kept at ``path`` is of the task whose folder that is in."""
+    task = summary["inputs"]["task"]
+    if task != path.parent.name:
+        raise UserError(f"{path}: is of task {task!r}, not of {path.parent.name!r}")
 
 
 def _row(stage: StageRow, point: OperatingPoint) -> dict[str, Any]:
@@ -195,10 +254,13 @@ def _kept_row(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         kept = read_signed_json(path)
+        if kept.get("origin") != origin:
+            return None
+        require_form(path, kept, forms.fields(row=CHECKPOINT))
     except UserError as error:
         print(f"analyzing again: {error}", flush=True)
         return None
-    return kept["row"] if kept["origin"] == origin else None
+    return kept["row"]
 
 
 def _theory(task: Task) -> dict[str, float] | None:

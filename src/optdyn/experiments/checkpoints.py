@@ -23,7 +23,14 @@ import numpy as np
 
 from optdyn.errors import UserError
 from optdyn.experiments.cards import Card, card_from_plain, require_architecture
-from optdyn.experiments.files import cannot, is_version, parse_json, to_plain, write_bytes
+from optdyn.experiments.files import (
+    cannot,
+    is_version,
+    parse_json,
+    require_file,
+    to_plain,
+    write_bytes,
+)
 from optdyn.meta_training.trainer import MetaTraining, TrainingState, start_training
 from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
 
@@ -38,6 +45,8 @@ REGULARLY = 250
 DTYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
 OPTIMIZER = "optimizer"
 FILE_NAME = re.compile(r"(step|resume)-(\d{1,9})\.safetensors")
+LARGEST_META_STEP = 10**9 - 1
+"""The last one with a file name of its own."""
 
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, list[Any]]
@@ -113,6 +122,7 @@ def newest_state(folder: Path, run: Card) -> tuple[TrainingState | None, list[st
     for _, path in reversed(_files(folder, "resume")):
         try:
             state, card = load_state(path)
+            require_own_name(path, card)
         except UserError as error:
             notes.append(f"skipped a damaged checkpoint: {error}")
             continue
@@ -121,6 +131,13 @@ def newest_state(folder: Path, run: Card) -> tuple[TrainingState | None, list[st
             raise UserError(f"{path}: belongs to a run with other settings (choose another --out)")
         return state, notes
     return None, notes
+
+
+def require_own_name(path: Path, card: Card) -> None:
+    """Raise `UserError` unless a folder's checkpoint is of the meta-step that it is named after."""
+    named = FILE_NAME.fullmatch(path.name)
+    if named and int(named[2]) != card.meta_step:
+        raise UserError(f"{path}: is of meta-step {card.meta_step}, not of the one in its name")
 
 
 def prune(folder: Path, meta_step: int) -> None:
@@ -215,9 +232,12 @@ def _load(path: Path) -> tuple[Arrays, Card]:
     """Every array of a file whose card, layout and checksum agree, before any use of them."""
     from safetensors import SafetensorError, safe_open
 
+    require_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            plain, text = _read_card((file.metadata() or {}).get("card"))
+            plain = _read_card((file.metadata() or {}).get("card"))
+            checksum, canonical = plain.pop("sha256", None), _canonical(plain)
+            _require_format(plain)
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             layout = {n: [s.get_dtype(), list(s.get_shape())] for n, s in slices.items()}
             _require_layout(layout, plain.pop("arrays", None))
@@ -227,10 +247,11 @@ def _load(path: Path) -> tuple[Arrays, Card]:
     except (SafetensorError, ValueError) as error:
         fault = " ".join(str(error).split())
         raise UserError(f"{path}: not an intact optdyn checkpoint ({fault})") from None
-    checksum = plain.pop("sha256", None)
-    signed = {key: value for key, value in json.loads(text).items() if key != "sha256"}
-    if checksum != _digest(_canonical(signed), arrays):
+    if checksum != _digest(canonical, arrays):
         raise UserError(f"{path}: damaged (its content does not match its SHA-256)")
+    for name in sorted(arrays):
+        if not np.all(np.isfinite(arrays[name])):
+            raise UserError(f"{path}: array {name} holds numbers that are not finite")
     try:
         card = card_from_plain(plain)
     except UserError as error:
@@ -241,16 +262,22 @@ def _load(path: Path) -> tuple[Arrays, Card]:
     return arrays, card
 
 
-def _read_card(text: str | None) -> tuple[dict[str, Any], str]:
+def _read_card(text: str | None) -> dict[str, Any]:
     if text is None:
         raise UserError("it has no card")
     plain = parse_json(text)
-    if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
+    if not isinstance(plain, dict):
+        raise UserError("its card is not a JSON object")
+    return plain
+
+
+def _require_format(plain: dict[str, Any]) -> None:
+    """Take the format's name and version off a card. Raises `UserError` for others."""
+    if plain.pop("format", None) != FORMAT:
         raise UserError("its card is of another format")
     version = plain.pop("format_version", None)
     if not is_version(version, FORMAT_VERSION):
         raise UserError(f"format version {version!r} is unknown (this is {FORMAT_VERSION})")
-    return plain, text
 
 
 def _require_layout(found: Layout, told: object) -> None:

@@ -253,4 +253,5 @@ def _in_standard_errors(difference: dict[str, Any]) -> float | None:
 def _score(score: dict[str, Any]) -> str:
     if score["mean"] is None:
         return "diverged"
-    return f"{score['mean']:.4g} ± {score['standard_error']:.2g}"
+    error = score["standard_error"]
+    return f"{score['mean']:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"

@@ -31,15 +31,22 @@ from optdyn.dynamics import step_map
 from optdyn.dynamics.mechanisms import update_function
 from optdyn.errors import UserError
 from optdyn.evaluation import Evaluation, evaluate
-from optdyn.experiments.analysis_run import AnalysisSettings
-from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
-from optdyn.experiments.evaluation_run import EVALUATION, LEARNED, load_evaluation
+from optdyn.experiments import forms
+from optdyn.experiments.analysis_run import AnalysisSettings, require_own_task
+from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint
+from optdyn.experiments.evaluation_run import (
+    EVALUATION,
+    LEARNED,
+    load_evaluation,
+    read_evaluations,
+)
 from optdyn.experiments.evaluation_run import SUMMARY as EVALUATION_SUMMARY
-from optdyn.experiments.files import read_json, to_plain, write_bytes, write_signed_json
+from optdyn.experiments.files import read_signed_json, to_plain, write_bytes, write_signed_json
+from optdyn.experiments.forms import require_form
 from optdyn.experiments.mechanisms_run import HISTORIES, kept_result
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
-from optdyn.experiments.training_run import CHECKPOINTS
+from optdyn.experiments.training_run import CHECKPOINTS, load_trained
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
 from optdyn.tasks import make_task
 
@@ -53,6 +60,24 @@ if TYPE_CHECKING:
 SUMMARY = "distillation.json"
 FOLDER = "distillation"
 CODE = "distilled.py"
+KEPT = forms.fields(kept=forms.fields(fraction=forms.number, standard_error=forms.number))
+SIZE = forms.fields(
+    name=forms.text,
+    added=forms.text,
+    numbers=forms.count,
+    values=forms.table(forms.table(forms.anything)),
+    validation=forms.number,
+    kept=forms.fields(fraction=forms.number, standard_error=forms.number),
+)
+DISTILLED = forms.fields(
+    inputs=forms.fields(task=forms.text),
+    baseline=forms.text,
+    sizes=forms.rows(SIZE),
+    chosen=forms.count,
+    without=forms.table(KEPT),
+    learned_without=forms.table(KEPT),
+)
+"""Of the summary."""
 DEMONSTRATION_SEED_OFFSET = 1
 """Demonstrations come from validation problems of another seed than those that choose a size."""
 
@@ -91,13 +116,14 @@ def distill_task(
     """
     folder = run.task_folder(task_name)
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
-    scores = read_json(folder / EVALUATION_SUMMARY)["optimizers"]
+    scores = read_evaluations(folder / EVALUATION_SUMMARY)["optimizers"]
     if not checkpoints or LEARNED not in scores:
         raise UserError(f"--out: {folder} has no evaluated optimizer to distill")
     baseline = min((n for n in scores if n != LEARNED), key=lambda n: _or_inf(scores[n]["mean"]))
-    optimizer, card = load_optimizer(checkpoints[-1])
+    optimizer, card = load_trained(run, task_name, checkpoints[-1])
     inputs = to_plain(
         {
+            "task": task_name,
             "task_options": task_options,
             "protocol": protocol,
             "judged": judged,
@@ -107,7 +133,7 @@ def distill_task(
         }
     )
     path = folder / SUMMARY
-    done = kept_result(path, inputs)
+    done = kept_result(path, inputs, DISTILLED)
     if done is not None and (folder / CODE).exists():
         return done
 
@@ -137,6 +163,16 @@ def distill_task(
     write_bytes(folder / CODE, as_code(best, origin).encode())
     write_signed_json(path, result)
     return to_plain(result)
+
+
+def read_distillation(path: Path) -> dict[str, Any]:
+    """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
+    summary = read_signed_json(path)
+    require_form(path, summary, DISTILLED)
+    require_own_task(path, summary)
+    if summary["chosen"] >= len(summary["sizes"]):
+        raise UserError(f"{path}: chosen: {summary['chosen']} is not among its sizes")
+    return summary
 
 
 class _Judge:
@@ -208,7 +244,7 @@ class _KeptSizes:
         return self.folder / f"size-{count}.json"
 
     def find(self, count: int) -> dict[str, Any] | None:
-        done = kept_result(self.path(count), self.inputs)
+        done = kept_result(self.path(count), self.inputs, forms.fields(row=SIZE))
         return None if done is None else done["row"]
 
     def keep(self, count: int, row: dict[str, Any]) -> dict[str, Any]:

@@ -6,27 +6,31 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optdyn.errors import UserError
 from optdyn.evaluation import Evaluation, evaluate, paired_difference
+from optdyn.experiments import forms
 from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
 from optdyn.experiments.files import (
+    read_json,
     read_signed_json,
     safe_name,
     to_plain,
     write_json_if_changed,
     write_signed_json,
+    write_signed_json_if_changed,
 )
+from optdyn.experiments.forms import Form, require_form
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
-from optdyn.experiments.training_run import CHECKPOINTS
-from optdyn.experiments.tuning_run import table_path
+from optdyn.experiments.training_run import CHECKPOINTS, load_trained
+from optdyn.experiments.tuning_run import load_tuned, table_path
 from optdyn.optimizers.baselines import BASELINES
 from optdyn.tasks import make_task
-from optdyn.tuning import best, load_table
+from optdyn.tuning import best
 
 if TYPE_CHECKING:
     import optax
@@ -36,9 +40,18 @@ EVALUATION = "evaluation"
 SUMMARY = "evaluation.json"
 LOSSES = "losses_at_steps.json"
 STEPS_TOLD = (0, 10, 50, 100, 200)
-T = TypeVar("T")
 LEARNED = "learned"
 UNFINISHED = ".unfinished.json"
+STARTED = forms.fields(origin=forms.anything, losses=forms.numbers("problems", "steps"))
+EVALUATED = forms.fields(
+    origin=forms.anything,
+    losses=forms.numbers("problems", "steps"),
+    meta_objectives=forms.numbers("problems"),
+    mean=forms.number,
+    standard_error=forms.number,
+    exploded=forms.count,
+)
+SCORE = forms.fields(mean=forms.number, standard_error=forms.number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +63,25 @@ class Contender:
     origin: dict[str, Any]
 
 
-def contenders(task_folder: Path, checkpoint: Path | None = None) -> list[Contender]:
+def contenders(run: RunFolder, task_name: str, checkpoint: Path | None = None) -> list[Contender]:
     """The learned optimizer (``checkpoint``, or the folder's last) and each tuned baseline.
 
     Raises `UserError` when there is none, or a file of one is damaged.
     """
+    task_folder = run.task_folder(task_name)
     found = []
     stored = analysis_checkpoints(task_folder / CHECKPOINTS)
-    chosen = checkpoint or (stored[-1] if stored else None)
-    if chosen is not None:
-        optimizer, card = load_optimizer(chosen)
+    if checkpoint is not None or stored:
+        optimizer, card = (
+            load_trained(run, task_name, stored[-1])
+            if checkpoint is None
+            else load_optimizer(checkpoint)
+        )
         origin = {"meta_step": card.meta_step, "fingerprint": fingerprint(optimizer)}
         found.append(Contender(LEARNED, optimizer.as_optax(), origin))
     for name, baseline in BASELINES.items():
-        path = table_path(task_folder, name)
-        if path.exists():
-            hyperparameters = best(load_table(path)).hyperparameters
+        if table_path(task_folder, name).exists():
+            hyperparameters = best(load_tuned(task_folder, name)).hyperparameters
             tx = baseline.factory(**hyperparameters)
             found.append(Contender(name, tx, {"hyperparameters": hyperparameters}))
     if not found:
@@ -99,7 +115,7 @@ def evaluate_all(
     """
     task = make_task(task_name, **task_options)
     folder = run.task_folder(task_name)
-    chosen = contenders(folder, checkpoint)
+    chosen = contenders(run, task_name, checkpoint)
     settings = {
         "task_options": task_options,
         "seed": seed,
@@ -113,7 +129,7 @@ def evaluate_all(
         for count, contender in enumerate(chosen, start=1):
             path = folder / EVALUATION / f"{safe_name(contender.name)}.json"
             evaluation = load_evaluation(path, contender.origin)
-            if evaluation is None:
+            if evaluation is None or evaluation.losses.shape != (num_problems, num_steps + 1):
                 unfinished = _Unfinished(path.with_suffix(UNFINISHED), contender)
                 tell = functools.partial(advance, count - 1)
                 evaluation = evaluate(
@@ -125,14 +141,14 @@ def evaluate_all(
                     normalization=normalization,
                     mesh=mesh,
                     on_chunk=functools.partial(unfinished.keep, num_problems, tell),
-                    done=unfinished.losses(),
+                    done=unfinished.losses(num_problems, num_steps),
                 )
                 write_signed_json(path, {"origin": contender.origin, **to_plain(evaluation)})
             path.with_suffix(UNFINISHED).unlink(missing_ok=True)
             evaluations[contender.name] = evaluation
             advance(count, f"{contender.name}: {evaluation.mean:.4g}")
     _write_summary(folder / SUMMARY, chosen, evaluations)
-    write_json_if_changed(folder / LOSSES, losses_at_steps(evaluations))
+    write_signed_json_if_changed(folder / LOSSES, losses_at_steps(evaluations))
     return evaluations
 
 
@@ -148,8 +164,11 @@ class _Unfinished:
             write_signed_json(self.path, {"origin": self.of.origin, "losses": losses})
             tell(f"{self.of.name}: {len(losses)} of {num_problems} problems")
 
-    def losses(self) -> np.ndarray | None:
-        return _kept(self.path, self.of.origin, lambda kept: _floats(kept["losses"], np.float32, 2))
+    def losses(self, num_problems: int, num_steps: int) -> np.ndarray | None:
+        plain = _kept(self.path, self.of.origin, STARTED)
+        found = np.empty(0) if plain is None else _floats(plain["losses"], np.float32)
+        fits = found.ndim == 2 and found.shape[1] == num_steps + 1 and len(found) < num_problems
+        return found if fits else None
 
 
 def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
@@ -169,44 +188,65 @@ def losses_at_steps(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     return {"steps": steps, "problems": problems, "optimizers": told}
 
 
+def read_evaluations(path: Path) -> dict[str, Any]:
+    """A task's summary; raises `UserError` for one that is missing or of another form."""
+    summary = read_json(path)
+    scores = forms.table(SCORE)
+    require_form(path, summary, forms.fields(optimizers=scores, learned_minus=scores))
+    for name in summary["optimizers"]:
+        safe_name(name)
+    missing = summary["learned_minus"].keys() - summary["optimizers"].keys()
+    if missing or (summary["learned_minus"] and LEARNED not in summary["optimizers"]):
+        raise UserError(f"{path}: learned_minus: compares optimizers that it has no score of")
+    return summary
+
+
+def read_losses(path: Path) -> dict[str, Any]:
+    """Kept `losses_at_steps`; raises `UserError` for ones missing, damaged or of another form."""
+    told = read_signed_json(path)
+    losses = forms.numbers("steps")
+    require_form(
+        path,
+        told,
+        forms.fields(
+            steps=forms.rows(forms.count, "steps"),
+            problems=forms.count,
+            optimizers=forms.table(forms.fields(mean=losses, median=losses)),
+        ),
+    )
+    return told
+
+
 def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluation | None:
     """A kept evaluation; None where there is none of ``origin`` (if given) or it is damaged."""
-    return _kept(path, origin, _evaluation)
-
-
-def _evaluation(plain: dict[str, Any]) -> Evaluation:
+    plain = _kept(path, origin, EVALUATED)
+    if plain is None:
+        return None
     return Evaluation(
-        losses=_floats(plain["losses"], np.float32, ndim=2),
-        meta_objectives=_floats(plain["meta_objectives"], np.float64, ndim=1),
-        mean=float(_floats(plain["mean"], np.float64, ndim=0)),
-        standard_error=float(_floats(plain["standard_error"], np.float64, ndim=0)),
-        exploded=int(plain["exploded"]),
+        losses=_floats(plain["losses"], np.float32),
+        meta_objectives=_floats(plain["meta_objectives"], np.float64),
+        mean=float(_floats(plain["mean"], np.float64)),
+        standard_error=float(_floats(plain["standard_error"], np.float64)),
+        exploded=plain["exploded"],
     )
 
 
-def _kept(
-    path: Path, origin: dict[str, Any] | None, read: Callable[[dict[str, Any]], T]
-) -> T | None:
-    """What ``read`` makes of the file of ``origin`` (if given), if it is there and sound."""
+def _kept(path: Path, origin: dict[str, Any] | None, form: Form) -> dict[str, Any] | None:
+    """What the file holds if it is there, sound and of ``origin`` (if given)."""
     if not path.exists():
         return None
     try:
         plain = read_signed_json(path)
-        told, found = plain["origin"], read(plain)
+        require_form(path, plain, form)
     except UserError as error:
         print(f"evaluating again: {error}", flush=True)
         return None
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        print(f"evaluating again: {path}: not an evaluation ({error})", flush=True)
-        return None
-    return found if origin is None or told == to_plain(origin) else None
+    return plain if origin is None or plain["origin"] == to_plain(origin) else None
 
 
-def _floats(value: Any, dtype: type, ndim: int) -> np.ndarray:
+def _floats(value: Any, dtype: type) -> np.ndarray:
     """Stored numbers as an array, each null (JSON has no word for it) infinite."""
     numbers = np.asarray(value, float)
-    if numbers.ndim != ndim:
-        raise ValueError(f"{numbers.ndim} dimensions, not {ndim}")
     with np.errstate(over="ignore"):  # no number of ours, but then infinite
         return np.where(np.isnan(numbers), np.inf, numbers).astype(dtype)
 

@@ -14,13 +14,15 @@ from optdyn.analysis.kept_modes import choices, kept_modes_curves
 from optdyn.analysis.momentum_stage import HISTORIES
 from optdyn.dynamics import step_map
 from optdyn.errors import UserError
+from optdyn.experiments import forms
 from optdyn.experiments.analysis_run import SUMMARY as ANALYSIS_SUMMARY
-from optdyn.experiments.analysis_run import AnalysisSettings
-from optdyn.experiments.checkpoints import analysis_path, fingerprint, load_optimizer
+from optdyn.experiments.analysis_run import AnalysisSettings, read_analysis, require_own_task
+from optdyn.experiments.checkpoints import analysis_path, fingerprint
 from optdyn.experiments.files import read_signed_json, to_plain, write_signed_json
+from optdyn.experiments.forms import require_form
 from optdyn.experiments.mechanisms_run import kept_result
 from optdyn.experiments.run_folder import RunFolder
-from optdyn.experiments.training_run import CHECKPOINTS
+from optdyn.experiments.training_run import CHECKPOINTS, load_trained
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
 from optdyn.tasks import Problem, make_task
 from optdyn.tasks.linear_regression import least_squares
@@ -33,6 +35,19 @@ LOSSES: dict[Callable[..., Any], str] = {
     rosenbrock: "rosenbrock",
 }
 """Losses that the explorer can compute by itself, and what it calls them."""
+PROBLEMS = forms.fields(
+    loss=forms.text, start=forms.numbers("problems", "parameters"), data=forms.anything
+)
+CHOICES = forms.table(
+    forms.fields(
+        full=forms.numbers("steps"),
+        sets=forms.rows(
+            forms.fields(
+                name=forms.text, kept=forms.rows(forms.count), curve=forms.numbers("steps")
+            )
+        ),
+    )
+)
 
 
 def explore_task(
@@ -51,18 +66,22 @@ def explore_task(
     `UserError` where that is missing.
     """
     folder = run.task_folder(task_name)
-    analysis = read_signed_json(folder / ANALYSIS_SUMMARY)
+    analysis = read_analysis(folder / ANALYSIS_SUMMARY)
     stages = sorted({analysis["momentum_stage"], analysis["final"]})
-    loaded = {step: load_optimizer(analysis_path(folder / CHECKPOINTS, step))[0] for step in stages}
+    loaded = {
+        step: load_trained(run, task_name, analysis_path(folder / CHECKPOINTS, step))[0]
+        for step in stages
+    }
     inputs = to_plain(
         {
+            "task": task_name,
             "task_options": task_options,
             "settings": [settings, few],
             "checkpoints": [fingerprint(optimizer) for optimizer in loaded.values()],
         }
     )
     path = folder / SUMMARY
-    done = kept_result(path, inputs)
+    done = kept_result(path, inputs, _explored)
     if done is not None:
         return done
     task = make_task(task_name, **task_options)
@@ -116,4 +135,16 @@ def read_explorer(folder: Path) -> dict[str, Any]:
     path = folder / SUMMARY
     if not path.exists():
         raise UserError(f"{path}: no such file (a study writes it)")
-    return read_signed_json(path)
+    found = read_signed_json(path)
+    require_form(path, found, _explored)
+    require_own_task(path, found)
+    return found
+
+
+def _explored(value: Any, at: str, sizes: forms.Sizes) -> None:
+    """The form of the summary."""
+    forms.fields(inputs=forms.fields(task=forms.text), num_steps=forms.count)(value, at, sizes)
+    if "problems" in value:
+        forms.fields(problems=PROBLEMS)(value, at, sizes)
+    else:
+        forms.fields(choices=CHOICES, num_problems=forms.count)(value, at, sizes)

@@ -14,14 +14,20 @@ import json
 import math
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
 from optdyn.errors import UserError
 
 SIGNATURE = "sha256"
+LARGEST_SIGNED = 2**30
+"""Bytes: the losses of some 200,000 problems."""
 TEMPORARY = ".tmp"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MOST_NESTED = 32
+LONGEST_INTEGER = 300
+"""Digits; with more it would be too large for a float."""
 
 
 def safe_name(name: str) -> str:
@@ -61,16 +67,31 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise cannot(path, "write", error) from None
 
 
-def read_bytes(path: Path, limit: int = 2**31) -> bytes:
-    """The content of ``path``; raises `UserError` if absent, unreadable or over ``limit`` bytes."""
+def require_file(path: Path) -> int:
+    """The size in bytes of the file at ``path``.
+
+    Raises `UserError` where there is none, or something else, such as a pipe, which
+    would keep its reader waiting.
+    """
     try:
-        with open(path, "rb") as handle:
-            content = handle.read(limit + 1)
+        status = os.stat(path)
     except OSError as error:
         raise cannot(path, "read", error) from None
-    if len(content) > limit:
+    except ValueError:
+        raise UserError(f"{path}: cannot read (no name of a file)") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: cannot read (not a file)")
+    return status.st_size
+
+
+def read_bytes(path: Path, limit: int = 2**31) -> bytes:
+    """The content of ``path``; raises `UserError` if absent, unreadable or over ``limit`` bytes."""
+    if require_file(path) > limit:
         raise UserError(f"{path}: too large (at most {limit} bytes)")
-    return content
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise cannot(path, "read", error) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -113,10 +134,18 @@ def write_signed_json(path: Path, value: Any) -> None:
 
 def read_signed_json(path: Path) -> dict[str, Any]:
     """What `write_signed_json` wrote; raises `UserError` if a bit of it has changed."""
-    value = read_json(path)
+    value = read_json(path, LARGEST_SIGNED)
     if value.pop(SIGNATURE, None) != _signature(value):
         raise UserError(f"{path}: damaged (its content does not match its SHA-256)")
     return value
+
+
+def write_signed_json_if_changed(path: Path, value: Any) -> None:
+    """`write_signed_json`, leaving alone a file that says the same already."""
+    with contextlib.suppress(UserError):
+        if read_signed_json(path) == to_plain(value):
+            return
+    write_signed_json(path, value)
 
 
 def _signature(plain: dict[str, Any]) -> str:
@@ -125,15 +154,59 @@ def _signature(plain: dict[str, Any]) -> str:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """Strict JSON: raises `ValueError` on NaN, infinities, bad UTF-8 and endless nesting too."""
+    """Strict JSON, in UTF-8.
 
-    def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is not JSON")
-
+    Raises `ValueError` on NaN, infinities and what overflows to them, on a name that an
+    object has twice, on endless nesting, and on bytes that are not UTF-8.
+    """
     try:
-        return json.loads(text, parse_constant=refuse)
+        value = json.loads(
+            text.decode() if isinstance(text, bytes) else text,
+            parse_constant=_refused,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_object,
+        )
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        value = None
+    else:
+        if _nested_within(value, MOST_NESTED):
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > LONGEST_INTEGER:
+        raise ValueError(f"{text[:20]}... is too large")
+    return int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"{twice[:40]!r} is there twice")
+    return found
+
+
+def _nested_within(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    inner = (item for item in items if isinstance(item, dict | list))
+    return levels > 0 and all(_nested_within(item, levels - 1) for item in inner)
 
 
 def to_plain(value: Any) -> Any:
@@ -187,7 +260,9 @@ def cannot(path: Path, act: str, error: OSError) -> UserError:
 
 
 def _write_flushed(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    # A link in the place of a temporary file would lead out of the folder.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o644)
     try:
         remaining = memoryview(content)
         while remaining:

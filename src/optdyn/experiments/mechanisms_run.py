@@ -14,16 +14,18 @@ from optdyn.dynamics import StepMap, step_map
 from optdyn.dynamics.mechanisms import adam_adaptation, rmsprop_adaptation
 from optdyn.dynamics.tracking import Tracks, track_modes
 from optdyn.errors import UserError
-from optdyn.experiments.analysis_run import AnalysisSettings
-from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.experiments import forms
+from optdyn.experiments.analysis_run import AnalysisSettings, require_own_task
+from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint
 from optdyn.experiments.files import read_signed_json, to_plain, write_signed_json
+from optdyn.experiments.forms import Form, require_form
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
-from optdyn.experiments.training_run import CHECKPOINTS
-from optdyn.experiments.tuning_run import table_path
+from optdyn.experiments.training_run import CHECKPOINTS, load_trained
+from optdyn.experiments.tuning_run import load_tuned, table_path
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
 from optdyn.tasks import make_task
-from optdyn.tuning import best, load_table
+from optdyn.tuning import best
 
 SUMMARY = "mechanisms.json"
 LAYOUT = 2
@@ -33,6 +35,60 @@ TRACKED = 24
 TRACKS_KEPT = 8
 """Modes whose tracks are kept: the first of `Tracks`' columns."""
 HISTORIES = 8
+
+SPREAD = forms.fields(mean=forms.number, standard_error=forms.number)
+EXPLAINED = forms.fields(
+    inputs=forms.fields(task=forms.text),
+    meta_step=forms.count,
+    mechanisms=forms.fields(
+        density=forms.fields(
+            **dict.fromkeys(("at", "quantiles"), forms.numbers("quantiles")),
+            edges=forms.numbers("bins+1"),
+            count=forms.numbers("bins"),
+        ),
+        update=forms.fields(
+            **dict.fromkeys(("gradient", "start", "rest"), forms.numbers("sizes")),
+            threshold_start=forms.number,
+            rate_start=forms.number,
+            largest_part=SPREAD,
+        ),
+        schedule=forms.fields(
+            rate=forms.numbers("steps"),
+            on_problems=forms.fields(
+                mean=forms.numbers("steps"), standard_error=forms.numbers("steps")
+            ),
+        ),
+        adaptation=forms.fields(
+            **dict.fromkeys(("gradient", "rate", "slope"), forms.numbers("constants")),
+            ratio=SPREAD,
+            slope_ratio=SPREAD,
+        ),
+        portrait=forms.fields(
+            **dict.fromkeys(("explained", "rest", "start"), forms.numbers("components")),
+            trajectories=forms.numbers("problems", "steps", "components"),
+            fixed_curve=forms.numbers("constants", "components"),
+            gradient=forms.numbers("constants"),
+        ),
+        path=forms.fields(
+            step=forms.numbers("stops"),
+            gradient=forms.numbers("gradients"),
+            update=forms.numbers("stops", "gradients"),
+            portrait=forms.numbers("stops", "components"),
+        ),
+        linear=forms.fields(
+            impulse=forms.numbers("impulses"),
+            frequency=forms.numbers("frequencies"),
+            response=forms.numbers("frequencies"),
+        ),
+    ),
+    closed_forms=forms.table(forms.numbers("positive constants")),
+    tracks=forms.fields(
+        meta_step=forms.numbers("checkpoints"),
+        **dict.fromkeys(("beta", "alpha"), forms.numbers("checkpoints", "tracks", 2)),
+        gain=forms.numbers("checkpoints", "tracks"),
+    ),
+)
+"""Of the summary."""
 
 
 def explain_task(
@@ -49,15 +105,17 @@ def explain_task(
     if not checkpoints:
         raise UserError(f"--out: {folder} has no checkpoints to explain (run optdyn train first)")
     spread = np.linspace(0, len(checkpoints) - 1, min(TRACKED, len(checkpoints)))
-    loaded = [load_optimizer(checkpoints[i]) for i in np.unique(spread.round().astype(int))]
+    places = np.unique(spread.round().astype(int))
+    loaded = [load_trained(run, task_name, checkpoints[i]) for i in places]
     baselines = {
-        name: best(load_table(table_path(folder, name))).hyperparameters
+        name: best(load_tuned(folder, name)).hyperparameters
         for name in ("rmsprop", "adam")
         if table_path(folder, name).exists()
     }
     inputs = to_plain(
         {
             "layout": LAYOUT,
+            "task": task_name,
             "task_options": task_options,
             "settings": settings,
             "baselines": baselines,
@@ -65,7 +123,7 @@ def explain_task(
         }
     )
     path = folder / SUMMARY
-    done = kept_result(path, inputs)
+    done = kept_result(path, inputs, EXPLAINED)
     if done is not None:
         return done
 
@@ -96,10 +154,19 @@ def explain_task(
     return to_plain(result)
 
 
-def kept_result(path: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+def read_mechanisms(path: Path) -> dict[str, Any]:
+    """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
+    summary = read_signed_json(path)
+    require_form(path, summary, EXPLAINED)
+    require_own_task(path, summary)
+    return summary
+
+
+def kept_result(path: Path, inputs: dict[str, Any], form: Form) -> dict[str, Any] | None:
     """The signed result in ``path`` if it was made from these ``inputs``, else None."""
     with contextlib.suppress(UserError):
         done = read_signed_json(path)
+        require_form(path, done, form)
         if done.get("inputs") == inputs:
             return done
     return None

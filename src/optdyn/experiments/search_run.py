@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optdyn.errors import UserError
+from optdyn.experiments import forms
 from optdyn.experiments.files import read_signed_json, to_plain, write_signed_json
+from optdyn.experiments.forms import require_form
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.meta_training.search import LearningRateSearch, Row, search_learning_rate
@@ -19,7 +21,27 @@ from optdyn.tasks import make_task
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-FIELDS = {"learning_rate", "num_meta_steps", "seed", "meta_objective"}
+SEARCHED = forms.fields(
+    settings=forms.fields(
+        architecture=forms.fields(
+            cell=forms.text,
+            units=forms.count,
+            encoding=forms.fields(kind=forms.text, gain=forms.known, scale=forms.known),
+            output_scale=forms.known,
+        ),
+        task_options=forms.table(forms.anything),
+        protocol=forms.fields(batch_size=forms.count),
+    ),
+    rows=forms.rows(
+        forms.fields(
+            learning_rate=forms.known,
+            num_meta_steps=forms.count,
+            seed=forms.count,
+            meta_objective=forms.number,
+        )
+    ),
+)
+"""The form of a kept search."""
 SEARCHES = "searches"
 Search = dict[str, Any]
 """A kept search: its ``settings`` and the ``rows`` found so far (see `search_learning_rate`)."""
@@ -87,21 +109,14 @@ def search_path(task_folder: Path, settings: dict[str, Any]) -> Path:
 def read_search(path: Path) -> Search:
     """The search kept at ``path``; raises `UserError` for a damaged file."""
     kept = read_signed_json(path)
-    if not isinstance(kept.get("settings"), dict) or not isinstance(kept.get("rows"), list):
-        raise UserError(f"{path}: not a search of meta learning rates")
-    return {"settings": kept["settings"], "rows": [_row(row, path) for row in kept["rows"]]}
+    require_form(path, kept, SEARCHED)
+    return {"settings": kept["settings"], "rows": [_row(row) for row in kept["rows"]]}
 
 
-def _row(row: Any, path: Path) -> Row:
+def _row(row: Row) -> Row:
     """A stored row, its null (an objective that was not finite) infinite again."""
-    if not isinstance(row, dict) or row.keys() != FIELDS:
-        raise UserError(f"{path}: not a search of meta learning rates")
-    if row["meta_objective"] is None:
-        row["meta_objective"] = float("inf")
-    for name, value in row.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UserError(f"{path}: {name}: {value!r} is not a number")
-    return row
+    objective = row["meta_objective"]
+    return {**row, "meta_objective": float("inf") if objective is None else objective}
 
 
 def read_searches(task_folder: Path) -> list[Search]:

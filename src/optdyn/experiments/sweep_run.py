@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from optdyn.distributed.engines import Engine, LocalEngine, Work
 from optdyn.errors import UserError, require_positive_int
-from optdyn.experiments.files import cannot, write_bytes
+from optdyn.experiments import forms
+from optdyn.experiments.files import cannot, read_bytes, write_bytes
+from optdyn.experiments.forms import require_form
 from optdyn.experiments.progress import progress
 from optdyn.experiments.recipes import recipe_for
 from optdyn.experiments.run_folder import RunFolder
@@ -38,6 +40,15 @@ Row = dict[str, Any]
 reached on validation problems, infinite where it is not finite."""
 
 AXES = ("task", "cell", "units", "seed", "learning_rate")
+DIGEST_KEY = b"optdyn digest"
+TRAININGS = forms.rows(
+    forms.fields(
+        **dict.fromkeys(("task", "cell"), forms.text),
+        **dict.fromkeys(("units", "seed"), forms.count),
+        **dict.fromkeys(("learning_rate", "meta_objective"), forms.known),
+    )
+)
+"""The form of a file's rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +175,9 @@ def read_rows(folder: Path) -> list[Row]:
     """All rows in the dataset ``folder``; a damaged file is told of and removed."""
     rows = []
     for path in sorted(folder.glob("*.parquet")):
+        content = read_bytes(path)
         try:
-            rows += _read_file(path)
+            rows += _read(content, path)
         except UserError as error:
             print(f"doing trainings again: {error}", flush=True)
             try:
@@ -216,19 +228,31 @@ def _parquet(rows: list[Row]) -> bytes:
 
     buffer = io.BytesIO()
     table = pyarrow.Table.from_pylist(rows, schema=_schema())
-    pyarrow.parquet.write_table(table, buffer, write_page_checksum=True)
+    signed = table.replace_schema_metadata({DIGEST_KEY: _digest(table.to_pylist())})
+    pyarrow.parquet.write_table(signed, buffer, write_page_checksum=True)
     return buffer.getvalue()
 
 
-def _read_file(path: Path) -> list[Row]:
+def _digest(rows: list[Row]) -> bytes:
+    """A checksum of all that a file tells, as those of its pages leave out its footer."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest().encode()
+
+
+def _read(content: bytes, path: Path) -> list[Row]:
+    """The rows in a file's ``content``; raises `UserError` if it is not as it was written."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        reader = pyarrow.BufferReader(content)
+        table = pyarrow.parquet.read_table(reader, page_checksum_verification=True)
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not an intact Parquet file ({reason})") from None
     if table.schema != _schema():
         raise UserError(f"{path}: has other columns than a sweep")
-    return table.to_pylist()
+    rows = table.to_pylist()
+    if (table.schema.metadata or {}).get(DIGEST_KEY) != _digest(rows):
+        raise UserError(f"{path}: damaged (its content does not match its SHA-256)")
+    require_form(path, rows, TRAININGS)
+    return rows

@@ -19,8 +19,10 @@ from optdyn.experiments.checkpoints import (
     analysis_path,
     analysis_steps,
     fingerprint,
+    load_optimizer,
     newest_state,
     prune,
+    require_own_name,
     resume_path,
     save_optimizer,
     save_state,
@@ -34,7 +36,7 @@ from optdyn.experiments.interrupts import (
 )
 from optdyn.experiments.metrics_log import MetricsLog
 from optdyn.experiments.progress import progress
-from optdyn.experiments.run_folder import RunFolder
+from optdyn.experiments.run_folder import RunFolder, first_difference
 from optdyn.experiments.versions import versions
 from optdyn.meta_training.trainer import (
     INIT_STREAM,
@@ -122,6 +124,23 @@ def train(
     with MetricsLog(folder / METRICS, resume_at=int(state.meta_step)) as log:
         loop = _Loop(folder, card, log, seconds_between_saves, group)
         return loop.run(meta_step, state, on_step)
+
+
+def load_trained(run: RunFolder, task_name: str, path: Path) -> tuple[ComponentwiseRNN, Card]:
+    """The learned optimizer in one of the run's checkpoints of a task, and its card.
+
+    Raises `UserError` for a damaged file, and for one of another training.
+    """
+    optimizer, card = load_optimizer(path)
+    require_own_name(path, card)
+    if card.task != task_name:
+        raise UserError(f"{path}: was trained on {card.task!r}, not on {task_name!r}")
+    known = run.settings().get(f"train/{task_name}")
+    difference = known and first_difference(known, card.settings())
+    if difference:
+        name, there, here = difference
+        raise UserError(f"{path}: has {name} = {here!r}, this folder's training {there!r}")
+    return optimizer, card
 
 
 def train_along(

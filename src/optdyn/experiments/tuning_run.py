@@ -9,12 +9,14 @@ import numpy as np
 
 from optdyn.distributed.engines import Engine, LocalEngine
 from optdyn.errors import UserError
+from optdyn.experiments import forms
 from optdyn.experiments.files import (
     read_signed_json,
     to_plain,
     write_bytes,
     write_signed_json,
 )
+from optdyn.experiments.forms import require_form
 from optdyn.experiments.progress import progress
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.optimizers.baselines import get_baseline
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 TUNING = "tuning"
 RERUNS = "tuning_reruns.json"
+RERUN = forms.fields(
+    hyperparameters=forms.table(forms.known), stored=forms.number, rerun=forms.number
+)
 
 
 def table_path(task_folder: Path, baseline: str) -> Path:
@@ -99,10 +104,26 @@ def tune(
         )
 
 
+def load_tuned(task_folder: Path, baseline: str) -> SearchTable:
+    """A baseline's search table in a task's folder.
+
+    Raises `UserError` where it is missing or damaged, or of another baseline or task.
+    """
+    path = table_path(task_folder, baseline)
+    table = load_table(path)
+    found, expected = (table.settings.baseline, table.settings.task), (baseline, task_folder.name)
+    if found != expected:
+        raise UserError(
+            f"tuning table {path}: is of {found[0]} on {found[1]}, not of {baseline} on "
+            f"{task_folder.name}"
+        )
+    return table
+
+
 def load_tables(task_folder: Path) -> dict[str, SearchTable]:
     """A task folder's search tables by baseline, in the order of their names."""
     paths = sorted((task_folder / TUNING).glob("*.parquet"))
-    return {path.stem: load_table(path) for path in paths}
+    return {path.stem: load_tuned(task_folder, path.stem) for path in paths}
 
 
 def rerun_tables(task_folder: Path) -> dict[str, dict[str, float | None]]:
@@ -129,11 +150,18 @@ def rerun_tables(task_folder: Path) -> dict[str, dict[str, float | None]]:
     return reruns
 
 
+def read_reruns(path: Path) -> dict[str, Any]:
+    """What `rerun_tables` kept; raises `UserError` for a damaged file, or one of another form."""
+    reruns = read_signed_json(path)
+    require_form(path, reruns, forms.table(RERUN))
+    return reruns
+
+
 def _kept_reruns(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return read_signed_json(path)
+        return read_reruns(path)
     except UserError as error:
         print(f"running tuned baselines again: {error}", flush=True)
         return {}

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from optdyn.errors import UserError
+from optdyn.errors import UserError, require_choice, require_number, require_positive_int
 from optdyn.inner_loop import unroll
 from optdyn.meta_training.components import BATCH_AXIS, COMPONENT_AXIS, spread_components
 from optdyn.meta_training.containment import (
@@ -24,14 +24,15 @@ from optdyn.meta_training.containment import (
 )
 from optdyn.meta_training.memory import StepMemory, fit_to_budget
 from optdyn.meta_training.second_order import with_hessian_products
-from optdyn.objective import meta_loss
-from optdyn.optimizers.state_precision import store_state_in
+from optdyn.objective import NORMALIZATIONS, meta_loss
+from optdyn.optimizers.state_precision import STATE_DTYPES, store_state_in
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks.base import Task, joint, sample_batch
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+LARGEST_MEMORY = 2**63 - 1
 SIZE_STREAM = "problems traced for their size"
 
 
@@ -53,6 +54,8 @@ class UnrollOptions:
     need for what the reverse pass keeps; ``segment`` and ``chunk``, where they are
     None, are then chosen by `memory.fit_to_budget` (None: no limit). ``state_dtype``:
     see `store_state_in`.
+
+    Raises `UserError` for a number or a name that is not allowed.
     """
 
     num_steps: int = 200
@@ -62,6 +65,18 @@ class UnrollOptions:
     chunk: int | None = None
     memory_budget: int | None = None
     state_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        require_positive_int("num_steps", self.num_steps)
+        require_choice("normalization", self.normalization, list(NORMALIZATIONS))
+        require_choice("state_dtype", self.state_dtype, list(STATE_DTYPES))
+        if self.max_cotangent_norm is not None:
+            require_number("max_cotangent_norm", self.max_cotangent_norm)
+        for name in ("segment", "chunk"):
+            if getattr(self, name) is not None:
+                require_positive_int(name, getattr(self, name))
+        if self.memory_budget is not None:
+            require_positive_int("memory_budget", self.memory_budget, maximum=LARGEST_MEMORY)
 
 
 @jax.tree_util.register_dataclass

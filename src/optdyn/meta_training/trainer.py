@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optdyn.errors import require_choice, require_number, require_positive_int
+from optdyn.errors import require_number, require_positive_int
 from optdyn.meta_training.gradient import MetaOptimizer, UnrollOptions, meta_value_and_grad
-from optdyn.objective import NORMALIZATIONS
-from optdyn.optimizers.state_precision import STATE_DTYPES
 from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
@@ -60,13 +58,7 @@ class MetaTraining:
         for name in ("learning_rate", "decay", "clip"):
             require_number(name, getattr(self, name))
         require_number("l2", self.l2, inclusive=True)
-        require_choice("normalization", self.normalization, list(NORMALIZATIONS))
-        require_choice("state_dtype", self.state_dtype, list(STATE_DTYPES))
-        if self.max_cotangent_norm is not None:
-            require_number("max_cotangent_norm", self.max_cotangent_norm)
-        for name in ("segment", "chunk", "memory_budget"):
-            if getattr(self, name) is not None:
-                require_positive_int(name, getattr(self, name))
+        self.unroll_options()
 
     def unroll_options(self) -> UnrollOptions:
         """The part of the protocol that one meta-gradient needs."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.errors import UserError, require_choice, require_number
+from optdyn.errors import UserError, require_choice, require_number, shown
 from optdyn.optimizers.cells import CELLS, Cell, step_and_readout
 from optdyn.optimizers.encodings import Encoding
 
@@ -27,7 +27,7 @@ class Architecture:
     ``cell``: a name in `CELLS`; ``units``: its size; ``encoding``: how a gradient enters it;
     ``output_scale``: the factor s on what is read out, the size of a first step.
 
-    Raises `UserError` for an unknown cell or a size or scale that is not positive.
+    Raises `UserError` for an unknown cell, no `Encoding`, or a size or scale not positive.
     """
 
     cell: str = "gru"
@@ -37,6 +37,8 @@ class Architecture:
 
     def __post_init__(self) -> None:
         require_choice("cell", self.cell, list(CELLS))
+        if not isinstance(self.encoding, Encoding):
+            raise UserError(f"encoding: {shown(self.encoding)} is not allowed (an Encoding)")
         require_number("output_scale", self.output_scale)
         self.make_cell()
 

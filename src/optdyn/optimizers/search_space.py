@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optdyn.errors import UserError, require_choice, require_positive_int
+from optdyn.errors import UserError, require_choice, require_number, require_positive_int, shown
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -34,8 +34,12 @@ class Axis:
     points: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UserError(f"axis: name {shown(self.name)} is not allowed (a text)")
         require_choice(f"axis {self.name}.kind", self.kind, list(KINDS))
         require_positive_int(f"axis {self.name}.points", self.points, minimum=3)
+        for side in SIDES:
+            require_number(f"axis {self.name}.{side}", getattr(self, side), inclusive=True)
         least, most = LIMITS[self.kind]
         if not least <= self.low < self.high <= most:
             raise UserError(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optdyn.errors import UserError
-from optdyn.experiments.analysis_run import SUMMARY
+from optdyn.experiments.analysis_run import SUMMARY, read_analysis
 from optdyn.experiments.cards import Card
-from optdyn.experiments.checkpoints import analysis_checkpoints, analysis_path, load_optimizer
-from optdyn.experiments.files import read_bytes, read_signed_json, write_bytes, write_json
+from optdyn.experiments.checkpoints import analysis_checkpoints, analysis_path
+from optdyn.experiments.files import read_bytes, write_bytes, write_json
 from optdyn.experiments.run_folder import RunFolder
-from optdyn.experiments.training_run import CHECKPOINTS, METRICS
+from optdyn.experiments.training_run import CHECKPOINTS, METRICS, load_trained
 from optdyn.experiments.tuning_run import load_tables, table_path
 from optdyn.pretrained.shipped import (
     FORMAT,
@@ -47,7 +47,7 @@ def export_task(
     search or the analysis is not finished.
     """
     folder = run.task_folder(task)
-    stages, tables = _finished_stages(folder), _finished_tables(folder)
+    stages, tables = _finished_stages(run, task), _finished_tables(folder)
     contents: dict[str, tuple[bytes, dict[str, Any]]] = {}
     for stage, (path, card) in stages.items():
         told = {"stage": stage, "command": train_command(card), **vars(card)}
@@ -78,12 +78,13 @@ def export_task(
     }
 
 
-def _finished_stages(folder: Path) -> dict[str, tuple[Path, Card]]:
+def _finished_stages(run: RunFolder, task: str) -> dict[str, tuple[Path, Card]]:
     """The two checkpoints that ship, with their cards."""
+    folder = run.task_folder(task)
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
     if not checkpoints:
         raise UserError(f"--out: {folder} has no checkpoints (run optdyn train first)")
-    last = load_optimizer(checkpoints[-1])[1]
+    last = load_trained(run, task, checkpoints[-1])[1]
     if last.meta_step < last.protocol.num_meta_steps:
         raise UserError(
             f"--out: {folder}: training has done {last.meta_step} of "
@@ -91,12 +92,15 @@ def _finished_stages(folder: Path) -> dict[str, tuple[Path, Card]]:
         )
     if not (folder / SUMMARY).exists():
         raise UserError(f"--out: {folder} has no {SUMMARY} (run optdyn analyze first)")
-    analysis = read_signed_json(folder / SUMMARY)
-    analysed = analysis.get("inputs", {}).get("checkpoints", {})
+    analysis = read_analysis(folder / SUMMARY)
+    analysed = analysis["inputs"]["checkpoints"]
     if sorted(analysed) != [path.name for path in checkpoints]:
         raise UserError(f"--out: {folder / SUMMARY} is of other checkpoints (run optdyn analyze)")
     chosen = analysis_path(folder / CHECKPOINTS, analysis["momentum_stage"])
-    return {"final": (checkpoints[-1], last), "momentum": (chosen, load_optimizer(chosen)[1])}
+    return {
+        "final": (checkpoints[-1], last),
+        "momentum": (chosen, load_trained(run, task, chosen)[1]),
+    }
 
 
 def _finished_tables(folder: Path) -> dict[str, SearchTable]:

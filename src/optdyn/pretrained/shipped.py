@@ -14,16 +14,16 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from optdyn.errors import UserError, require_choice
+from optdyn.errors import UserError, require_choice, shown
 from optdyn.experiments.cards import Card, card_from_plain
 from optdyn.experiments.checkpoints import analysis_path, load_optimizer
 from optdyn.experiments.files import is_version, read_bytes, read_json, to_plain
 from optdyn.experiments.run_folder import first_difference
 from optdyn.experiments.search_run import SEARCHES, read_search
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS
-from optdyn.experiments.tuning_run import TUNING, table_path
+from optdyn.experiments.tuning_run import TUNING, load_tuned, table_path
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
-from optdyn.tuning import SearchTable, is_finished, load_table
+from optdyn.tuning import SearchTable, is_finished
 
 FOLDER = Path(__file__).parent
 """What ships with the package itself."""
@@ -46,10 +46,19 @@ class Shipped:
     files: dict[str, bytes]
 
 
-def shipped_stages(folder: Path | None = None) -> dict[str, tuple[str, ...]]:
+def _place(folder: str | Path | None) -> Path:
+    """``folder``, or the package's own."""
+    if folder is None:
+        return FOLDER
+    if not isinstance(folder, str | Path) or "\0" in str(folder):
+        raise UserError(f"folder: {shown(folder)} is not allowed (a path)")
+    return Path(folder)
+
+
+def shipped_stages(folder: str | Path | None = None) -> dict[str, tuple[str, ...]]:
     """Each task's stages in ``folder`` (default: the package's own), by the files present."""
     found: dict[str, tuple[str, ...]] = {}
-    for task in sorted(path for path in (folder or FOLDER).glob("*") if path.is_dir()):
+    for task in sorted(path for path in _place(folder).glob("*") if path.is_dir()):
         stages = tuple(s for s in STAGES if (task / f"{s}{CHECKPOINT_SUFFIX}").is_file())
         if stages:
             found[task.name] = stages
@@ -61,7 +70,7 @@ PRETRAINED = shipped_stages()
 
 
 def load_pretrained(
-    name: str | Path, stage: str = "final", folder: Path | None = None
+    name: str | Path, stage: str = "final", folder: str | Path | None = None
 ) -> ComponentwiseRNN:
     """The learned optimizer that was meta-trained on the task ``name``, or a checkpoint's.
 
@@ -76,13 +85,15 @@ def load_pretrained(
     Raises `UserError`, naming the first fault, for an unknown name or stage and
     for a file that is missing, damaged, or not what its card tells.
     """
-    if isinstance(name, Path) or str(name).endswith(CHECKPOINT_SUFFIX):
+    if isinstance(name, Path) or (isinstance(name, str) and name.endswith(CHECKPOINT_SUFFIX)):
         return load_optimizer(Path(name))[0]
     optimizer, _ = _weights(name, stage, folder)
     return optimizer
 
 
-def pretrained_card(name: str, stage: str = "final", folder: Path | None = None) -> dict[str, Any]:
+def pretrained_card(
+    name: str, stage: str = "final", folder: str | Path | None = None
+) -> dict[str, Any]:
     """The card of `load_pretrained`'s weights, with its errors.
 
     Its task, architecture, protocol, seed, meta-step, meta-objective and
@@ -93,14 +104,14 @@ def pretrained_card(name: str, stage: str = "final", folder: Path | None = None)
     return read_json(card_path(_weights_path(name, stage, folder)))
 
 
-def load_shipped(task: str, folder: Path | None = None) -> Shipped:
+def load_shipped(task: str, folder: str | Path | None = None) -> Shipped:
     """Everything that ships for ``task``; raises `UserError` at the first fault."""
     files, cards = {}, {}
     for stage in STAGES:
         _, cards[stage] = _weights(task, stage, folder)
         place = analysis_path(Path(CHECKPOINTS), cards[stage].meta_step)
         files[str(place)] = read_checked(_weights_path(task, stage, folder))[0]
-    source = (folder or FOLDER) / task
+    source = _place(folder) / task
     differs = first_difference(cards["final"].settings(), cards["momentum"].settings())
     if differs:
         raise UserError(f"{source}: its stages are of two trainings ({differs[0]} differs)")
@@ -108,7 +119,7 @@ def load_shipped(task: str, folder: Path | None = None) -> Shipped:
     tables = {}
     for path in sorted((source / TUNING).glob("*.parquet")):
         files[str(table_path(Path(), path.stem))] = read_checked(path)[0]
-        tables[path.stem] = load_table(path)
+        tables[path.stem] = load_tuned(source, path.stem)
         if not is_finished(tables[path.stem]):
             raise UserError(f"{path}: its search is not finished")
     return Shipped(cards["final"], tables, {**files, **read_shipped_searches(source)})
@@ -147,16 +158,16 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _weights_path(name: str, stage: str, folder: Path | None) -> Path:
+def _weights_path(name: str, stage: str, folder: str | Path | None) -> Path:
     known = shipped_stages(folder)
     if not known:
-        raise UserError(f"pretrained name: {name!r}: no weights are in {folder or FOLDER}")
+        raise UserError(f"pretrained name: {shown(name)}: no weights are in {_place(folder)}")
     require_choice("pretrained name", name, list(known))
     require_choice(f"stage of {name}", stage, list(known[name]))
-    return (folder or FOLDER) / name / f"{stage}{CHECKPOINT_SUFFIX}"
+    return _place(folder) / name / f"{stage}{CHECKPOINT_SUFFIX}"
 
 
-def _weights(name: str, stage: str, folder: Path | None) -> tuple[ComponentwiseRNN, Card]:
+def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[ComponentwiseRNN, Card]:
     path = _weights_path(name, stage, folder)
     _, told = read_checked(path)
     optimizer, card = load_optimizer(path)

@@ -8,10 +8,11 @@ from typing import Any
 
 from optdyn.errors import UserError
 from optdyn.experiments.claims import LEDGER, read_ledger
-from optdyn.experiments.evaluation_run import LOSSES
+from optdyn.experiments.evaluation_run import LOSSES, read_losses
 from optdyn.experiments.files import read_json
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.search_run import SEARCHES, Search, read_searches
+from optdyn.experiments.timings import TIMINGS, read_timings
 from optdyn.figures.registry import FIGURES
 
 PICTURES = (".svg", ".png")
@@ -58,13 +59,13 @@ def read_contents(path: Path) -> Contents:
 
     config = attempt("settings", lambda: read_json(path / "config.json"), {})
     claims = attempt("claims", lambda: read_ledger(path / LEDGER), [])
-    timings = attempt("timings", lambda: read_json(path / "timings.json"), {})
+    timings = attempt("timings", lambda: read_timings(path / TIMINGS), {})
     training = {
         log.parent.name: attempt("training", lambda log=log: read_metrics(log), [])
         for log in sorted(path.glob("*/training.jsonl"))
     }
     losses = {
-        told.parent.name: attempt("losses", lambda told=told: read_json(told), {})
+        told.parent.name: attempt("losses", lambda told=told: read_losses(told), {})
         for told in sorted(path.glob(f"*/{LOSSES}"))
     }
     searches = {

@@ -11,9 +11,10 @@ import numpy as np
 
 from optdyn.errors import UserError
 from optdyn.experiments.analysis_run import SUMMARY as ANALYSIS
+from optdyn.experiments.analysis_run import read_analysis
 from optdyn.experiments.explorer_run import read_explorer
-from optdyn.experiments.files import read_signed_json
 from optdyn.experiments.mechanisms_run import SUMMARY as MECHANISMS
+from optdyn.experiments.mechanisms_run import read_mechanisms
 from optdyn.experiments.tuning_run import load_tables
 from optdyn.figures.style import readable
 from optdyn.tuning import SearchTable, best
@@ -23,7 +24,6 @@ STAGES_SHOWN = 25
 DIGITS, SYSTEM_DIGITS = 4, 7
 """Significant digits of what is drawn, and of what the page calculates with."""
 ZERO = ord("0")
-REPEAT = "made by an earlier version; run the study again"
 
 
 def explorer_data(run: Path, tasks: list[str]) -> dict[str, Any]:
@@ -62,18 +62,16 @@ def _task(folder: Path, name: str) -> dict[str, Any] | None:
     return {"name": name, "title": readable(name), **shown, "missing": missing}
 
 
-def _summary(folder: Path, name: str, what: str) -> dict[str, Any]:
+def _require(folder: Path, name: str, what: str) -> None:
     if not (folder / name).exists():
         raise UserError(f"{what} (no {folder.name}/{name})")
-    return read_signed_json(folder / name)
 
 
 def _analysis(folder: Path) -> dict[str, Any]:
     """Checkpoints with their modes and losses, and momentum's."""
-    summary = _summary(folder, ANALYSIS, "this task's optimizer has not been analysed")
+    _require(folder, ANALYSIS, "this task's optimizer has not been analysed")
+    summary = read_analysis(folder / ANALYSIS)
     rows = summary["checkpoints"]
-    if any("curves" not in row for row in rows):
-        raise UserError(f"{folder.name}/{ANALYSIS} was {REPEAT}")
     steps = [row["meta_step"] for row in rows]
     spread = np.linspace(0, len(rows) - 1, min(STAGES_SHOWN, len(rows))).round().astype(int)
     chosen = sorted({*spread.tolist(), steps.index(summary["momentum_stage"])})
@@ -120,10 +118,9 @@ def _keep(folder: Path) -> dict[str, Any]:
 
 def _mechanisms(folder: Path) -> dict[str, Any]:
     """The portrait of the states, and the update along the autonomous path."""
-    told = _summary(folder, MECHANISMS, "this task's mechanisms have not been measured")
+    _require(folder, MECHANISMS, "this task's mechanisms have not been measured")
+    told = read_mechanisms(folder / MECHANISMS)
     found = told["mechanisms"]
-    if "path" not in found:
-        raise UserError(f"{folder.name}/{MECHANISMS} was {REPEAT}")
     return {
         "meta_step": told["meta_step"],
         "portrait": _few(found["portrait"], DIGITS - 1),

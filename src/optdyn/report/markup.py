@@ -76,11 +76,11 @@ def losses_table(task: str, told: dict[str, Any]) -> str:
     """``losses_at_steps.json`` as a table: an optimizer's mean and median under each step."""
     rows = [
         (readable(name), kind, *(_loss(value) for value in values))
-        for name, kinds in told.get("optimizers", {}).items()
+        for name, kinds in told["optimizers"].items()
         for kind, values in kinds.items()
     ]
-    head = ("Optimizer", "Over problems", *(f"Step {step}" for step in told.get("steps", ())))
-    caption = f"{task}: loss on the same {number(told.get('problems'))} test problems"
+    head = ("Optimizer", "Over problems", *(f"Step {step}" for step in told["steps"]))
+    caption = f"{task}: loss on the same {told['problems']} test problems"
     return table(caption, head, [body(rows)])
 
 

@@ -32,6 +32,7 @@ from optdyn.experiments.mechanisms_run import explain_task
 from optdyn.experiments.origins import origin
 from optdyn.experiments.recipes import LAPTOP, Recipe, recipe_for
 from optdyn.experiments.run_folder import RunFolder, open_run, require_own
+from optdyn.experiments.timings import TIMINGS, read_timings
 from optdyn.experiments.training_run import train
 from optdyn.experiments.tuning_run import rerun_tables, tune
 from optdyn.pretrained import shipped_stages
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from optdyn.study.results import TaskResults
 
 ALL_TASKS = "all"
-TIMINGS = "timings.json"
 FIGURES = "figures"
 DRAWN = ".drawn.json"
 NOTHING_SHIPS = "no trained weights ship with the package"
@@ -212,10 +212,20 @@ def _timed(run: RunFolder, task: str, part: str) -> Iterator[None]:
     yield
     if _snapshot(run.path) != before:
         path = run.path / TIMINGS
-        timings = read_json(path) if path.exists() else {}
+        timings = _kept_timings(path)
         parts = timings.setdefault(task, {})
         parts[part] = round(parts.get(part, 0.0) + time.monotonic() - started, 1)
         write_json(path, timings)
+
+
+def _kept_timings(path: Path) -> dict[str, dict[str, float]]:
+    if not path.exists():
+        return {}
+    try:
+        return read_timings(path)
+    except UserError as error:
+        print(f"starting the timings over: {error}", flush=True)
+        return {}
 
 
 def _snapshot(folder: Path) -> dict[str, int]:

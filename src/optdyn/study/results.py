@@ -10,14 +10,16 @@ import numpy as np
 
 from optdyn.evaluation import Evaluation
 from optdyn.experiments.analysis_run import SUMMARY as ANALYSIS_SUMMARY
+from optdyn.experiments.analysis_run import read_analysis
 from optdyn.experiments.distillation_run import SUMMARY as DISTILLATION_SUMMARY
-from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation
+from optdyn.experiments.distillation_run import read_distillation
+from optdyn.experiments.evaluation_run import EVALUATION, load_evaluation, read_evaluations
 from optdyn.experiments.evaluation_run import SUMMARY as EVALUATION_SUMMARY
-from optdyn.experiments.files import read_json, read_signed_json
 from optdyn.experiments.mechanisms_run import SUMMARY as MECHANISMS_SUMMARY
+from optdyn.experiments.mechanisms_run import read_mechanisms
 from optdyn.experiments.metrics_log import read_metrics
 from optdyn.experiments.training_run import METRICS
-from optdyn.experiments.tuning_run import RERUNS, load_tables
+from optdyn.experiments.tuning_run import RERUNS, load_tables, read_reruns
 from optdyn.tuning import SearchTable
 
 
@@ -43,7 +45,7 @@ class TaskResults:
 
 def read_results(folder: Path, task: str, normalization: str) -> TaskResults:
     """Read the folder of ``task``. Raises `UserError` for a part missing or damaged."""
-    summary = read_json(folder / EVALUATION_SUMMARY)
+    summary = read_evaluations(folder / EVALUATION_SUMMARY)
     evaluations = {
         name: load_evaluation(folder / EVALUATION / f"{name}.json")
         for name in summary["optimizers"]
@@ -54,10 +56,10 @@ def read_results(folder: Path, task: str, normalization: str) -> TaskResults:
         tables=load_tables(folder),
         evaluations={name: found for name, found in evaluations.items() if found is not None},
         summary=summary,
-        analysis=read_signed_json(folder / ANALYSIS_SUMMARY),
-        reruns=read_signed_json(folder / RERUNS),
-        explained=read_signed_json(folder / MECHANISMS_SUMMARY),
-        distilled=read_signed_json(folder / DISTILLATION_SUMMARY),
+        analysis=read_analysis(folder / ANALYSIS_SUMMARY),
+        reruns=read_reruns(folder / RERUNS),
+        explained=read_mechanisms(folder / MECHANISMS_SUMMARY),
+        distilled=read_distillation(folder / DISTILLATION_SUMMARY),
         normalization=normalization,
     )
 

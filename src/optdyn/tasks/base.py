@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 from jax.flatten_util import ravel_pytree
 
+from optdyn.errors import UserError, shown
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
 
@@ -49,7 +51,12 @@ class Task(Protocol):
 
 
 def sample_batch(task: Task, keys: Key[Array, " batch"]) -> Problem:
-    """Draw a problem of ``task`` for each of ``keys``; arrays gain a leading axis [batch]."""
+    """Draw a problem of ``task`` for each of ``keys``; arrays gain a leading axis [batch].
+
+    Raises `UserError` for what is no task.
+    """
+    if isinstance(task, type) or not hasattr(task, "sample"):
+        raise UserError(f"task: {shown(task)} is not allowed (an object with the method sample)")
     return jax.vmap(task.sample)(keys)
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from optdyn.errors import UserError, require_choice, require_positive_int
+from optdyn.errors import (
+    LARGEST_NUMBER,
+    UserError,
+    require_choice,
+    require_number,
+    require_positive_int,
+)
 from optdyn.tasks.base import Problem
 
 if TYPE_CHECKING:
@@ -62,6 +68,10 @@ class LinearRegression:
     def __post_init__(self) -> None:
         require_positive_int("linear_regression.n", self.n)
         require_choice("linear_regression.spectrum", self.spectrum, ["log_uniform", "gaussian"])
+        for name in ("low", "high"):
+            require_number(
+                f"linear_regression.{name}", getattr(self, name), minimum=-LARGEST_NUMBER
+            )
         if not -12.0 <= self.low <= self.high <= 12.0:
             raise UserError(
                 f"linear_regression.low, high: {self.low!r}, {self.high!r} are not allowed "

@@ -13,6 +13,7 @@ import numpy as np
 
 from optdyn.batching import map_runs, runs_at_once
 from optdyn.distributed.engines import Engine, LocalEngine, Work
+from optdyn.errors import require_positive_int
 from optdyn.inner_loop import unroll
 from optdyn.objective import meta_loss
 from optdyn.optimizers.baselines import get_baseline
@@ -181,6 +182,9 @@ def random_search(
     Raises `UserError` for bad counts, when ``done`` is of other settings, or
     when every combination diverged.
     """
+    for count, value in {"at_once": at_once, "runs_per_chunk": runs_per_chunk}.items():
+        if value is not None:
+            require_positive_int(count, value)
     name, options = describe_task(task)
     settings = SearchSettings(
         baseline=baseline.name,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optdyn.errors import UserError, require_choice, require_positive_int
+from optdyn.errors import UserError, require_choice, require_positive_int, shown
 from optdyn.objective import NORMALIZATIONS
+from optdyn.random_streams import LARGEST_SEED
 from optdyn.tasks import TASKS
 from optdyn.tuning.grid import Grid
 
@@ -47,7 +48,9 @@ class SearchSettings:
             "max_rounds",
         ):
             require_positive_int(name, getattr(self, name))
-        require_positive_int("seed", self.seed, minimum=0)
+        if not isinstance(self.grid, Grid):
+            raise UserError(f"grid: {shown(self.grid)} is not allowed (a Grid)")
+        require_positive_int("seed", self.seed, minimum=0, maximum=LARGEST_SEED)
         require_choice("normalization", self.normalization, list(NORMALIZATIONS))
 
 

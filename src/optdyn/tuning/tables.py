@@ -28,6 +28,8 @@ METADATA_KEY = b"optdyn search"
 DIGEST_KEY = b"optdyn digest"
 MOST_POINTS = 10**6
 """On an axis: more are no grid of ours, but would fill the memory."""
+MOST_ROWS = 10**7
+"""For the same reason: compressed, a file of a few bytes can hold any number of equal rows."""
 
 
 def table_bytes(table: SearchTable) -> bytes:
@@ -83,9 +85,15 @@ def _parse(content: bytes) -> SearchTable:
     settings = SearchSettings(**{**settings, "grid": _grid(settings["grid"])})
     _require_layout(file, grid, settings)
     arrow = file.read()
+    for name in arrow.column_names:
+        if arrow.column(name).null_count:
+            raise ValueError(f"column {name}: has rows without a value")
     stored = {name: arrow.column(name).to_numpy() for name in arrow.column_names}
     if _digest(stored, keys[METADATA_KEY]) != keys[DIGEST_KEY]:
         raise ValueError("its contents do not match their digest")
+    for name in ("score", "rescore"):
+        if np.any(np.isneginf(stored[name])):
+            raise ValueError(f"column {name}: -inf is no score")
     for axis in grid.axes:
         column = stored[f"{axis.name}_index"]
         if np.any((column < 0) | (column >= axis.points)):
@@ -114,6 +122,8 @@ def _require_layout(file: pq.ParquetFile, grid: Grid, settings: SearchSettings) 
         names = sorted(name for name in found | needed if found.get(name) != needed.get(name))
         raise ValueError(f"column {names[0]}: {found.get(names[0])}, not {needed.get(names[0])}")
     rows = min(settings.num_samples, grid.size)
+    if rows > MOST_ROWS:
+        raise ValueError(f"{rows} rows (at most {MOST_ROWS})")
     if file.metadata.num_rows != rows:
         raise ValueError(f"{file.metadata.num_rows} rows, its settings need {rows}")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 
+from optdyn.errors import UserError
 from optdyn.user_cache import cache_folder
 
 SWITCH = "OPTDYN_NATIVE"
@@ -42,7 +43,7 @@ def targets() -> dict[str, str] | None:
         return None
     try:
         return _registered(compiler, _identity(compiler))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, UserError, subprocess.SubprocessError) as error:
         said = [line for line in (getattr(error, "stderr", None) or "").splitlines() if line]
         detail = next((line for line in said if "error:" in line), str(error))
         _log.warning("the native step was not built, the plain JAX step is used: %s", detail)

@@ -1,0 +1,136 @@
+"""Damaged, forged and swapped results of a study: refused by name, or told without a fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from damage import damaged, forge, forged, require_one_line
+from optdyn.errors import UserError
+from optdyn.experiments.analysis_run import read_analysis
+from optdyn.experiments.checkpoints import load_optimizer, save_optimizer
+from optdyn.experiments.claims import momentum_claims, rerun_claims
+from optdyn.experiments.distillation_run import read_distillation
+from optdyn.experiments.evaluation_run import contenders, read_losses
+from optdyn.experiments.explorer_run import read_explorer
+from optdyn.experiments.mechanism_claims import distillation_claims, mechanism_claims
+from optdyn.experiments.mechanisms_run import read_mechanisms
+from optdyn.experiments.run_folder import open_run
+from optdyn.experiments.training_run import load_trained
+from optdyn.experiments.tuning_run import read_reruns
+from optdyn.report import build_report
+
+pytestmark = pytest.mark.usefixtures("own_compilation_cache")
+
+FULL, SMALL = 120, 6
+TASK, OTHER = "rosenbrock", "linear_regression"
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "analysis.json": read_analysis,
+    "mechanisms.json": read_mechanisms,
+    "distillation.json": read_distillation,
+    "explorer.json": lambda path: read_explorer(path.parent),
+    "losses_at_steps.json": read_losses,
+    "tuning_reruns.json": read_reruns,
+}
+
+
+@pytest.fixture(scope="module")
+def studied(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny study that may be damaged."""
+    run = tmp_path_factory.mktemp("studied") / "run"
+    return Path(shutil.copytree(tiny_study, run, ignore=shutil.ignore_patterns("figures")))
+
+
+def test_no_damaged_result_of_a_study_is_taken_for_a_sound_one(studied: Path, full: bool) -> None:
+    chance = random.Random(2)
+    for name, read in READERS.items():
+        path = studied / TASK / name
+        content, sound = path.read_bytes(), read(path)
+        for _ in range(FULL if full else SMALL):
+            path.write_bytes(damaged(content, chance))
+            try:
+                assert read(path) == sound
+            except UserError as error:
+                require_one_line(error, studied)
+        path.write_bytes(content)
+
+
+def _told(run: Path) -> None:
+    """All that is told of a run's task: the report, and claims where their results are sound."""
+    build_report(run)
+    folder = run / TASK
+    for name, claims in {
+        "analysis.json": momentum_claims,
+        "mechanisms.json": mechanism_claims,
+        "distillation.json": distillation_claims,
+        "tuning_reruns.json": rerun_claims,
+    }.items():
+        claims(TASK, READERS[name](folder / name))
+
+
+def test_forged_results_of_a_study_are_told_or_refused(
+    studied: Path, full: bool, figures: dict[str, object]
+) -> None:
+    chance, count = random.Random(3), 0
+    for name in (*READERS, "claims.json", "timings.json", "evaluation.json"):
+        path = studied / name if (studied / name).exists() else studied / TASK / name
+        content = path.read_bytes()
+        for _ in range(FULL if full else SMALL):
+            if name in READERS:
+                forge(path, chance)
+            else:
+                path.write_text(json.dumps(forged(json.loads(content), chance)))
+            try:
+                _told(studied)
+            except UserError as error:
+                require_one_line(error, studied)
+            path.write_bytes(content)
+            count += 1
+    figures["forged results of a study"] = f"{count}, none of them a traceback"
+
+
+SWAPPED = [
+    ("checkpoints/step-000001.safetensors", "checkpoints/step-000003.safetensors"),
+    ("checkpoints/step-000003.safetensors", f"../{OTHER}/checkpoints/step-000003.safetensors"),
+    ("tuning/momentum.parquet", "tuning/rmsprop.parquet"),
+    ("tuning/momentum.parquet", f"../{OTHER}/tuning/momentum.parquet"),
+    *((name, f"../{OTHER}/{name}") for name in ("analysis.json", "mechanisms.json")),
+    *((name, f"../{OTHER}/{name}") for name in ("distillation.json", "explorer.json")),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SWAPPED)
+def test_a_sound_file_in_the_place_of_another_is_refused(
+    tiny_study: Path, tmp_path: Path, one: str, other: str
+) -> None:
+    run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
+    path = run / TASK / one
+    shutil.copy(run / TASK / other, path)
+    with open_run(run) as opened:
+        if path.suffix == ".json":
+            with pytest.raises(UserError, match="is of task") as caught:
+                READERS[one](path)
+        elif path.suffix == ".parquet":
+            with pytest.raises(UserError, match=r"is of .* on .*, not of") as caught:
+                contenders(opened, TASK)
+        else:
+            with pytest.raises(UserError, match=r"is of meta-step|was trained on") as caught:
+                load_trained(opened, TASK, path)
+    require_one_line(caught.value, path)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tiny_study: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
+    path = run / TASK / "checkpoints" / "step-000003.safetensors"
+    optimizer, card = load_optimizer(path)
+    save_optimizer(path, optimizer, dataclasses.replace(card, seed=7))
+    with open_run(run) as opened, pytest.raises(UserError, match="has seed = 7, this folder's"):
+        load_trained(opened, TASK, path)
