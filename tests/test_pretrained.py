@@ -265,6 +265,8 @@ def resign(name: str, value: Any) -> Callable[[Path], None]:
             resign("sizes", [{"added": "momentum", "values": {"momenta": {}}}]),
             r"fitted\.json: not the sizes .* bad values",
         ),
+        (resign("inputs", {"task_options": {}, "protocol": {}}), r"fitted\.json: not the sizes"),
+        (resign("inputs", {"task_options": {}, "protocol": None}), r"fitted\.json: not the sizes"),
         (resign("command", None), r"fitted\.json: not the sizes of readable optimizers"),
         (resign("task", "digits"), r"fitted\.json: is of 'digits', not of 'rosenbrock'"),
     ],

@@ -186,6 +186,17 @@ def test_a_size_is_no_worse_than_the_tuned_baselines_that_it_contains(tiny_study
         assert levels == sorted(levels, reverse=True)
 
 
+def test_as_good_is_within_the_standard_error_of_the_difference() -> None:
+    other = np.ones((4, 3))
+    # The differences are 0, 0, 0 and d: their mean is d/4, and so is its standard error.
+    nearly = other + np.array([[0.0], [0.0], [0.0], [0.4]])
+    assert distillation_fit.as_good(other, other, "none")
+    assert distillation_fit.as_good(0.999 * nearly, other, "none")
+    assert distillation_fit.as_good(0.9 * other, other, "none")
+    assert not distillation_fit.as_good(1.001 * nearly, other, "none")
+    assert not distillation_fit.as_good(np.where(nearly > 1.0, np.inf, 0.0), other, "none")
+
+
 def test_fitting_goes_on_after_its_last_size(
     tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

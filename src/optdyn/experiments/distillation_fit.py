@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from optdyn.analysis import Validation, operating_point
@@ -36,16 +37,20 @@ from optdyn.experiments.mechanisms_run import HISTORIES, kept_result
 from optdyn.experiments.progress import progress
 from optdyn.experiments.recipes import Distillation
 from optdyn.experiments.tuning_run import load_tables
+from optdyn.objective import meta_loss
 from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
 from optdyn.tasks import make_task
 from optdyn.tuning import best
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+    from jaxtyping import Float
 
     from optdyn.meta_training import MetaTraining
     from optdyn.tasks import Task
 
+JUDGING = ("test_problems", "ablation_problems")
+"""The choices of a `Distillation` that change nothing in a fit."""
 DEMONSTRATION_SEED_OFFSET = 1
 """Demonstrations come from validation problems of another seed than those that choose a size."""
 LEADING, EXTENDED, IMITATED = "leading mode", "the size before", "imitation"
@@ -70,7 +75,8 @@ def fit_sizes(
     baselines of ``folder`` that have the new part. It is no worse there than the size
     before, nor than any tuned baseline that its parts can express: else it is that one,
     with idle parts. The last size is the first that does as well as the learned
-    optimizer. ``command``: the command line that does this.
+    optimizer, within the standard error over problems of their difference.
+    ``command``: the command line that does this.
 
     An interrupted fit goes on after its last size; one with other inputs starts over.
     """
@@ -81,7 +87,7 @@ def fit_sizes(
             "task_options": task_options,
             "protocol": protocol,
             "seed": seed,
-            "distillation": how,
+            "distillation": {n: v for n, v in vars(how).items() if n not in JUDGING},
             "learned": fingerprint(optimizer),
             "tuned": tuned,
         }
@@ -108,7 +114,8 @@ def fit_sizes(
         # One program serves every size.
         score=lambda readable: validation.meta_objective(losses(readable.whole())),
     )
-    level = validation.meta_objective(validation.compiled(optimizer.as_optax)())
+    learned = validation.compiled(optimizer.as_optax)()
+    level = validation.meta_objective(learned)
     rows: list[dict[str, Any]] = []
     with progress("distilling", len(LADDER)) as advance:
         for count, added in enumerate(LADDER, start=1):
@@ -121,7 +128,8 @@ def fit_sizes(
             rows.append(done["row"])
             found = done["row"]["validation"]
             advance(count, f"{done['row']['name']}: {_told(found)}, learned {_told(level)}")
-            if found is not None and found <= level:
+            readable = losses(from_values(done["row"]["values"]).whole())
+            if as_good(readable, learned, protocol.normalization):
                 break
     fitted = {
         "format": FORMAT,
@@ -133,6 +141,21 @@ def fit_sizes(
     }
     write_signed_json(path, fitted)
     return to_plain(fitted)
+
+
+def as_good(
+    candidate: Float[np.ndarray, "problems steps"],
+    other: Float[np.ndarray, "problems steps"],
+    normalization: str,
+) -> bool:
+    """Whether losses on the same problems make a meta-objective as low as another's.
+
+    Within the standard error of their mean difference; a loss that is not finite is not.
+    """
+    each = [np.asarray(meta_loss(jnp.asarray(a.T), normalization)) for a in (candidate, other)]
+    difference = each[0] - each[1]
+    error = np.std(difference, ddof=1) / np.sqrt(difference.size) if difference.size > 1 else 0.0
+    return bool(np.all(np.isfinite(candidate)) and np.mean(difference) <= error)
 
 
 def judged_by(protocol: MetaTraining, how: Distillation, seed: int) -> AnalysisSettings:

@@ -82,7 +82,7 @@ def distill_task(
         {
             "task_options": task_options,
             "judged": judged,
-            "problems": how.test_problems,
+            "problems": [how.test_problems, how.ablation_problems],
             "fitted": hashlib.sha256(read_bytes(folder / FITTED)).hexdigest(),
             "shipped": shipped,
             "learned": fingerprint(optimizer),
@@ -99,7 +99,7 @@ def distill_task(
         raise UserError(f"--out: an evaluation in {folder} is damaged (run optdyn evaluate again)")
     task = make_task(task_name, **task_options)
     learned, rival = found[LEARNED], found[baseline]
-    judge = _Judge(task, judged, how.test_problems, learned, rival, mesh)  # type: ignore[arg-type]
+    judge = _Judge(task, judged, how, learned, rival, mesh)  # type: ignore[arg-type]
     sizes = _measured(fitted["sizes"], judge)
     chosen = min(range(len(sizes)), key=lambda i: _or_inf(sizes[i]["validation"]))
     best = from_values(sizes[chosen]["values"])
@@ -128,15 +128,14 @@ class _Judge:
         self,
         task: Task,
         judged: AnalysisSettings,
-        problems: int,
+        how: Distillation,
         learned: Evaluation,
         baseline: Evaluation,
         mesh: Mesh | None,
     ) -> None:
-        count = min(problems, len(learned.meta_objectives))
-        self.task = task
-        self.learned = learned.meta_objectives[:count]
-        self.baseline = baseline.meta_objectives[:count]
+        count = min(how.test_problems, len(learned.meta_objectives))
+        self.task, self.few = task, min(how.ablation_problems, count)
+        self.learned, self.baseline = learned.meta_objectives, baseline.meta_objectives
         self.options: dict[str, Any] = {
             "seed": judged.seed,
             "num_problems": count,
@@ -151,15 +150,17 @@ class _Judge:
         return self._row(self._readable(optimizer.whole()))
 
     def other(self, tx: optax.GradientTransformation) -> dict[str, Any]:
-        """The same of any optimizer."""
-        return self._row(evaluate(tx, self.task, **self.options))
+        """The same of any optimizer, on fewer problems."""
+        return self._row(evaluate(tx, self.task, **{**self.options, "num_problems": self.few}))
 
     def _row(self, result: Evaluation) -> dict[str, Any]:
+        count = len(result.meta_objectives)
+        kept = advantage_kept(result.meta_objectives, self.learned[:count], self.baseline[:count])
         return {
             "mean": result.mean,
             "standard_error": result.standard_error,
             "exploded": result.exploded,
-            "kept": advantage_kept(result.meta_objectives, self.learned, self.baseline),
+            "kept": kept,
         }
 
 

@@ -30,8 +30,10 @@ def read_fitted(path: Path) -> dict[str, Any]:
         added = [size["added"] for size in found["sizes"]]
         for size in found["sizes"]:
             from_values(size["values"])
-        complete = isinstance(found["command"], str) and isinstance(found["inputs"], dict)
-    except (KeyError, TypeError, UserError) as error:
+        objective = {"normalization", "unroll_length"} <= found["inputs"]["protocol"].keys()
+        options = isinstance(found["inputs"]["task_options"], dict)
+        complete = objective and options and isinstance(found["command"], str)
+    except (KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path}: not the sizes of readable optimizers ({error})") from None
     if not complete or not added or tuple(added) != LADDER[: len(added)]:
         raise UserError(f"{path}: not the sizes of readable optimizers")

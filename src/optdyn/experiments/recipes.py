@@ -24,7 +24,8 @@ class Distillation:
     cotangents by ``max_cotangent_norm``. What the learned optimizer does, to guess
     from and to imitate, is seen on ``demonstrations`` problems; ``validation_problems``
     choose starts, iterates and a size; what is kept is told on the first
-    ``test_problems``.
+    ``test_problems``, and on ``ablation_problems`` of them where the learned optimizer
+    loses a mechanism.
     """
 
     imitation_steps: int = 0
@@ -36,6 +37,7 @@ class Distillation:
     demonstrations: int = 256
     validation_problems: int = 256
     test_problems: int = 64
+    ablation_problems: int = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,7 @@ NETWORK = Recipe(
         demonstrations=2,
         validation_problems=12,
         test_problems=32,
+        ablation_problems=16,
     ),
     shipped=True,
 )
@@ -118,7 +121,11 @@ LAPTOP: dict[str, Recipe] = {
         NETWORK,
         task_options={"points": 256},
         distillation=Distillation(
-            meta_steps=20, batch_size=4, demonstrations=16, validation_problems=16
+            meta_steps=20,
+            batch_size=4,
+            demonstrations=16,
+            validation_problems=16,
+            ablation_problems=16,
         ),
     ),
 }
