@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from optdyn.experiments.recipes import Recipe
+from optdyn.experiments.recipes import Distillation, Recipe
 from optdyn.meta_training.trainer import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.tasks import TASKS, Task
@@ -60,9 +60,10 @@ TINY_RECIPE = Recipe(
     test_problems=4,
     analysis_problems=2,
     explained_problems=2,
-    imitation_steps=1,
-    distillation_steps=1,
-    distillation_problems=4,
+    distillation=Distillation(
+        imitation_steps=1, meta_steps=1, batch_size=2, demonstrations=2, validation_problems=2,
+        test_problems=4,
+    ),
 )  # fmt: skip
 TINY_RECIPES = {
     "linear_regression": dataclasses.replace(TINY_RECIPE, task_options={"n": 3}),

@@ -23,7 +23,7 @@ from optdyn.cli.settings import SETTINGS
 from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.experiments.run_folder import open_run
 from optdyn.pretrained import PRETRAINED
-from optdyn.study import self_test
+from optdyn.study import distillation, self_test
 
 TASK = "rosenbrock"
 JUDGED = ["--unroll-length", "8", "--normalization", "first"]
@@ -33,6 +33,7 @@ FINISHED = {
     "evaluate": ["--task", TASK, *JUDGED, "--problems", "4"],
     "analyze": ["--task", TASK, *JUDGED, "--problems", "2"],
     "reproduce": ["--scale", "smoke", "--devices", "1"],
+    "distill": ["--task", TASK, "--scale", "smoke", "--devices", "1"],
     "report": [],
     "export": ["--task", TASK],
 }
@@ -44,6 +45,7 @@ KEYS = {
     "evaluate": {"task", "optimizers", "learned_minus"},
     "analyze": {"task", "tuned", "checkpoints", "momentum_stage"},
     "reproduce": {"report", "claims"},
+    "distill": {"task", "baseline", "chosen", "sizes", "without"},
     "report": {"report"},
     "export": {"task", "folder", "bytes"},
     "doctor": {"ok", "versions", "devices", "cache", "checks"},
@@ -87,6 +89,7 @@ def test_json_is_all_that_standard_output_holds(
     monkeypatch.setattr(study, "recipe_for", lambda task, scale: TINY_RECIPES[task])
     monkeypatch.setattr(study, "shipped_stages", dict)
     monkeypatch.setattr(study, "place_searches", lambda run, task: None)
+    monkeypatch.setattr(distillation, "recipe_for", lambda task, scale: TINY_RECIPES[task])
     argv = [command, *options, "--out", str(run), "--json"]
     values, told = printed(capsys, argv)
     assert values.keys() >= KEYS[command]

@@ -32,10 +32,11 @@ from optdyn.distillation import (
     imitate,
     imitation_error,
     leading_momentum,
+    tuned_in_parts,
 )
 from optdyn.dynamics import eigenmodes, linearize
 from optdyn.errors import UserError
-from optdyn.evaluation import evaluate
+from optdyn.evaluation import evaluator
 from optdyn.inner_loop import unroll
 from optdyn.meta_training import MetaTraining
 from optdyn.precision import to_float64
@@ -173,13 +174,56 @@ def test_fitting_lowers_the_meta_objective_on_unseen_problems():
     task = LinearRegression(n=3)
     protocol = MetaTraining(unroll_length=20, batch_size=4, normalization="first")
     start = extended(Distilled(Momenta.of([0.2], [0.3])), "schedule", Guess(1.0, 0.5, 1.0, 1.0))
-    fitted = fit(start, task, protocol, Fitting(meta_steps=40), seed=0)
+    options: dict[str, Any] = {"num_steps": 20, "normalization": "first"}
+    run = evaluator(Distilled.as_optax, task, seed=0, num_problems=16, **options)
 
     def score(optimizer: Distilled) -> float:
-        options: dict[str, Any] = {"num_steps": 20, "normalization": "first"}
-        return evaluate(optimizer.as_optax(), task, seed=0, num_problems=16, **options).mean
+        return run(optimizer).mean
 
+    fitted = fit(start, task, protocol, Fitting(meta_steps=40), 0, score)
     assert score(fitted) < 0.8 * score(start)
+    # A fit that only does harm gives back where it started.
+    assert fit(start, task, protocol, Fitting(meta_steps=12), 0, lambda o: -score(o)) is start
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_widened_optimizer_does_the_same_to_the_bit(name):
+    optimizer = SIZES[name]
+    whole = optimizer.whole()
+    assert whole.size == 15
+    assert jax.tree.structure(whole) == jax.tree.structure(WHOLE)
+    g = gradients_of_every_size().astype(jnp.float32)
+    np.testing.assert_array_equal(
+        updates_of(whole.as_optax(), g), updates_of(optimizer.as_optax(), g)
+    )
+    assert optimizer.widened(optimizer) == optimizer
+
+
+def test_tuned_momentum_is_a_size_exactly():
+    found = tuned_in_parts({"momentum": {"alpha": 0.3, "beta": 0.9}})["momentum"]
+    assert found.name == "1 momentum"
+    g = gradients_of_every_size().astype(jnp.float32)
+    expected = updates_of(optax.sgd(0.3, momentum=0.9), g)
+    assert updates_of(found.as_optax(), g) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tuned_adaptive_baselines_do_in_parts_as_they_do_under_a_constant_gradient(x64):
+    tuned = {
+        "rmsprop": {"alpha": 0.01, "gamma": 0.95},
+        "adam": {"alpha": 0.02, "beta1": 0.8, "beta2": 0.97},
+    }
+    found = tuned_in_parts(tuned)
+    g = jnp.broadcast_to(jnp.asarray([0.3, -5.0]), (400, 2))
+    for name, rate in (("rmsprop", 0.01), ("adam", 0.02)):
+        assert list(found[name].parts()) == ["adaptive", "momenta"]
+        last = updates_of(to_float64(found[name]).as_optax(), g)[-1]
+        assert last == pytest.approx([-rate, rate], rel=5e-3)
+    # Without memory for gradients, Adam is what the parts say, at every step.
+    memoryless = tuned_in_parts({"adam": {"alpha": 0.02, "beta1": 0.0, "beta2": 0.97}})["adam"]
+    g = jnp.asarray(np.random.default_rng(0).uniform(0.5, 2.0, (60, 3)))
+    expected = updates_of(optax.adam(0.02, b1=0.0, b2=0.97), g)
+    got = updates_of(to_float64(memoryless).as_optax(), g)
+    assert got == pytest.approx(expected, rel=5e-3)
 
 
 def test_the_ladder_adds_one_part_at_a_time_and_hardly_changes_what_is_done():

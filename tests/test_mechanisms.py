@@ -22,7 +22,7 @@ from optdyn.dynamics.mechanisms import (
 )
 from optdyn.dynamics.tracking import track_modes
 from optdyn.errors import UserError
-from optdyn.experiments.mechanism_claims import mechanism_claims
+from optdyn.experiments.mechanism_claims import distillation_claims, mechanism_claims
 from optdyn.optimizers.aggregated_momentum import aggregated_momentum
 
 GRID = np.geomspace(1e-4, 1e3, 57)
@@ -175,6 +175,42 @@ def test_claims_say_what_was_found():
     flat = {c.id.split(".")[1]: c.passed for c in mechanism_claims("some_task", plain)}
     assert not flat["schedule_warms_up"]
     assert not flat["schedule_decays"]
+
+
+def kept(fraction, mean=1.0):
+    return {"mean": mean, "kept": {"fraction": fraction, "standard_error": 0.1}}
+
+
+def distilled(fraction, without, learned_without):
+    size = {"name": "2 momenta", "numbers": 4, **kept(fraction)}
+    return {
+        "sizes": [size], "chosen": 0, "baseline": "adam", "shipped": False, "without": without,
+        "learned_without": {n: {"what": f"has {n}", **row} for n, row in learned_without.items()},
+    }  # fmt: skip
+
+
+def test_the_ledger_names_what_a_readable_optimizer_lacks():
+    learned = {"no schedule": kept(0.4), "linear": kept(None, None), "one mode": kept(-1.0)}
+
+    def note(*without):
+        (claim,) = distillation_claims("digits", distilled(0.5, dict(without), learned))
+        assert not claim.passed
+        return claim.note
+
+    told = note(("schedule", kept(0.2)))
+    assert "its part worth most is schedule (without it: 0.2)" in told
+    assert "the learned optimizer loses most when has linear (diverged)" in told
+    assert "missing: adaptive scaling or saturation or forgetting" in told
+    told = note(("saturation", kept(0.1)), ("schedule", kept(0.6)))
+    assert "its part worth most is saturation (without it: 0.1)" in told
+    assert "missing: schedule, by which it gains nothing (the learned one no schedule: 0.4)" in told
+    assert "beyond the parts" in note(("saturation", kept(0.1)), ("schedule", kept(0.3)))
+    (claim,) = distillation_claims("digits", distilled(0.9, {}, learned))
+    assert claim.passed
+    assert "missing" not in claim.note
+    # Finite, but there is no advantage to keep: that is not divergence.
+    (claim,) = distillation_claims("digits", distilled(None, {}, learned))
+    assert "2 momenta: the learned one is not ahead there" in claim.note
 
 
 def test_a_spread_leaves_out_what_does_not_exist():

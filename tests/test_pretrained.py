@@ -23,9 +23,11 @@ from helpers import TINY_RECIPES
 from optdyn.cli.export import train_command, tune_command
 from optdyn.cli.main import main
 from optdyn.cli.options import parse_settings
-from optdyn.cli.settings import TrainSettings, TuneSettings
+from optdyn.cli.settings import DistillSettings, TrainSettings, TuneSettings
 from optdyn.errors import UserError
 from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.experiments.files import read_signed_json, write_signed_json
+from optdyn.experiments.fitted_sizes import FITTED, read_fitted
 from optdyn.experiments.recipes import LAPTOP
 from optdyn.experiments.run_folder import RunFolder, open_run
 from optdyn.experiments.search_run import read_search, search
@@ -112,7 +114,7 @@ def test_the_same_run_gives_the_same_bytes(
         return {path.relative_to(folder): path.read_bytes() for path in files}
 
     assert contents(again) == contents(exported)
-    assert len(contents(again)) == 10
+    assert len(contents(again)) == 11
 
 
 def test_everything_that_ships_is_listed_and_read(tiny_study: Path, exported: Path) -> None:
@@ -227,6 +229,55 @@ def test_damaged_tables_and_logs_are_refused(copy: Path) -> None:
             load_shipped(TASK, copy)
         path.write_bytes(content)
     load_shipped(TASK, copy)
+
+
+def test_readable_optimizers_ship_as_they_were_fitted(tiny_study: Path, exported: Path) -> None:
+    found = load_shipped(TASK, exported).fitted
+    assert found == read_fitted(tiny_study / TASK / FITTED)
+    words = shlex.split(found["command"])
+    settings = parse_settings(DistillSettings, "distill", words[2:])
+    assert (words[:2], settings.task, settings.scale) == (["optdyn", "distill"], TASK, "smoke")
+
+
+def cut_fitted(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"0.", b"1.", 1))
+
+
+def resign(name: str, value: Any) -> Callable[[Path], None]:
+    """A change of one field of the fitted sizes, with their signature made to fit."""
+
+    def edit(path: Path) -> None:
+        write_signed_json(path, {**read_signed_json(path), name: value})
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("tamper", "fault"),
+    [
+        (cut_fitted, r"fitted\.json: damaged \(its content does not match its SHA-256\)"),
+        (lambda path: path.write_bytes(b"{"), r"fitted\.json: not valid JSON"),
+        (resign("format", "other"), r"fitted\.json: not a file of format"),
+        (resign("format_version", True), r"fitted\.json: not a file of format"),
+        (resign("sizes", []), r"fitted\.json: not the sizes of readable optimizers"),
+        (resign("sizes", [{"added": "momentum"}]), r"fitted\.json: not the sizes .*\('values'\)"),
+        (
+            resign("sizes", [{"added": "momentum", "values": {"momenta": {}}}]),
+            r"fitted\.json: not the sizes .* bad values",
+        ),
+        (resign("inputs", {"task_options": {}, "protocol": {}}), r"fitted\.json: not the sizes"),
+        (resign("inputs", {"task_options": {}, "protocol": None}), r"fitted\.json: not the sizes"),
+        (resign("command", None), r"fitted\.json: not the sizes of readable optimizers"),
+        (resign("task", "digits"), r"fitted\.json: is of 'digits', not of 'rosenbrock'"),
+    ],
+)
+def test_damaged_readable_optimizers_are_refused(
+    copy: Path, tamper: Callable[[Path], None], fault: str
+) -> None:
+    tamper(copy / TASK / FITTED)
+    with pytest.raises(UserError, match=fault) as caught:
+        load_shipped(TASK, copy)
+    assert "\n" not in str(caught.value)
 
 
 anything = st.one_of(

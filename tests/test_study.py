@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import pytest
 from helpers import TINY_RECIPE, TINY_RECIPES
 from optdyn.cli.export import train_command, tune_command
 from optdyn.errors import UserError
-from optdyn.experiments.checkpoints import analysis_checkpoints
+from optdyn.experiments import distillation_fit, distillation_run
+from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.experiments.claims import Claim, comparison_claims, rerun_claims
+from optdyn.experiments.files import read_signed_json, write_signed_json
+from optdyn.experiments.fitted_sizes import FITTED, read_fitted
+from optdyn.experiments.mechanism_claims import FITS_SHIPPED
 from optdyn.experiments.recipes import LAPTOP, SCALES, Recipe, recipe_for
 from optdyn.experiments.run_folder import RunFolder, open_run
 from optdyn.experiments.search_run import read_searches
@@ -115,6 +120,7 @@ def test_shipped_weights_take_the_place_of_training(
     monkeypatch.setattr(shipped, "FOLDER", shipping)
     monkeypatch.setattr(study, "train", None)
     monkeypatch.setattr(study, "tune", None)
+    monkeypatch.setattr(distillation_run, "fit_sizes", None)
     other = dataclasses.replace(TINY_RECIPE.protocol, normalization="none")
     with pytest.raises(UserError, match="trained for another meta-objective"):
         run_study(
@@ -135,6 +141,14 @@ def test_shipped_weights_take_the_place_of_training(
     assert (out / "rosenbrock" / "evaluation.json").read_text() == there
     page = (out / "report.html").read_text()
     assert "shipped with the package" in page
+    assert FITS_SHIPPED in claims["rosenbrock.distilled_keeps_the_advantage"]["note"]
+    told = [
+        json.loads((run / "rosenbrock" / "distillation.json").read_text())
+        for run in (tiny_study, out)
+    ]
+    assert [found["shipped"] for found in told] == [False, True]
+    for name in ("sizes", "chosen", "without", "learned_without", "command"):
+        assert told[0][name] == told[1][name]
     settings = json.loads((out / "config.json").read_text())["settings"]
     assert set(settings["shipped/rosenbrock"]["files"]) >= {
         "training.jsonl", "tuning/momentum.parquet", "tuning/rmsprop.parquet"
@@ -142,6 +156,62 @@ def test_shipped_weights_take_the_place_of_training(
     before = times(out)
     run_study(monkeypatch, out, "rosenbrock", {"rosenbrock": SHIPPED})
     assert times(out) == before
+
+
+def test_readable_optimizers_for_another_task_are_refused(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipping = tmp_path / "shipping"
+    export_task(RunFolder(tiny_study), "rosenbrock", shipping, train_command, tune_command)
+    path = shipping / "rosenbrock" / FITTED
+    found = read_signed_json(path)
+    found["inputs"]["protocol"]["normalization"] = "none"
+    write_signed_json(path, found)
+    monkeypatch.setattr(shipped, "FOLDER", shipping)
+    with pytest.raises(UserError, match="readable optimizers were fitted for another task or meta"):
+        run_study(monkeypatch, tmp_path / "run", "rosenbrock", {"rosenbrock": SHIPPED})
+
+
+def test_a_size_is_no_worse_than_the_tuned_baselines_that_it_contains(tiny_study: Path) -> None:
+    for task in ("linear_regression", "rosenbrock"):
+        sizes = read_fitted(tiny_study / task / FITTED)["sizes"]
+        for size in sizes:
+            expected = {"tuned momentum"}
+            if "adaptive" in size["values"]:
+                expected |= {"tuned rmsprop"}
+            assert {name for name in size["starts"] if name.startswith("tuned")} == expected
+            known = [score for score in size["starts"].values() if score is not None]
+            assert size["validation"] <= min(known)
+        levels = [size["validation"] for size in sizes]
+        assert levels == sorted(levels, reverse=True)
+
+
+def test_as_good_is_within_the_standard_error_of_the_difference() -> None:
+    other = np.ones((4, 3))
+    # The differences are 0, 0, 0 and d: their mean is d/4, and so is its standard error.
+    nearly = other + np.array([[0.0], [0.0], [0.0], [0.4]])
+    assert distillation_fit.as_good(other, other, "none")
+    assert distillation_fit.as_good(0.999 * nearly, other, "none")
+    assert distillation_fit.as_good(0.9 * other, other, "none")
+    assert not distillation_fit.as_good(1.001 * nearly, other, "none")
+    assert not distillation_fit.as_good(np.where(nearly > 1.0, np.inf, 0.0), other, "none")
+
+
+def test_fitting_goes_on_after_its_last_size(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(tiny_study, tmp_path / "run"))
+    folder, task = out / "rosenbrock", TINY_RECIPE
+    optimizer, _ = load_optimizer(analysis_checkpoints(folder / "checkpoints")[-1])
+    before = (folder / FITTED).read_bytes()
+    (folder / FITTED).unlink()
+    command = json.loads(before)["command"]
+    monkeypatch.setattr(distillation_fit, "fit", None)
+    arguments = (folder, "rosenbrock", {}, optimizer, task.protocol, task.distillation)
+    distillation_fit.fit_sizes(*arguments, 0, command)
+    assert (folder / FITTED).read_bytes() == before
+    with pytest.raises(TypeError, match="not callable"):  # another seed: nothing is kept
+        distillation_fit.fit_sizes(*arguments, 1, command)
 
 
 @pytest.mark.parametrize("scale", SCALES)

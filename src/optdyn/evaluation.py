@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from optdyn.tasks import Problem, sample_batch
 if TYPE_CHECKING:
     import optax
     from jax.sharding import Mesh
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, PyTree
 
     from optdyn.tasks import Task
 
@@ -91,6 +92,39 @@ def evaluate(
             f"optimizer: {shown(tx)} is not allowed (an optax.GradientTransformation, such as "
             "as_optax() of a learned one)"
         )
+    run = evaluator(
+        lambda: tx,
+        task,
+        seed=seed,
+        num_problems=num_problems,
+        num_steps=num_steps,
+        normalization=normalization,
+        at_once=at_once,
+        mesh=mesh,
+        on_chunk=on_chunk,
+        done=done,
+    )
+    return run()
+
+
+def evaluator(
+    make: Callable[..., optax.GradientTransformation],
+    task: Task,
+    *,
+    seed: int,
+    num_problems: int = 64,
+    num_steps: int = 200,
+    normalization: str = "none",
+    at_once: int | None = None,
+    mesh: Mesh | None = None,
+    on_chunk: Callable[[np.ndarray], None] = lambda losses: None,
+    done: Float[np.ndarray, "some steps"] | None = None,
+) -> Callable[..., Evaluation]:
+    """`evaluate` as a function of ``make``'s arguments, compiled once for all their values.
+
+    They are arrays or pytrees of arrays, and ``make`` gives the optimizer; the
+    rest, and the errors, are `evaluate`'s.
+    """
     require_positive_int("num_problems", num_problems)
     require_positive_int("num_steps", num_steps)
     if at_once is not None:
@@ -98,26 +132,34 @@ def evaluate(
     require_choice("normalization", normalization, list(NORMALIZATIONS))
     keys = keys_at(stream(seed, EVALUATION_STREAM), jnp.arange(num_problems))
     batch = sample_batch(task, keys)
-    width = runs_at_once(tx, batch) if at_once is None else at_once
 
-    def curve(problem: Problem) -> Float[Array, " steps"]:
-        return unroll(tx, problem, num_steps).losses
+    def curve(problem: Problem, arguments: tuple[PyTree, ...]) -> Float[Array, " steps"]:
+        return unroll(make(*arguments), problem, num_steps).losses
 
-    @jax.jit
-    def curves(problems: Problem) -> Array:
-        return map_runs(curve, (problems,), width, mesh)
+    @functools.partial(jax.jit, static_argnums=2)
+    def curves(problems: Problem, arguments: tuple[PyTree, ...], width: int) -> Array:
+        count = jax.tree.leaves(problems)[0].shape[0]
+        each = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *jnp.shape(a))), arguments)
+        return map_runs(curve, (problems, each), width, mesh)
 
-    devices = 1 if mesh is None else mesh.size
-    chunk = min(num_problems, max(FEWEST_PROBLEMS, width * devices))
-    parts = [] if done is None else [done]
-    for start in range(0 if done is None else len(done), num_problems, chunk):
-        rows = np.arange(start, min(start + chunk, num_problems))
-        # Rows are repeated in a short last chunk so that one compiled shape serves all.
-        filled = np.resize(rows, chunk)
-        some = np.asarray(curves(jax.tree.map(lambda leaf: leaf[filled], batch)))  # noqa: B023
-        parts.append(some[: rows.size])
-        on_chunk(np.concatenate(parts))
-    losses = np.concatenate(parts)
+    def run(*arguments: PyTree) -> Evaluation:
+        width = runs_at_once(make(*arguments), batch) if at_once is None else at_once
+        devices = 1 if mesh is None else mesh.size
+        chunk = min(num_problems, max(FEWEST_PROBLEMS, width * devices))
+        parts = [] if done is None else [done]
+        for start in range(0 if done is None else len(done), num_problems, chunk):
+            rows = np.arange(start, min(start + chunk, num_problems))
+            # Rows are repeated in a short last chunk so that one compiled shape serves all.
+            filled = np.resize(rows, chunk)
+            problems = jax.tree.map(lambda leaf: leaf[filled], batch)  # noqa: B023
+            parts.append(np.asarray(curves(problems, arguments, width))[: rows.size])
+            on_chunk(np.concatenate(parts))
+        return _evaluation(np.concatenate(parts), normalization)
+
+    return run
+
+
+def _evaluation(losses: Float[np.ndarray, "problems steps"], normalization: str) -> Evaluation:
     by_step = jnp.asarray(losses.T)
     each = np.asarray(meta_loss(by_step, normalization), np.float64)
     each = np.where(np.isfinite(each), each, np.inf)

@@ -44,6 +44,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("optdyn reproduce", "minutes; goes on where it was left when repeated"),
         ("optdyn reproduce --task rosenbrock --scale smoke --out runs/smoke", "seconds"),
     ),
+    "distill": (
+        ("optdyn distill --task digits --out runs/reproduce", "minutes; after optdyn reproduce"),
+    ),
     "report": (("optdyn report --out runs/reproduce", "the page again"),),
     "export": (
         (

@@ -27,8 +27,9 @@ COMMANDS = {
     "evaluate": "compare a run's optimizers on unseen problems",
     "analyze": "take an optimizer apart: a run's stages, or any one optimizer",
     "reproduce": "do the whole study, from nothing to the report",
+    "distill": "fit readable optimizers to a run's learned one",
     "report": "write a run's report",
-    "export": "copy a run's weights and search tables to where they ship from",
+    "export": "copy a run's weights, tables and fits to where they ship from",
     "doctor": "check this installation",
     "completion": "print a completion script for bash, zsh or fish",
 }

@@ -377,8 +377,24 @@ class ReproduceSettings(OutputSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillSettings(OutputSettings):
+    """Fit readable optimizers to a run's learned one, as optdyn reproduce --retrain does.
+
+    The run holds an evaluated optimizer, trained there or shipped with the package.
+    """
+
+    out: Path = path(Path("runs/reproduce"), "run folder")
+    task: str = choice("linear_regression", "whose learned optimizer", TASKS)
+    scale: str = choice("laptop", "whose recipe: smoke, laptop or paper", SCALES)
+    seed: int = integer(0, "seed of every random number", minimum=0, maximum=LARGEST_SEED)
+    devices: int | None = integer(
+        None, "devices to spread problems over (none: every core, or every accelerator)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportSettings(OutputSettings):
-    """Copy a finished run's weights and search tables to where they ship from."""
+    """Copy a finished run's weights, tables and readable optimizers to where they ship from."""
 
     out: Path = path(Path("runs/reproduce"), "run folder")
     task: str = choice("linear_regression", "whose weights and tables", TASKS)
@@ -413,6 +429,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "evaluate": (EvaluateSettings,),
     "analyze": (AnalyzeSettings, AnalyzeOptimizerSettings),
     "reproduce": (ReproduceSettings,),
+    "distill": (DistillSettings,),
     "report": (ReportSettings,),
     "export": (ExportSettings,),
     "doctor": (DoctorSettings,),

@@ -4,7 +4,13 @@ from optdyn.distillation.chain import Distilled, from_values
 from optdyn.distillation.comparison import Kept, advantage_kept
 from optdyn.distillation.export import as_code
 from optdyn.distillation.fitting import Demonstration, Fitting, fit, imitate, imitation_error
-from optdyn.distillation.ladder import LADDER, Guess, extended, leading_momentum
+from optdyn.distillation.ladder import (
+    LADDER,
+    Guess,
+    extended,
+    leading_momentum,
+    tuned_in_parts,
+)
 from optdyn.distillation.parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
 
 __all__ = [
@@ -27,4 +33,5 @@ __all__ = [
     "imitate",
     "imitation_error",
     "leading_momentum",
+    "tuned_in_parts",
 ]

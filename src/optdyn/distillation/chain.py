@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optdyn.distillation.parts import (
@@ -73,6 +74,24 @@ class Distilled:
         removed: dict[str, Any] = {part: None}
         return dataclasses.replace(self, **removed)
 
+    def widened(self, like: Distilled) -> Distilled:
+        """The same optimizer with every part that ``like`` has: those it lacked do nothing."""
+        momenta = self.momenta
+        lacking = like.momenta.share.shape[0] - momenta.share.shape[0]
+        if lacking > 0:
+            momenta = Momenta(
+                momenta.log_rate,
+                jnp.append(momenta.share, jnp.zeros(lacking)),
+                jnp.append(momenta.beta_logit, jnp.zeros(lacking)),
+            )
+        lacked = [name for name in like.parts() if name not in self.parts()]
+        added: dict[str, Any] = {name: getattr(IDLE, name) for name in lacked}
+        return dataclasses.replace(self, momenta=momenta, **added)
+
+    def whole(self) -> Distilled:
+        """The same optimizer with every part, so that one compiled program serves all sizes."""
+        return self.widened(IDLE)
+
     def as_optax(self) -> optax.GradientTransformation:
         """The optax chain of its parts."""
         before = [part.as_optax() for part in (self.adaptive, self.saturation) if part is not None]
@@ -90,6 +109,17 @@ READABLE = {
     "forgetting": "forgetting",
     "schedule": "schedule",
 }
+
+
+# Numbers with which float32 gives back what comes in, to the bit.
+IDLE = Distilled(
+    Momenta.of([1.0, 0.0], [0.5, 0.5]),
+    adaptive=AdaptiveScaling.of(0.5, 1e-30, 1.0),
+    saturation=Saturation.of(1e30, 0.9),
+    forgetting=Forgetting.of(1e30, 0.9),
+    schedule=Schedule.of([0.0, 0.0], [0.5, 0.95]),
+)
+"""Every part, each doing nothing: one momentum is without memory, the other without a rate."""
 
 
 def from_values(values: dict[str, dict[str, Any]]) -> Distilled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +19,18 @@ LADDER = ("momentum", "second momentum", "saturation", "schedule", "adaptive sca
 """What each size adds to the one before."""
 
 SMALLEST_BETA, LARGEST_BETA = 0.05, 0.995
+SMALLEST_COEFFICIENT = 1e-3
+"""A tuned coefficient of 0 starts here: those of the parts are inside (0, 1)."""
 SECOND_BETA_POWER = 3
 """The second momentum starts with a third of the first one's timescale."""
 POWER = 0.5
 FORGETTING_SIZE = 100.0
 AMPLITUDES, DECAYS = (-0.1, 0.1), (0.5, 0.95)
 GAMMA, ADAPTIVE_POWER, EPSILON_SIZE = 0.99, 0.1, 1e-2
+FULL_POWER = 1.0 - 1e-3
+"""The power of adaptive scaling, which is below 1, nearest RMSProp's and Adam's."""
+RMSPROP_EPSILON, ADAM_EPSILON = 1e-8, 1e-16
+"""What optax adds to g², for Adam as the square of what it adds to the root."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +70,13 @@ def extended(current: Distilled | None, added: str, guess: Guess) -> Distilled:
     if added == "second momentum":
         return dataclasses.replace(current, momenta=_split(current.momenta))
     if added == "saturation":
-        return dataclasses.replace(current, saturation=Saturation.of(guess.threshold, POWER))
+        # Gradients of the usual size pass the saturation as small as this makes up for.
+        rate = current.momenta.log_rate + np.log1p((guess.gradient / guess.threshold) ** POWER)
+        return dataclasses.replace(
+            current,
+            saturation=Saturation.of(guess.threshold, POWER),
+            momenta=dataclasses.replace(current.momenta, log_rate=rate),
+        )
     if added == "schedule":
         return dataclasses.replace(current, schedule=Schedule.of(AMPLITUDES, DECAYS))
     if added == "forgetting":
@@ -74,6 +87,38 @@ def extended(current: Distilled | None, added: str, guess: Guess) -> Distilled:
     rate = current.momenta.log_rate + ADAPTIVE_POWER * np.log(guess.gradient)
     momenta = dataclasses.replace(current.momenta, log_rate=rate)
     return dataclasses.replace(current, adaptive=part, momenta=momenta)
+
+
+def tuned_in_parts(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Distilled]:
+    """Tuned baselines, by name, from their hyperparameters: those that the parts can express.
+
+    Momentum exactly. RMSProp with Adam's correction of its running mean. Adam with its
+    momentum after the division, started as momentum is.
+    """
+    found: dict[str, Distilled] = {}
+    if "momentum" in tuned:
+        alpha, beta = tuned["momentum"]["alpha"], tuned["momentum"]["beta"]
+        found["momentum"] = _one_momentum(alpha, beta)
+    if "rmsprop" in tuned:
+        part = _full_scaling(tuned["rmsprop"]["gamma"], RMSPROP_EPSILON)
+        found["rmsprop"] = dataclasses.replace(
+            _one_momentum(tuned["rmsprop"]["alpha"], 0.0), adaptive=part
+        )
+    if "adam" in tuned:
+        alpha, beta = tuned["adam"]["alpha"], tuned["adam"]["beta1"]
+        part = _full_scaling(tuned["adam"]["beta2"], ADAM_EPSILON)
+        found["adam"] = dataclasses.replace(
+            _one_momentum(alpha * (1.0 - beta), beta), adaptive=part
+        )
+    return found
+
+
+def _one_momentum(alpha: float, beta: float) -> Distilled:
+    return Distilled(Momenta.of([alpha], [max(beta, SMALLEST_COEFFICIENT)]))
+
+
+def _full_scaling(gamma: float, epsilon: float) -> AdaptiveScaling:
+    return AdaptiveScaling.of(max(gamma, SMALLEST_COEFFICIENT), FULL_POWER, epsilon)
 
 
 def _split(momenta: Momenta) -> Momenta:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from optdyn.distillation.chain import READABLE
 from optdyn.experiments.claims import Claim, at_least, at_most
 
 SOURCE = "main text"
@@ -14,6 +16,13 @@ ADAPTED = 0.9
 KEPT = {"linear_regression": 0.9}
 KEPT_ELSEWHERE = 0.7
 """The part of the advantage over the best tuned baseline that a readable optimizer should keep."""
+
+FITS_SHIPPED = "fitted numbers shipped with the package, judged in this run"
+PARTS_FOR = {
+    "no schedule": {"schedule"},
+    "linear": {"adaptive", "saturation", "forgetting"},
+}
+"""The parts that stand for what an ablation of the learned optimizer takes away."""
 
 
 def mechanism_claims(task: str, explained: dict[str, Any]) -> list[Claim]:
@@ -74,9 +83,8 @@ def distillation_claims(task: str, distilled: dict[str, Any]) -> list[Claim]:
     """How much of the advantage the chosen readable optimizer keeps."""
     chosen = distilled["sizes"][distilled["chosen"]]
     bound = KEPT.get(task, KEPT_ELSEWHERE)
-    sizes = "; ".join(
-        f"{row['name']}: {_told(row['kept']['fraction'], 'diverged')}" for row in distilled["sizes"]
-    )
+    sizes = "; ".join(f"{row['name']}: {_kept(row)}" for row in distilled["sizes"])
+    where = f"; {FITS_SHIPPED}" if distilled["shipped"] else ""
     return [
         at_least(
             bound, chosen["kept"]["fraction"],
@@ -86,9 +94,55 @@ def distillation_claims(task: str, distilled: dict[str, Any]) -> list[Claim]:
             "baseline on unseen problems (fraction kept).",
             note=f"{chosen['name']}, {chosen['numbers']} numbers, "
             f"± {_told(chosen['kept']['standard_error'])} over problems; baseline "
-            f"{distilled['baseline']}; by size: {sizes}",
+            f"{distilled['baseline']}; by size: {sizes}; {_worth(distilled, bound)}{where}",
         )
     ]  # fmt: skip
+
+
+def _worth(distilled: dict[str, Any], bound: float) -> str:
+    """What the parts and the learned optimizer's mechanisms are worth, and what is missing."""
+    chosen, learned = distilled["sizes"][distilled["chosen"]], distilled["learned_without"]
+    words = []
+    if distilled["without"]:
+        part = min(distilled["without"], key=lambda n: _fraction(distilled["without"][n]))
+        kept = _kept(distilled["without"][part])
+        words.append(f"its part worth most is {READABLE[part]} (without it: {kept})")
+    lost = min(learned, key=lambda n: _fraction(learned[n]))
+    words.append(
+        f"the learned optimizer loses most when {learned[lost]['what']} ({_kept(learned[lost])})"
+    )
+    if _fraction(chosen) < bound:
+        words.append(f"missing: {_missing(distilled)}")
+    return "; ".join(words)
+
+
+def _missing(distilled: dict[str, Any]) -> str:
+    """The mechanism that the learned optimizer gains by and the chosen readable one does not."""
+    chosen, learned = distilled["sizes"][distilled["chosen"]], distilled["learned_without"]
+    gained = {
+        part for part, row in distilled["without"].items() if _fraction(row) < _fraction(chosen)
+    }
+    lacked = {
+        name: 1.0 - _fraction(learned[name])
+        for name, parts in PARTS_FOR.items()
+        if not gained & parts and _fraction(learned[name]) < 1.0
+    }
+    if not lacked:
+        return "memory or nonlinearity beyond the parts, each of whose mechanisms it gains by"
+    name = max(lacked, key=lacked.__getitem__)
+    parts = " or ".join(READABLE[part] for part in READABLE if part in PARTS_FOR[name])
+    return f"{parts}, by which it gains nothing (the learned one {name}: {_kept(learned[name])})"
+
+
+def _fraction(row: dict[str, Any]) -> float:
+    """The part kept, −∞ where there is no number."""
+    fraction = row["kept"]["fraction"]
+    return -math.inf if fraction is None else fraction
+
+
+def _kept(row: dict[str, Any]) -> str:
+    told = "diverged" if row["mean"] is None else "the learned one is not ahead there"
+    return _told(row["kept"]["fraction"], told)
 
 
 def _told(value: float | None, missing: str = "not finite") -> str:

@@ -15,17 +15,42 @@ PAPER_BASELINES = ("momentum", "rmsprop", "adam")
 
 
 @dataclasses.dataclass(frozen=True)
+class Distillation:
+    """How readable optimizers are fitted and judged.
+
+    ``imitation_steps`` and ``meta_steps`` (at ``learning_rate``, see `Fitting`) are for
+    each part of a size. A meta-step meets ``batch_size`` problems of ``task_options``,
+    which stand over the task's own (a network's data may be fewer), and bounds their
+    cotangents by ``max_cotangent_norm``. What the learned optimizer does, to guess
+    from and to imitate, is seen on ``demonstrations`` problems; ``validation_problems``
+    choose starts, iterates and a size; what is kept is told on the first
+    ``test_problems``, and on ``ablation_problems`` of them where the learned optimizer
+    loses a mechanism.
+    """
+
+    imitation_steps: int = 0
+    meta_steps: int = 150
+    learning_rate: float = 5e-2
+    batch_size: int = 32
+    max_cotangent_norm: float | None = 100.0
+    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    demonstrations: int = 256
+    validation_problems: int = 256
+    test_problems: int = 64
+    ablation_problems: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """Every choice that one task's part of the study needs.
 
     ``training_seed`` is added to the study's seed for meta-training (seeds were
     searched along with meta learning rates). ``analysis_problems`` validation
     problems judge checkpoints; the mechanisms are measured on ``explained_problems``.
-    ``imitation_steps`` and ``distillation_steps`` for each part of a readable optimizer,
-    which is told by the first ``distillation_problems`` test problems. The objective's
-    normalization and unroll length are the protocol's, in training, tuning and
-    evaluation alike. ``shipped``: the weights and search tables that ship with the
-    package stand in for training and tuning.
+    The objective's normalization and unroll length are the protocol's, in training,
+    tuning, evaluation and ``distillation`` alike. ``shipped``: the weights, search
+    tables and readable optimizers that ship with the package stand in for training,
+    tuning and fitting.
     """
 
     architecture: Architecture
@@ -40,9 +65,7 @@ class Recipe:
     test_problems: int = 64
     analysis_problems: int = 64
     explained_problems: int = 16
-    imitation_steps: int = 0
-    distillation_steps: int = 150
-    distillation_problems: int = 64
+    distillation: Distillation = Distillation()
     shipped: bool = False
 
 
@@ -54,6 +77,7 @@ LINEAR_REGRESSION = Recipe(
     protocol=MetaTraining(learning_rate=1e-2, normalization="first", max_cotangent_norm=1.0),
     training_seed=3,
     analysis_problems=256,
+    distillation=Distillation(meta_steps=100),
 )
 
 # Curvatures reach thousands: meta-gradients must be contained, and the best momentum
@@ -74,9 +98,18 @@ NETWORK = Recipe(
     tuning_problems=4,
     analysis_problems=4,
     explained_problems=2,
-    imitation_steps=100,
-    distillation_steps=0,
-    distillation_problems=8,
+    distillation=Distillation(
+        imitation_steps=100,
+        meta_steps=10,
+        learning_rate=2e-2,
+        batch_size=4,
+        max_cotangent_norm=1.0,
+        task_options={"points": 256},
+        demonstrations=2,
+        validation_problems=12,
+        test_problems=32,
+        ablation_problems=16,
+    ),
     shipped=True,
 )
 
@@ -84,7 +117,17 @@ LAPTOP: dict[str, Recipe] = {
     "linear_regression": LINEAR_REGRESSION,
     "rosenbrock": ROSENBROCK,
     "two_moons": NETWORK,
-    "digits": dataclasses.replace(NETWORK, task_options={"points": 256}),
+    "digits": dataclasses.replace(
+        NETWORK,
+        task_options={"points": 256},
+        distillation=Distillation(
+            meta_steps=20,
+            batch_size=4,
+            demonstrations=16,
+            validation_problems=16,
+            ablation_problems=16,
+        ),
+    ),
 }
 
 SMOKE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -128,8 +171,13 @@ def _smoke(recipe: Recipe, task_options: dict[str, Any]) -> Recipe:
         test_problems=8,
         analysis_problems=4,
         explained_problems=2,
-        imitation_steps=2,
-        distillation_steps=2,
-        distillation_problems=8,
+        distillation=Distillation(
+            imitation_steps=2,
+            meta_steps=2,
+            batch_size=4,
+            demonstrations=4,
+            validation_problems=4,
+            test_problems=8,
+        ),
         shipped=False,
     )

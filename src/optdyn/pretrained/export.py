@@ -12,6 +12,7 @@ from optdyn.experiments.analysis_run import SUMMARY, read_analysis
 from optdyn.experiments.cards import Card
 from optdyn.experiments.checkpoints import analysis_checkpoints, analysis_path
 from optdyn.experiments.files import read_bytes, write_bytes, write_json
+from optdyn.experiments.fitted_sizes import FITTED, read_fitted
 from optdyn.experiments.run_folder import RunFolder
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS, load_trained
 from optdyn.experiments.tuning_run import load_tables, table_path
@@ -38,16 +39,17 @@ def export_task(
     """Write what ships of ``task`` into ``to``; returns each file's size in bytes, by its place.
 
     The weights are those of the last checkpoint (``final``) and of the stage that
-    the analysis names (``momentum``); searches of the meta learning rate go with
-    them. The two functions tell the command lines
-    that give the training and a search, for the cards. The same run gives the
-    same bytes; files of the same names are replaced.
+    the analysis names (``momentum``); searches of the meta learning rate and
+    fitted readable optimizers, where there are any, go with them. The two functions
+    tell the command lines that give the training and a search, for the cards. The
+    same run gives the same bytes; files of the same names are replaced.
 
     Raises `UserError`, before it writes anything, for a run whose training, a
     search or the analysis is not finished.
     """
     folder = run.task_folder(task)
     stages, tables = _finished_stages(run, task), _finished_tables(folder)
+    signed = _signed(folder)
     contents: dict[str, tuple[bytes, dict[str, Any]]] = {}
     for stage, (path, card) in stages.items():
         told = {"stage": stage, "command": train_command(card), **vars(card)}
@@ -68,13 +70,12 @@ def export_task(
         )  # fmt: skip
     for place, (content, told) in contents.items():
         _write_with_card(to / task / place, content, told)
-    searches = read_shipped_searches(folder)
-    for place, content in searches.items():
+    for place, content in signed.items():
         write_bytes(to / task / place, content)
     load_shipped(task, to)
     return {
         **{place: len(content) for place, (content, _) in contents.items()},
-        **{place: len(content) for place, content in searches.items()},
+        **{place: len(content) for place, content in signed.items()},
     }
 
 
@@ -112,6 +113,15 @@ def _finished_tables(folder: Path) -> dict[str, SearchTable]:
                 f"--baseline {name} to the end)"
             )
     return tables
+
+
+def _signed(folder: Path) -> dict[str, bytes]:
+    """What carries its own SHA-256, checked, by its place."""
+    found = read_shipped_searches(folder)
+    if (folder / FITTED).exists():
+        read_fitted(folder / FITTED)
+        found[FITTED] = read_bytes(folder / FITTED)
+    return found
 
 
 def _write_with_card(path: Path, content: bytes, told: dict[str, Any]) -> None:

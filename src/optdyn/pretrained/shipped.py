@@ -3,8 +3,9 @@
 A folder of it holds, for each task, ``final.safetensors`` and
 ``momentum.safetensors`` (checkpoints as `optdyn.experiments.checkpoints` writes
 them), ``training.jsonl`` (the log of the training they come from),
-``tuning/<baseline>.parquet`` (finished search tables) and ``searches/*.json``
-(searches of the meta learning rate, which carry their own SHA-256).
+``tuning/<baseline>.parquet`` (finished search tables), ``searches/*.json``
+(searches of the meta learning rate) and ``distillation/fitted.json`` (readable
+optimizers fitted to the learned one); the last two carry their own SHA-256.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from optdyn.errors import UserError, require_choice, shown
 from optdyn.experiments.cards import Card, card_from_plain
 from optdyn.experiments.checkpoints import analysis_path, load_optimizer
 from optdyn.experiments.files import is_version, read_bytes, read_json, to_plain
+from optdyn.experiments.fitted_sizes import FITTED, read_fitted
 from optdyn.experiments.run_folder import first_difference
 from optdyn.experiments.search_run import SEARCHES, read_search
 from optdyn.experiments.training_run import CHECKPOINTS, METRICS
@@ -37,12 +39,14 @@ CHECKPOINT_SUFFIX = ".safetensors"
 class Shipped:
     """Everything that ships for a task, checked.
 
-    ``card``: the final weights' (both stages are of one training). ``files`` maps
+    ``card``: the final weights' (both stages are of one training). ``fitted``: the
+    readable optimizers, as `read_fitted` gives them (None: none ship). ``files`` maps
     a place in the task's part of a run folder to the content that belongs there.
     """
 
     card: Card
     tables: dict[str, SearchTable]
+    fitted: dict[str, Any] | None
     files: dict[str, bytes]
 
 
@@ -122,7 +126,14 @@ def load_shipped(task: str, folder: str | Path | None = None) -> Shipped:
         tables[path.stem] = load_tuned(source, path.stem)
         if not is_finished(tables[path.stem]):
             raise UserError(f"{path}: its search is not finished")
-    return Shipped(cards["final"], tables, {**files, **read_shipped_searches(source)})
+    fitted = None
+    if (source / FITTED).exists():
+        fitted = read_fitted(source / FITTED)
+        if fitted["task"] != task:
+            raise UserError(f"{source / FITTED}: is of {fitted['task']!r}, not of {task!r}")
+        files[FITTED] = read_bytes(source / FITTED)
+    files |= read_shipped_searches(source)
+    return Shipped(cards["final"], tables, fitted, files)
 
 
 def read_shipped_searches(task_folder: Path) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ from optdyn.experiments.claims import (
     momentum_claims,
     rerun_claims,
 )
-from optdyn.experiments.distillation_run import DistillationSettings, distill_task
+from optdyn.experiments.distillation_run import distill_task
 from optdyn.experiments.evaluation_run import evaluate_all
 from optdyn.experiments.explorer_run import explore_task
 from optdyn.experiments.files import read_json, write_json
@@ -37,6 +37,7 @@ from optdyn.experiments.training_run import train
 from optdyn.experiments.tuning_run import rerun_tables, tune
 from optdyn.pretrained import shipped_stages
 from optdyn.pretrained.shipped import STAGES
+from optdyn.study.distillation import distill_command
 from optdyn.study.shipped import place_searches, place_shipped
 from optdyn.tuning import best
 
@@ -82,7 +83,7 @@ def reproduce(
 
         def work() -> None:
             for name, recipe in present.items():
-                _run_task(run, name, recipe, seed, mesh)
+                _run_task(run, name, recipe, seed, mesh, distill_command(name, scale, seed))
             _conclude(run, present, absent)
 
         interruptible(work, "study stopped; what is finished is kept")
@@ -93,14 +94,17 @@ def _ships(task: str) -> bool:
     return shipped_stages().get(task) == STAGES
 
 
-def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh | None) -> None:
+def _run_task(
+    run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh | None, distilling: str
+) -> None:
     options = recipe.task_options
     objective: dict[str, Any] = {
         "num_steps": recipe.protocol.unroll_length,
         "normalization": recipe.protocol.normalization,
     }
+    fits_shipped = False
     if recipe.shipped:
-        place_shipped(run, task, recipe)
+        fits_shipped = place_shipped(run, task, recipe)
     else:
         place_searches(run, task)
         _train_and_tune(run, task, recipe, objective, seed, mesh)
@@ -120,13 +124,10 @@ def _run_task(run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh |
     with _timed(run, task, "explorer"):
         explore_task(run, task, options, settings, few)
     with _timed(run, task, "distillation"):
-        work = DistillationSettings(
-            seed=seed,
-            imitation_steps=recipe.imitation_steps,
-            meta_steps=recipe.distillation_steps,
-            problems=recipe.distillation_problems,
-        )
-        distill_task(run, task, options, recipe.protocol, settings, work)
+        distill_task(
+            run, task, options, recipe.protocol, recipe.distillation, seed,
+            command=distilling, shipped=fits_shipped, mesh=mesh,
+        )  # fmt: skip
 
 
 def _train_and_tune(

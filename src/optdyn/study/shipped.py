@@ -16,15 +16,16 @@ from optdyn.tasks import make_task
 from optdyn.tuning.search_table import describe_task
 
 
-def place_shipped(run: RunFolder, task: str, recipe: Recipe) -> None:
-    """Copy a task's shipped checkpoints, training log and search tables into ``run``.
+def place_shipped(run: RunFolder, task: str, recipe: Recipe) -> bool:
+    """Copy a task's shipped checkpoints, training log, tables and fits into ``run``.
 
-    Everything after training and tuning then finds them where it finds a run's
-    own. ``config.json`` records their SHA-256, under ``shipped/<task>``, and the
-    training's settings as if it had been done here.
+    Everything after training, tuning and fitting then finds them where it finds a
+    run's own. ``config.json`` records their SHA-256, under ``shipped/<task>``, and the
+    training's settings as if it had been done here. Returns whether readable
+    optimizers are among them.
 
-    Raises `UserError` for a damaged file, for tables or weights of another
-    objective or task than the recipe's, and for a folder that holds others.
+    Raises `UserError` for a damaged file, for what is of another objective or
+    task than the recipe's, and for a folder that holds others.
     """
     shipped = load_shipped(task)
     _require_fit(task, recipe, shipped)
@@ -32,6 +33,7 @@ def place_shipped(run: RunFolder, task: str, recipe: Recipe) -> None:
     run.settle(shipped_part(task), {"files": digests})
     run.settle(f"train/{task}", shipped.card.settings())
     _place(run, task, shipped.files)
+    return shipped.fitted is not None
 
 
 def place_searches(run: RunFolder, task: str) -> None:
@@ -66,3 +68,13 @@ def _require_fit(task: str, recipe: Recipe, shipped: Shipped) -> None:
         s = table.settings
         if (s.task, s.task_options, s.normalization, s.num_steps) != expected:
             raise UserError(f"shipped {task}: {name} was tuned for another task or meta-objective")
+    if shipped.fitted is None:
+        return
+    given = shipped.fitted["inputs"]
+    _, options = describe_task(make_task(task, **given["task_options"]))
+    its = given["protocol"]
+    if (task, options, its["normalization"], its["unroll_length"]) != expected:
+        raise UserError(
+            f"shipped {task}: its readable optimizers were fitted for another task or "
+            "meta-objective"
+        )
