@@ -252,6 +252,16 @@ def resign(name: str, value: Any) -> Callable[[Path], None]:
     return edit
 
 
+def without_numbers(path: Path) -> None:
+    first, *others = read_signed_json(path)["sizes"]
+    resign("sizes", [{**first, "values": {"momenta": {}}}, *others])(path)
+
+
+def in_another_order(path: Path) -> None:
+    first, *others = read_signed_json(path)["sizes"]
+    resign("sizes", [{**first, "added": "schedule"}, *others])(path)
+
+
 @pytest.mark.parametrize(
     ("tamper", "fault"),
     [
@@ -259,15 +269,19 @@ def resign(name: str, value: Any) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(b"{"), r"fitted\.json: not valid JSON"),
         (resign("format", "other"), r"fitted\.json: not a file of format"),
         (resign("format_version", True), r"fitted\.json: not a file of format"),
-        (resign("sizes", []), r"fitted\.json: not the sizes of readable optimizers"),
-        (resign("sizes", [{"added": "momentum"}]), r"fitted\.json: not the sizes .*\('values'\)"),
+        (resign("sizes", []), r"fitted\.json: sizes: \[\] is not a list of something"),
+        (resign("sizes", [{"added": "momentum"}]), r"fitted\.json: sizes\[0\]\.name: is missing"),
+        (without_numbers, r"fitted\.json: distilled optimizer: bad values"),
+        (in_another_order, r"fitted\.json: not the sizes of readable optimizers"),
         (
-            resign("sizes", [{"added": "momentum", "values": {"momenta": {}}}]),
-            r"fitted\.json: not the sizes .* bad values",
+            resign("inputs", {"task_options": {}, "protocol": {}}),
+            r"fitted\.json: inputs\.protocol\.normalization: is missing",
         ),
-        (resign("inputs", {"task_options": {}, "protocol": {}}), r"fitted\.json: not the sizes"),
-        (resign("inputs", {"task_options": {}, "protocol": None}), r"fitted\.json: not the sizes"),
-        (resign("command", None), r"fitted\.json: not the sizes of readable optimizers"),
+        (
+            resign("inputs", {"task_options": {}, "protocol": None}),
+            r"fitted\.json: inputs\.protocol: None is not an object",
+        ),
+        (resign("command", None), r"fitted\.json: command: None is not a text"),
         (resign("task", "digits"), r"fitted\.json: is of 'digits', not of 'rosenbrock'"),
     ],
 )
