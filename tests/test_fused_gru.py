@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import shutil
 
 import jax
@@ -173,3 +174,26 @@ def test_asinh_of_any_size_has_the_derivative_of_asinh():
     slope = jax.vmap(jax.grad(lambda x: dataclasses.replace(encoding)(x[None])[0, 0]))(g)
     truth = 1000.0 / np.sqrt(1.0 + (1000.0 * np.asarray(g, np.float64)) ** 2)
     np.testing.assert_allclose(slope, truth, rtol=1e-5)
+
+
+def test_a_damaged_library_is_not_loaded(tmp_path):
+    library = tmp_path / "gru.so"
+    assert not build._is_intact(library)
+    whole = b"code" + hashlib.sha256(b"code").digest()
+    for content, intact in [
+        (whole, True), (b"", False), (b"code", False), (whole[:-1], False), (whole + b"x", False),
+        (b"cpde" + whole[4:], False), (bytes(len(whole)), False),
+    ]:  # fmt: skip
+        library.write_bytes(content)
+        assert build._is_intact(library) == intact
+
+
+def test_a_library_is_signed_when_it_is_built(monkeypatch, tmp_path):
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no compiler here")
+    monkeypatch.setattr(build, "FLAGS", ("-std=c++17", "-O0", "-march=native"))
+    library = tmp_path / "native" / "gru.so"
+    build._build(compiler, library)
+    assert build._is_intact(library)
+    assert list(library.parent.iterdir()) == [library]

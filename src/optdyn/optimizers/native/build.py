@@ -28,6 +28,7 @@ SOURCES = ("gru.cc", "vectors.h", "parallel.h")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno")
 FUNCTIONS = ("forward_float32", "reverse_float32", "forward_float64", "reverse_float64")
 BUILD_SECONDS = 180.0
+DIGEST_SIZE = hashlib.sha256().digest_size
 
 _log = logging.getLogger("optdyn")
 
@@ -54,7 +55,7 @@ def targets() -> dict[str, str] | None:
 def _registered(compiler: str, identity: str) -> dict[str, str]:
     """The functions' names, once they are built, loaded and known to XLA, which takes each once."""
     library = cache_folder() / "native" / f"gru-{identity}.so"
-    if not library.exists():
+    if not _is_intact(library):
         _build(compiler, library)
     loaded = ctypes.cdll.LoadLibrary(str(library))
     names = {function: f"optdyn_{function}_{identity}" for function in FUNCTIONS}
@@ -62,6 +63,19 @@ def _registered(compiler: str, identity: str) -> dict[str, str]:
         capsule = jax.ffi.pycapsule(getattr(loaded, function))
         jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     return names
+
+
+def _is_intact(library: Path) -> bool:
+    """Whether the file is there and ends with the SHA-256 of what comes before.
+
+    A damaged one would end the process when it is loaded, or compute something else.
+    """
+    try:
+        content = library.read_bytes()
+    except FileNotFoundError:
+        return False
+    code, signature = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
+    return hashlib.sha256(code).digest() == signature
 
 
 def _identity(compiler: str) -> str:
@@ -85,7 +99,7 @@ def _processor() -> bytes:
 
 
 def _build(compiler: str, library: Path) -> None:
-    """Compile into a temporary file beside ``library``, then rename it: never half a library."""
+    """Compile into a temporary file beside ``library``, sign it, then rename it."""
     library.parent.mkdir(parents=True, exist_ok=True)
     source = Path(__file__).parent / SOURCES[0]
     handle, unfinished = tempfile.mkstemp(dir=library.parent, suffix=".unfinished")
@@ -99,6 +113,10 @@ def _build(compiler: str, library: Path) -> None:
             check=True,
             timeout=BUILD_SECONDS,
         )
+        with open(unfinished, "r+b") as file:
+            file.write(hashlib.sha256(file.read()).digest())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, library)
     finally:
         Path(unfinished).unlink(missing_ok=True)
