@@ -199,11 +199,11 @@ def test_the_ledger_names_what_a_readable_optimizer_lacks():
 
     told = note(("schedule", kept(0.2)))
     assert "its part worth most is schedule (without it: 0.2)" in told
-    assert "the learned optimizer loses most when has linear (diverged)" in told
-    assert "missing: adaptive scaling or saturation or forgetting" in told
+    assert "mechanism worth most is its nonlinearity (without it: diverged)" in told
+    assert "missing: nonlinearity, as it gains nothing by adaptive scaling or saturation" in told
     told = note(("saturation", kept(0.1)), ("schedule", kept(0.6)))
     assert "its part worth most is saturation (without it: 0.1)" in told
-    assert "missing: schedule, by which it gains nothing (the learned one no schedule: 0.4)" in told
+    assert "missing: schedule, as it gains nothing by schedule (without its schedule the" in told
     assert "beyond the parts" in note(("saturation", kept(0.1)), ("schedule", kept(0.3)))
     (claim,) = distillation_claims("digits", distilled(0.9, {}, learned))
     assert claim.passed

@@ -16,7 +16,6 @@ from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_training
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
     from jaxtyping import Array, Float
 
     from optdyn.distillation.chain import Distilled
@@ -82,15 +81,12 @@ def fit(
     fitting: Fitting,
     seed: int,
     score: Callable[[Distilled], float],
-    mesh: Mesh | None = None,
 ) -> Distilled:
     """``optimizer`` with its numbers fitted to the meta-objective on training problems.
 
     By the project's own meta-gradient, through the same unroll as ``protocol``'s and
     with its containment, without its penalty. Of the start and `CHECKS` optimizers
     on the way the one with the lowest ``score``: never worse than ``optimizer``.
-    ``mesh``: see `make_meta_step`; it is not used where it has more devices than a
-    meta-step has problems.
     """
     if fitting.meta_steps == 0:
         return optimizer
@@ -102,8 +98,7 @@ def fit(
         decay_every=_decay_every(fitting.meta_steps),
         l2=0.0,
     )
-    spread = mesh if mesh is not None and mesh.size <= protocol.batch_size else None
-    meta_step = make_meta_step(task, adapted, seed, spread)
+    meta_step = make_meta_step(task, adapted, seed)
     state = start_training(optimizer, adapted)
     best, lowest = optimizer, score(optimizer)
     checked = set(np.linspace(0, fitting.meta_steps, CHECKS + 1).round().astype(int).tolist())

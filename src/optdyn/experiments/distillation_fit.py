@@ -51,7 +51,6 @@ from optdyn.tasks import make_task
 from optdyn.tuning import best
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
     from jaxtyping import Float
 
     from optdyn.meta_training import MetaTraining
@@ -74,7 +73,6 @@ def fit_sizes(
     how: Distillation,
     seed: int,
     command: str,
-    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Fit `LADDER`'s sizes one after the other; what `read_fitted` gives, kept in ``folder``.
 
@@ -114,7 +112,6 @@ def fit_sizes(
         ),
         how=how,
         seed=seed,
-        mesh=mesh,
         analysed=_analysed(
             task, optimizer, dataclasses.replace(judged, num_problems=how.demonstrations)
         ),
@@ -184,7 +181,6 @@ class _Ladder:
     protocol: MetaTraining
     how: Distillation
     seed: int
-    mesh: Mesh | None
     analysed: tuple[Guess, Demonstration]
     tuned: Mapping[str, Distilled]
     score: Callable[[Distilled], float]
@@ -198,9 +194,7 @@ class _Ladder:
         starts = self._starts(before, first, contained, steps)
         scores = {name: self.score(tx) for name, tx in {**contained, **starts}.items()}
         start = min(starts, key=scores.__getitem__)
-        fitted = fit(
-            starts[start], self.fitted_on, self.protocol, steps, self.seed, self.score, self.mesh
-        )
+        fitted = fit(starts[start], self.fitted_on, self.protocol, steps, self.seed, self.score)
         found = self.score(fitted)
         least = min(contained, key=scores.__getitem__, default=start)
         if scores[least] < found:

@@ -80,8 +80,9 @@ def distill_task(
 
     ``shipped``: take those that lie in the run folder already, whatever they were
     fitted with. The best on validation problems is exported as ``distilled.py``. Its
-    parts, and mechanisms of the learned optimizer, are then removed one at a time. Kept
-    in ``distillation.json``, made again only where something it depends on has changed.
+    parts, and mechanisms of the learned optimizer, are then removed one at a time. Test
+    problems are spread over ``mesh``; fits are too small to gain by it. Kept in
+    ``distillation.json``, made again only where something it depends on has changed.
 
     Raises `UserError` when the folder's optimizers have not been evaluated.
     """
@@ -93,9 +94,7 @@ def distill_task(
     baseline = min((n for n in scores if n != LEARNED), key=lambda n: _or_inf(scores[n]["mean"]))
     optimizer, card = load_trained(run, task_name, checkpoints[-1])
     if not shipped:
-        fit_sizes(
-            folder, task_name, task_options, optimizer, protocol, how, seed, command, mesh
-        )  # fmt: skip
+        fit_sizes(folder, task_name, task_options, optimizer, protocol, how, seed, command)
     fitted = read_fitted(folder / FITTED)
     judged = judged_by(protocol, how, seed)
     inputs = to_plain(

@@ -19,10 +19,10 @@ KEPT_ELSEWHERE = 0.7
 
 FITS_SHIPPED = "fitted numbers shipped with the package, judged in this run"
 PARTS_FOR = {
-    "no schedule": {"schedule"},
-    "linear": {"adaptive", "saturation", "forgetting"},
+    "no schedule": ("schedule", {"schedule"}),
+    "linear": ("nonlinearity", {"adaptive", "saturation", "forgetting"}),
 }
-"""The parts that stand for what an ablation of the learned optimizer takes away."""
+"""What an ablation of the learned optimizer takes away, and the parts that stand for it."""
 
 
 def mechanism_claims(task: str, explained: dict[str, Any]) -> list[Claim]:
@@ -107,9 +107,10 @@ def _worth(distilled: dict[str, Any], bound: float) -> str:
         part = min(distilled["without"], key=lambda n: _fraction(distilled["without"][n]))
         kept = _kept(distilled["without"][part])
         words.append(f"its part worth most is {READABLE[part]} (without it: {kept})")
-    lost = min(learned, key=lambda n: _fraction(learned[n]))
+    lost = min(PARTS_FOR, key=lambda n: _fraction(learned[n]))
     words.append(
-        f"the learned optimizer loses most when {learned[lost]['what']} ({_kept(learned[lost])})"
+        f"the learned optimizer's mechanism worth most is its {PARTS_FOR[lost][0]} "
+        f"(without it: {_kept(learned[lost])})"
     )
     if _fraction(chosen) < bound:
         words.append(f"missing: {_missing(distilled)}")
@@ -124,14 +125,18 @@ def _missing(distilled: dict[str, Any]) -> str:
     }
     lacked = {
         name: 1.0 - _fraction(learned[name])
-        for name, parts in PARTS_FOR.items()
+        for name, (_, parts) in PARTS_FOR.items()
         if not gained & parts and _fraction(learned[name]) < 1.0
     }
     if not lacked:
         return "memory or nonlinearity beyond the parts, each of whose mechanisms it gains by"
     name = max(lacked, key=lacked.__getitem__)
-    parts = " or ".join(READABLE[part] for part in READABLE if part in PARTS_FOR[name])
-    return f"{parts}, by which it gains nothing (the learned one {name}: {_kept(learned[name])})"
+    mechanism, stand_for_it = PARTS_FOR[name]
+    parts = " or ".join(READABLE[part] for part in READABLE if part in stand_for_it)
+    return (
+        f"{mechanism}, as it gains nothing by {parts} (without its {mechanism} the learned one "
+        f"keeps: {_kept(learned[name])})"
+    )
 
 
 def _fraction(row: dict[str, Any]) -> float:
