@@ -155,12 +155,15 @@ def as_good(
 ) -> bool:
     """Whether losses on the same problems make a meta-objective as low as another's.
 
-    Within the standard error of their mean difference; a loss that is not finite is not.
+    Within the standard error of their mean difference. A loss that is not finite is worse
+    than any that is.
     """
+    if not (np.all(np.isfinite(candidate)) and np.all(np.isfinite(other))):
+        return bool(np.all(np.isfinite(candidate)))
     each = [np.asarray(meta_loss(jnp.asarray(a.T), normalization)) for a in (candidate, other)]
     difference = each[0] - each[1]
     error = np.std(difference, ddof=1) / np.sqrt(difference.size) if difference.size > 1 else 0.0
-    return bool(np.all(np.isfinite(candidate)) and np.mean(difference) <= error)
+    return bool(np.mean(difference) <= error)
 
 
 def judged_by(protocol: MetaTraining, how: Distillation, seed: int) -> AnalysisSettings:
