@@ -203,6 +203,58 @@ def test_exactly_defective_matrices(beta: float) -> None:
     assert impulse_mismatch(lin, modes) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("A", "B", "C"),
+    [
+        # Two momenta of 0.5 among others of 0.289 and -0.3.
+        (
+            [
+                [0.289, 0, 0, 0],
+                [0.289, 0.5, 0, 0],
+                [0.289, 0.5, 0.5, 0],
+                [0.4335, 0.75, 0.25, -0.3],
+            ],
+            [1.0, 1.0, 1.0, 1.5],
+            [-0.0303, -0.0525, -0.0175, -0.009],
+        ),
+        # Three of 0.99, of which two go through the third: 1e-15 is nothing to a solver here.
+        (
+            [
+                [0.5, 0, 0, 0, 0],
+                [0.5, 0, 0, 0, 0],
+                [0.434, -0.434, 0.99, 0, 0],
+                [0.3388, -0.3388, 0, 0.99, 0],
+                [-0.7728, 0.7728, -0.99, -0.99, 0.99],
+            ],
+            [1.0, 1.0, 0.868, 0.6776, -1.5456],
+            [0.1538, -0.1538, 0.197, 0.197, -0.098],
+        ),
+    ],
+    ids=["two", "three"],
+)
+def test_coincident_modes_among_others_keep_the_impulse_response(A, B, C) -> None:
+    lin = linear_system(A, B, C)
+    modes = eigenmodes(lin)
+    assert modes.degenerate
+    assert impulse_mismatch(lin, modes) < 1e-6
+    np.testing.assert_allclose(modes.L @ modes.R, np.eye(len(B)), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1e3, 1e6])
+def test_modes_do_not_depend_on_the_size_of_gradients(size: float) -> None:
+    # Second moments of size² and what they act on differ in units by many decades.
+    tx = optax.contrib.schedule_free_adamw(0.1, eps=1e-30)
+
+    def at(s: float):
+        state = settle(tx, s, alternating=False, steps=3000)
+        return eigenmodes(linearize(tx, state=state, gradient=s))
+
+    modes, usual = at(size), at(1.0)
+    assert not modes.degenerate
+    np.testing.assert_allclose(modes.beta, usual.beta, rtol=1e-9)
+    np.testing.assert_allclose(modes.alpha * size, usual.alpha, rtol=1e-6)
+
+
 @pytest.mark.parametrize("delay", [1, 2, 4])
 @pytest.mark.parametrize("beta", [0.0, 0.9])
 def test_gradients_that_come_some_steps_late(delay: int, beta: float) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics.step_map import Optimizer, StepMap, state_vector, step_map
+from optdyn.dynamics.units import state_units
 from optdyn.errors import UserError, finite_number, first_line, whole_number
 from optdyn.precision import double_precision
 
@@ -134,14 +135,16 @@ def _in_comoving_state(lin: Linearization) -> Linearization:
 
     Substitution gives the conditions C p = −∂Δx/∂x and (I − A) p = E.
     """
-    condition = np.vstack([lin.C[None], np.eye(lin.size) - lin.A])
-    target = np.concatenate([[-lin.weight_decay], lin.E])
+    units = state_units(lin.A, lin.B, lin.C)
+    condition = np.vstack([lin.C[None], (np.eye(lin.size) - lin.A) / units[:, None]]) * units
+    target = np.concatenate([[-lin.weight_decay], lin.E / units])
     scale = np.max(np.abs(target))
     if scale == 0.0 or lin.size == 0:
         return lin
     p = np.linalg.lstsq(condition, target)[0]
     if np.max(np.abs(condition @ p - target)) > 1e-10 * scale:
         return lin
+    p *= units
     return dataclasses.replace(
         lin,
         A=lin.A - np.outer(p, lin.C),
