@@ -165,7 +165,7 @@ def test_digits_is_a_64_32_10_network_on_all_digits() -> None:
         ("two_moons", {"width": -1}, r"two_moons\.width: -1 is not allowed"),
         ("two_moons", {"noise": float("nan")}, r"two_moons\.noise: nan is not allowed"),
         ("digits", {"points": 1798}, r"digits\.points: 1798 is not allowed \(at most 1797\)"),
-        ("rosenbrock", {"a": 1}, "task rosenbrock: bad options"),
+        ("rosenbrock", {"a": 1}, r"task rosenbrock: unknown option 'a' \(allowed: it has none\)"),
     ],
 )
 def test_bad_options_are_named(name: str, options: dict, message: str) -> None:

@@ -175,6 +175,7 @@ LARGEST = 2**31 - 1
         f"tune --problems {LARGEST}",
         f"evaluate --devices {LARGEST}",
         f"sweep --problems {LARGEST}",
+        "train --task-option n=3 --task-option n=4",
         "launch",
         "launch --processes 0 -- train",
         "launch -- train --units x",

@@ -102,6 +102,9 @@ class TaskSettings:
     def task_options(self) -> dict[str, Any]:
         """The task's options; raises `UserError` for one that the task does not take."""
         options = dict(self.task_option)
+        if len(options) < len(self.task_option):
+            names = ", ".join(name for name, _ in self.task_option)
+            raise UserError(f"--task-option: {names}: each may be given once")
         try:
             make_task(self.task, **options)
         except UserError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
-from optdyn.errors import UserError, require_choice
+from optdyn.errors import UserError, require_choice, shown
 from optdyn.tasks.base import Task
 from optdyn.tasks.digits import Digits
 from optdyn.tasks.linear_regression import LinearRegression
@@ -25,7 +26,9 @@ def make_task(name: str, **options: object) -> Task:
     Raises `UserError` for an unknown name, option or value.
     """
     require_choice("task", name, list(TASKS))
-    try:
-        return TASKS[name](**options)
-    except TypeError as error:
-        raise UserError(f"task {name}: bad options {options!r} ({error})") from None
+    allowed = list(inspect.signature(TASKS[name]).parameters)
+    for option in options:
+        if option not in allowed:
+            told = ", ".join(allowed) or "it has none"
+            raise UserError(f"task {name}: unknown option {shown(option)} (allowed: {told})")
+    return TASKS[name](**options)
