@@ -44,6 +44,8 @@ GROWTH = 1.1
 REGULARLY = 250
 DTYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
 OPTIMIZER = "optimizer"
+LONGEST_FAULT = 300
+"""Characters; a name in a damaged header can be megabytes."""
 FILE_NAME = re.compile(r"(step|resume)-(\d{1,9})\.safetensors")
 LARGEST_META_STEP = 10**9 - 1
 """The last one with a file name of its own."""
@@ -245,7 +247,7 @@ def _load(path: Path) -> tuple[Arrays, Card]:
     except OSError as error:
         raise cannot(path, "read", error) from None
     except (SafetensorError, ValueError) as error:
-        fault = " ".join(str(error).split())
+        fault = " ".join(str(error).split())[:LONGEST_FAULT]
         raise UserError(f"{path}: not an intact optdyn checkpoint ({fault})") from None
     if checksum != _digest(canonical, arrays):
         raise UserError(f"{path}: damaged (its content does not match its SHA-256)")
