@@ -104,6 +104,25 @@ def test_probes_without_an_answer_do_not_outweigh_all_others() -> None:
     assert found.nearest.residual < 0.8
 
 
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.optimistic_gradient_descent(0.1),
+        optax.chain(optax.trace(0.9), optax.trace(0.9), optax.scale(-0.1)),
+    ],
+    ids=["delay", "critical"],
+)
+def test_told_hyperparameters_give_the_told_updates(tx: optax.GradientTransformation) -> None:
+    found = identify(tx, candidates=["momentum", "aggmo"])
+    for fit in found.fits:
+        if fit.name == "aggmo":
+            values = [
+                [fit.hyperparameters[f"{n}{j}"] for j in (1, 2, 3)] for n in ("alpha", "beta")
+            ]
+            again = responses(aggregated_momentum(*values)).updates
+            np.testing.assert_allclose(again, fit.updates, atol=1e-6 * np.abs(fit.updates).max())
+
+
 def test_any_layout_of_the_state() -> None:
     def update(gradients, state, params=None):
         n = gradients.size

@@ -43,6 +43,7 @@ CLIPS = tuple(10.0 ** np.arange(-2.5, 3.0))
 SMALL = 1e-8
 ROUNDING = 1e-13
 NEARLY_ONE = 1.0 - 1e-9
+DISTINCT = 1e-4
 USUAL_MOMENTA = (0.0, 0.5, 0.9, 0.99)
 USUAL_LION: list[tuple[float, ...]] = [(0.9, 0.99)]
 
@@ -120,7 +121,10 @@ def _three_timescales(step: StepMap, seen: Responses) -> list[tuple[float, ...]]
 
 
 def _decay_rates(response: Float[np.ndarray, " T"], count: int) -> list[float]:
-    """At most ``count`` β_j, within ±1, with the response near Σ α_j β_j^k (Ho & Kalman 1966)."""
+    """At most ``count`` β_j, within ±1, with the response near Σ α_j β_j^k (Ho & Kalman 1966).
+
+    Of those that are no two timescales, such as the two zeros of a delay, one is told.
+    """
     half = len(response) // 2
     now = scipy.linalg.hankel(response[:half], response[half - 1 : -1])
     later = scipy.linalg.hankel(response[1 : half + 1], response[half:])
@@ -128,7 +132,8 @@ def _decay_rates(response: Float[np.ndarray, " T"], count: int) -> list[float]:
     rank = min(count, int(np.sum(sizes > ROUNDING * sizes[0])))
     roots = 1.0 / np.sqrt(sizes[:rank])
     rates = np.linalg.eigvals(roots[:, None] * (U[:, :rank].T @ later @ V[:rank].T) * roots)
-    return np.clip(rates.real, -NEARLY_ONE, NEARLY_ONE).tolist()
+    rates = np.sort(np.clip(rates.real, -NEARLY_ONE, NEARLY_ONE))
+    return rates[np.diff(rates, prepend=-np.inf) > DISTINCT].tolist()
 
 
 def _adam_starts(step: StepMap, seen: Responses) -> list[tuple[float, ...]]:

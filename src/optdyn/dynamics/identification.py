@@ -252,7 +252,8 @@ def _named(candidate: Candidate, point: Float[np.ndarray, " n"]) -> dict[str, fl
     for beta, alpha in sorted(
         ((values[f"beta{j}"], values[f"alpha{j}"]) for j in (1, 2, 3)), reverse=True
     ):
-        if modes and abs(modes[-1][0] - beta) < COINCIDENT:
+        # Opposite rates of near modes are no sum: it is their difference that acts.
+        if modes and abs(modes[-1][0] - beta) < COINCIDENT and modes[-1][1] * alpha >= 0.0:
             modes[-1] = (modes[-1][0], modes[-1][1] + alpha)
         else:
             modes.append((beta, alpha))
