@@ -123,7 +123,9 @@ def evaluator(
     """`evaluate` as a function of ``make``'s arguments, compiled once for all their values.
 
     They are arrays or pytrees of arrays, and ``make`` gives the optimizer; the
-    rest, and the errors, are `evaluate`'s.
+    rest is as in `evaluate`.
+
+    Raises `UserError` for bad counts or an unknown normalization.
     """
     require_positive_int("num_problems", num_problems)
     require_positive_int("num_steps", num_steps)
