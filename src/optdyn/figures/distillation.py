@@ -50,7 +50,9 @@ def advantage_kept(
         axes.axvline(1, color=GREY, linestyle="--", linewidth=1.1)
         axes.axvline(aim, color=GREY, linestyle=":", linewidth=1.1)
         axes.set_title(title, loc="left")
-    top = max([1.0, *(s.mean for _, scores, _ in groups for s in scores if np.isfinite(s.mean))])
+    inside = [s for _, scores, _ in groups for s in scores if s.mean >= LOWEST]
+    reach = np.array([s.mean + s.standard_error for s in inside])
+    top = float(np.max(reach[np.isfinite(reach)], initial=1.0))
     panels[-1].set_xlim(LOWEST - 0.05, 1.25 * top)
     panels[-1].set_xlabel(
         f"fraction of the advantage over {readable(baseline)} kept\n"
