@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from optdyn.meta_training.memory import StepMemory, fit_to_budget
+from optdyn.meta_training._memory import StepMemory, fit_to_budget
 
 NUM_STEPS = 200
 BATCH = 32

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from optdyn.experiments.recipes import recipe_for
-from optdyn.meta_training.components import BATCH_AXIS
-from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_training
+from optdyn.meta_training._components import BATCH_AXIS
+from optdyn.meta_training._trainer import MetaTraining, make_meta_step, start_training
 from optdyn.optimizers import Architecture, ComponentwiseRNN
+from optdyn.study._recipes import recipe_for
 from optdyn.tasks import TASKS
 
 SHORT, FULL = 20, 200

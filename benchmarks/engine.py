@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from benchmarks.limit import limit
 from benchmarks.sampling import peak_bytes, sample_seconds
 from benchmarks.settings import Setting, memory, told
-from optdyn.meta_training.components import BATCH_AXIS
-from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_training
+from optdyn.meta_training._components import BATCH_AXIS
+from optdyn.meta_training._trainer import MetaTraining, make_meta_step, start_training
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.tasks import TASKS
 

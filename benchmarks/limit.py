@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import plain
 from benchmarks.settings import Setting
-from optdyn.meta_training.components import BATCH_AXIS
+from optdyn.meta_training._components import BATCH_AXIS
 from optdyn.tasks import Task
 
 SMALLEST_SHARE = 0.01

@@ -17,9 +17,9 @@ import optax
 from benchmarks.sampling import peak_bytes, sample_seconds
 from benchmarks.settings import PARAMETERS, Setting, memory, told
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
-from optdyn.optimizers.gru_kernel import gru_reference
+from optdyn.optimizers._gru_kernel import gru_reference
 from optdyn.tasks import TASKS, Task
-from optdyn.tasks.base import joint, sample_batch
+from optdyn.tasks._base import joint, sample_batch
 
 ARRAYS_PER_STEP = 12
 """Arrays of the state's size that automatic differentiation keeps for each inner step."""

@@ -38,11 +38,11 @@ from benchmarks.cluster_model import (
 )
 from benchmarks.limit import count_products
 from benchmarks.settings import UNITS
-from optdyn.experiments.recipes import recipe_for
-from optdyn.meta_training.gradient import UnrollOptions, meta_value_and_grad, step_memory
-from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
+from optdyn.meta_training._gradient import UnrollOptions, meta_value_and_grad, step_memory
+from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.optimizers.native.build import SWITCH
 from optdyn.random_streams import stream
+from optdyn.study._recipes import recipe_for
 from optdyn.tasks import TASKS
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optdyn.experiments.recipes import recipe_for
-from optdyn.meta_training.gradient import meta_value_and_grad
-from optdyn.meta_training.search import make_trainer, make_validator
-from optdyn.optimizers.componentwise_rnn import ComponentwiseRNN
-from optdyn.optimizers.state_precision import STATE_DTYPES
+from optdyn.meta_training._gradient import meta_value_and_grad
+from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
+from optdyn.optimizers._state_precision import STATE_DTYPES
+from optdyn.search._learning_rate import make_trainer, make_validator
+from optdyn.study._recipes import recipe_for
 from optdyn.tasks import make_task
 
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"

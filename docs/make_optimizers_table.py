@@ -10,16 +10,16 @@ from pathlib import Path
 
 import optax
 
-from optdyn.analysis import Dissection, dissect
+from optdyn.dynamics._dissection import Dissection, dissect
 from optdyn.errors import UserError
-from optdyn.experiments.files import write_bytes
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
+from optdyn.runs._files import write_bytes
 
 PLACE = Path(__file__).with_name("optimizers_table.md")
 INTRODUCTION = """\
 # What optdyn finds in optax's optimizers
 
-Made by `python docs/make_optimizers_table.py`; each row is `optdyn.analysis.dissect` of the
+Made by `python docs/make_optimizers_table.py`; each row is `optdyn.dynamics.dissect` of the
 optimizer written in it, at gradients of size 1.
 
 - **at**: where it was linearised. *start*: its initial state, to which gradients ±1 lead

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import optdyn
 from optdyn.cli.main import COMMANDS, main
-from optdyn.dynamics.candidates import CANDIDATES
+from optdyn.dynamics._candidates import CANDIDATES
 from optdyn.figures import FIGURES
 from optdyn.optimizers import CELLS, ENCODINGS
-from optdyn.optimizers.baselines import BASELINES
+from optdyn.optimizers._baselines import BASELINES
 from optdyn.pretrained import PRETRAINED
 from optdyn.tasks import TASKS
 

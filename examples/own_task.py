@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import optdyn
 from optdyn import analysis, figures, meta_training, tuning
-from optdyn.optimizers.baselines import BASELINES
+from optdyn.optimizers._baselines import BASELINES
 
 
 class Classification:

@@ -16,13 +16,13 @@ import jax
 import pytest
 
 from helpers import TINY_RECIPES
-from optdyn.experiments.analysis_run import AnalysisSettings, analyze_task
-from optdyn.experiments.explorer_run import explore_task
-from optdyn.experiments.files import write_bytes
-from optdyn.experiments.mechanisms_run import explain_task
-from optdyn.experiments.run_folder import open_run
 from optdyn.precision import double_precision
 from optdyn.pretrained import load_shipped
+from optdyn.runs._analysis_run import AnalysisSettings, analyze_task
+from optdyn.runs._explorer_run import explore_task
+from optdyn.runs._files import write_bytes
+from optdyn.runs._mechanisms_run import explain_task
+from optdyn.runs._run_folder import open_run
 
 FULL = os.environ.get("SUITE") == "full"
 FIGURES: dict[str, object] = {}
@@ -96,7 +96,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_tiny_study(out: Path) -> None:
-    module = importlib.import_module("optdyn.study.reproduce")
+    module = importlib.import_module("optdyn.study._reproduce")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LAPTOP", TINY_RECIPES)
         patch.setattr(module, "recipe_for", lambda task, scale: TINY_RECIPES[task])

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from optdyn.dynamics import Linearization, StepMap, find_fixed_points, linearize, step_map
-from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
-from optdyn.optimizers.encodings import Encoding
+from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.optimizers._encodings import Encoding
 
 
 def random_rnn(cell: str, units: int, encoding: Encoding = Encoding()) -> ComponentwiseRNN:

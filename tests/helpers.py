@@ -7,9 +7,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from optdyn.experiments.recipes import Distillation, Recipe
-from optdyn.meta_training.trainer import MetaTraining
+from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
+from optdyn.study._recipes import Distillation, Recipe
 from optdyn.tasks import TASKS, Task
 
 SMALL_OPTIONS = {

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 import helpers
-from optdyn.analysis import MomentumComparison, Validation, mean_curve, nearest_to
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.mechanisms._momentum_stage import MomentumComparison, nearest_to
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.tasks import LinearRegression
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from optdyn.analysis import dissect, natural_linearization, task_curvatures
 from optdyn.dynamics import eigenmodes, step_map
+from optdyn.dynamics._dissection import dissect, natural_linearization
 from optdyn.errors import UserError
 from optdyn.tasks import LinearRegression, Problem
+from optdyn.tasks._curvature import task_curvatures
 
 
 def naturally(tx: optax.GradientTransformation, **options):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from optdyn.errors import UserError
-from optdyn.inner_loop import unroll
-from optdyn.optimizers.baselines import AGGMO_BETAS, BASELINES, get_baseline
+from optdyn.inner_loop._unroll import unroll
+from optdyn.optimizers._baselines import AGGMO_BETAS, BASELINES, get_baseline
 from optdyn.tasks import Problem, make_task
 
 ALL = sorted(BASELINES)

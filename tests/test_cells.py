@@ -11,7 +11,7 @@ import pytest
 import helpers
 from optdyn.errors import UserError
 from optdyn.optimizers import CELLS, Architecture, ComponentwiseRNN, Encoding
-from optdyn.optimizers.gru_kernel import gru_reference, gru_step
+from optdyn.optimizers._gru_kernel import gru_reference, gru_step
 
 
 @pytest.mark.parametrize("reset", ["before", "after"])

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from optdyn.errors import UserError
-from optdyn.experiments.claims import at_least, at_most, comparison_claims, interior_claims
-from optdyn.experiments.recipes import SCALES, recipe_for
+from optdyn.study._claims import at_least, at_most, comparison_claims, interior_claims
+from optdyn.study._recipes import SCALES, recipe_for
 
 WORDS = {"id": "x", "task": "t", "statement": "s", "source": "p"}
 

@@ -19,10 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import optdyn
-from optdyn.cli import options
-from optdyn.cli.examples import EXAMPLES
-from optdyn.cli.main import COMMANDS, main
-from optdyn.cli.settings import (
+from optdyn.cli import _options as options
+from optdyn.cli._examples import EXAMPLES
+from optdyn.cli._settings import (
     LARGEST_DEVICES,
     SETTINGS,
     ReproduceSettings,
@@ -30,14 +29,15 @@ from optdyn.cli.settings import (
     TrainSettings,
     TuneSettings,
 )
-from optdyn.experiments import training_run
-from optdyn.experiments.checkpoints import analysis_checkpoints
-from optdyn.meta_training.search import LearningRateSearch
-from optdyn.meta_training.trainer import MetaTraining, make_meta_step
-from optdyn.optimizers.baselines import BASELINES
-from optdyn.optimizers.cells import CELLS
-from optdyn.optimizers.componentwise_rnn import Architecture
-from optdyn.optimizers.encodings import ENCODINGS
+from optdyn.cli.main import COMMANDS, main
+from optdyn.meta_training._trainer import MetaTraining, make_meta_step
+from optdyn.optimizers._baselines import BASELINES
+from optdyn.optimizers._cells import CELLS
+from optdyn.optimizers._componentwise_rnn import Architecture
+from optdyn.optimizers._encodings import ENCODINGS
+from optdyn.runs import _training_run as training_run
+from optdyn.runs._checkpoints import analysis_checkpoints
+from optdyn.search._learning_rate import LearningRateSearch
 from optdyn.tasks import TASKS
 
 ON_TASK = ["--task", "rosenbrock", "--devices", "1"]
@@ -213,7 +213,7 @@ def test_out_of_memory_and_full_disks_are_one_line(
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("optdyn.cli.report.parse_settings", fail)
+        monkeypatch.setattr("optdyn.cli._report.parse_settings", fail)
         assert expected in complaint(capsys, argv)
 
 

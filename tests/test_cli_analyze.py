@@ -11,9 +11,9 @@ import pytest
 
 from helpers import random_rnn
 from optdyn.cli.main import main
-from optdyn.experiments.cards import Card
-from optdyn.experiments.checkpoints import save_optimizer
 from optdyn.meta_training import MetaTraining
+from optdyn.runs._cards import Card
+from optdyn.runs._checkpoints import save_optimizer
 
 ZOO = """
 import optax

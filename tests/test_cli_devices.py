@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from optdyn.cli import devices
+from optdyn.cli import _devices as devices
 from optdyn.errors import UserError
 
 

@@ -16,14 +16,17 @@ from typing import Any
 import pytest
 
 from helpers import TINY_RECIPES
-from optdyn.cli import completion, devices, doctor
-from optdyn.cli.export import train_command
+from optdyn.cli import _completion as completion
+from optdyn.cli import _devices as devices
+from optdyn.cli import _doctor as doctor
+from optdyn.cli._export import train_command
+from optdyn.cli._settings import SETTINGS
 from optdyn.cli.main import COMMANDS, main
-from optdyn.cli.settings import SETTINGS
-from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
-from optdyn.experiments.run_folder import open_run
 from optdyn.pretrained import PRETRAINED
-from optdyn.study import distillation, self_test
+from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
+from optdyn.runs._run_folder import open_run
+from optdyn.study import _distillation as distillation
+from optdyn.study import _self_test as self_test
 
 TASK = "rosenbrock"
 JUDGED = ["--unroll-length", "8", "--normalization", "first"]
@@ -84,7 +87,7 @@ def test_json_is_all_that_standard_output_holds(
         options = list(FINISHED[command])
     if command == "export":
         options += ["--to", str(tmp_path / "to")]
-    study = importlib.import_module("optdyn.study.reproduce")
+    study = importlib.import_module("optdyn.study._reproduce")
     monkeypatch.setattr(study, "LAPTOP", TINY_RECIPES)
     monkeypatch.setattr(study, "recipe_for", lambda task, scale: TINY_RECIPES[task])
     monkeypatch.setattr(study, "shipped_stages", dict)
@@ -274,7 +277,7 @@ def test_a_reader_that_leaves_is_no_bad_input(
     def fail(*_: object) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("optdyn.cli.report.parse_settings", fail)
+    monkeypatch.setattr("optdyn.cli._report.parse_settings", fail)
     assert main(["report"]) == 141
     assert capsys.readouterr().err == ""
 

@@ -36,8 +36,8 @@ from optdyn.distillation import (
 )
 from optdyn.dynamics import eigenmodes, linearize
 from optdyn.errors import UserError
-from optdyn.evaluation import evaluator
-from optdyn.inner_loop import unroll
+from optdyn.evaluation._evaluate import evaluator
+from optdyn.inner_loop._unroll import unroll
 from optdyn.meta_training import MetaTraining
 from optdyn.precision import to_float64
 from optdyn.tasks import LinearRegression

@@ -12,7 +12,7 @@ import pytest
 from dynamics_helpers import adam_state, learned, learned_at_fixed_point
 from optdyn.dynamics import Linearization, eigenmodes, impulse_mismatch, linearize, settle, truncate
 from optdyn.errors import UserError
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from dynamics_helpers import learned, learned_at_fixed_point, random_rnn
-from optdyn.dynamics import Identification, identify, responses, reversal_threshold
-from optdyn.dynamics.candidates import CANDIDATES
+from optdyn.dynamics import Identification, identify, reversal_threshold
+from optdyn.dynamics import _responses as responses
+from optdyn.dynamics._candidates import CANDIDATES
 from optdyn.errors import UserError
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 
 KNOWN = {
     "gradient_descent": (optax.sgd(0.03), {"alpha": 0.03}),

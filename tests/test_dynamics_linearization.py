@@ -9,15 +9,9 @@ import optax
 import pytest
 
 from dynamics_helpers import adam_state, learned, learned_at_fixed_point, random_rnn
-from optdyn.dynamics import (
-    componentwise,
-    eigenmodes,
-    linearize,
-    settle,
-    step_map,
-)
+from optdyn.dynamics import componentwise, eigenmodes, linearize, settle, step_map
 from optdyn.errors import UserError
-from optdyn.optimizers.encodings import Encoding
+from optdyn.optimizers._encodings import Encoding
 
 pytestmark = pytest.mark.usefixtures("x64")
 

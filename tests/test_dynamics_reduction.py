@@ -9,17 +9,10 @@ import optax
 import pytest
 
 from dynamics_helpers import adam_state, learned, learned_at_fixed_point
-from optdyn.dynamics import (
-    eigenmodes,
-    linear_optimizer,
-    linearize,
-    reduce,
-    settle,
-    step_map,
-)
+from optdyn.dynamics import eigenmodes, linear_optimizer, linearize, reduce, settle, step_map
 from optdyn.errors import UserError
-from optdyn.inner_loop import unroll
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.inner_loop._unroll import unroll
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.precision import double_precision
 from optdyn.tasks import LinearRegression, Problem
 

@@ -16,7 +16,7 @@ from optdyn.dynamics import (
     stability_map,
 )
 from optdyn.errors import UserError
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 
 pytestmark = pytest.mark.usefixtures("x64")
 

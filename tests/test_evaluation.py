@@ -12,11 +12,11 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from optdyn.batching import map_runs, runs_at_once
 from optdyn.errors import UserError
-from optdyn.evaluation import EVALUATION_STREAM, evaluate, paired_difference
-from optdyn.inner_loop import unroll
-from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.evaluation._evaluate import EVALUATION_STREAM, evaluate, paired_difference
+from optdyn.inner_loop._batching import map_runs, runs_at_once
+from optdyn.inner_loop._unroll import unroll
+from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks import Problem, make_task, sample_batch
 

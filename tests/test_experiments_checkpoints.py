@@ -18,12 +18,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from optdyn.errors import UserError
-from optdyn.experiments import checkpoints, files
-from optdyn.experiments.cards import Card
-from optdyn.meta_training.trainer import MetaTraining, TrainingState, start_training
-from optdyn.optimizers.cells import CELLS
-from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
-from optdyn.optimizers.encodings import Encoding
+from optdyn.meta_training._trainer import MetaTraining, TrainingState, start_training
+from optdyn.optimizers._cells import CELLS
+from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.optimizers._encodings import Encoding
+from optdyn.runs import _checkpoints as checkpoints
+from optdyn.runs import _files as files
+from optdyn.runs._cards import Card
 
 PROTOCOL = MetaTraining(num_meta_steps=10)
 

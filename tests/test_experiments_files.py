@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optdyn.errors import UserError
-from optdyn.experiments import files
+from optdyn.runs import _files as files
 
 
 def test_write_replaces_the_whole_content_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from optdyn.experiments.interrupts import Interrupted, raised_signals
+from optdyn.runs._interrupts import Interrupted, raised_signals
 
 
 class Finalized:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optdyn.experiments.metrics_log import MetricsLog, read_metrics
+from optdyn.runs._metrics_log import MetricsLog, read_metrics
 
 
 def rows(steps: range) -> list[dict[str, float]]:

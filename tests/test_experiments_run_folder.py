@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from optdyn.errors import UserError
-from optdyn.experiments.run_folder import first_difference, open_run
+from optdyn.runs._run_folder import first_difference, open_run
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from optdyn.experiments.run_folder import open_run
+from optdyn.runs._run_folder import open_run
 with open_run(Path(sys.argv[1])) as run:
     run.settle("part", {"a": 1})
     print("held", flush=True)

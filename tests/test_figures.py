@@ -24,8 +24,8 @@ from optdyn.figures import (
     SearchPanel,
     StoredModes,
 )
-from optdyn.figures.modes import meta_step_axis, timescale
-from optdyn.figures.style import STYLE
+from optdyn.figures._modes import meta_step_axis, timescale
+from optdyn.figures._style import STYLE
 
 BETA = np.array([0.9, 0.5 + 0.3j, 0.5 - 0.3j, 0.3, -0.2, 0.0, 1.1], complex)
 ALPHA = np.array([0.3, 1e-3j, -1e-3j, -2e-4, 1e-5, 1e-3, 1e-12], complex)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from optdyn.errors import UserError
-from optdyn.experiments import forms
-from optdyn.experiments.forms import Form, require_form
+from optdyn.runs import _forms as forms
+from optdyn.runs._forms import Form, require_form
 
 PATH = Path("a.json")
 FORM = forms.fields(

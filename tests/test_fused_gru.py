@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import helpers
-from optdyn.meta_training.gradient import UnrollOptions, meta_value_and_grad
-from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding, fused_gru
-from optdyn.optimizers.cells import GRU, step_and_readout
-from optdyn.optimizers.gru_kernel import gru_reference
+from optdyn.meta_training._gradient import UnrollOptions, meta_value_and_grad
+from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
+from optdyn.optimizers import _fused_gru as fused_gru
+from optdyn.optimizers._cells import GRU, step_and_readout
+from optdyn.optimizers._gru_kernel import gru_reference
 from optdyn.optimizers.native import build
 
 

@@ -10,8 +10,8 @@ import pytest
 
 import helpers
 from optdyn.errors import UserError
-from optdyn.inner_loop import RECORDABLE, unroll
-from optdyn.objective import meta_loss
+from optdyn.inner_loop._objective import meta_loss
+from optdyn.inner_loop._unroll import RECORDABLE, unroll
 from optdyn.tasks import LinearRegression, Problem, joint, sample_batch
 
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import helpers
-from optdyn.analysis import Validation, mean_curve, operating_point
-from optdyn.analysis.kept_modes import choices, kept_modes_curves
 from optdyn.dynamics import eigenmodes, linearize, reduce, step_map, transients
+from optdyn.dynamics._operating_point import operating_point
 from optdyn.errors import UserError
-from optdyn.experiments.analysis_run import AnalysisSettings
-from optdyn.experiments.explorer_run import explore_task
-from optdyn.experiments.files import read_signed_json
-from optdyn.experiments.run_folder import RunFolder
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
+from optdyn.runs._analysis_run import AnalysisSettings
+from optdyn.runs._explorer_run import explore_task
+from optdyn.runs._files import read_signed_json
+from optdyn.runs._run_folder import RunFolder
 from optdyn.tasks import LinearRegression
 
 

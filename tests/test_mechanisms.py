@@ -8,10 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from optdyn.analysis import operating_point
-from optdyn.analysis.mechanisms import Visited, measure, spread
 from optdyn.dynamics import eigenmodes, linearize, step_map
-from optdyn.dynamics.mechanisms import (
+from optdyn.dynamics._operating_point import operating_point
+from optdyn.dynamics._tracking import track_modes
+from optdyn.errors import UserError
+from optdyn.mechanisms._measurement import Visited, measure, spread
+from optdyn.mechanisms._nonlinear import (
     adam_adaptation,
     adaptation,
     autonomous_schedule,
@@ -20,10 +22,8 @@ from optdyn.dynamics.mechanisms import (
     rmsprop_adaptation,
     update_function,
 )
-from optdyn.dynamics.tracking import track_modes
-from optdyn.errors import UserError
-from optdyn.experiments.mechanism_claims import distillation_claims, mechanism_claims
-from optdyn.optimizers.aggregated_momentum import aggregated_momentum
+from optdyn.optimizers._aggregated_momentum import aggregated_momentum
+from optdyn.study._mechanism_claims import distillation_claims, mechanism_claims
 
 GRID = np.geomspace(1e-4, 1e3, 57)
 CLIPPED = optax.chain(optax.clip(0.37), optax.sgd(0.5, momentum=0.75))

@@ -14,10 +14,10 @@ from jax.flatten_util import ravel_pytree
 
 import helpers
 from optdyn.errors import UserError
-from optdyn.inner_loop import unroll
+from optdyn.inner_loop._objective import meta_loss
+from optdyn.inner_loop._unroll import unroll
 from optdyn.meta_training import UnrollOptions, meta_value_and_grad
-from optdyn.meta_training.containment import Contained, contain_cotangents, hold_exploded
-from optdyn.objective import meta_loss
+from optdyn.meta_training._containment import Contained, contain_cotangents, hold_exploded
 from optdyn.optimizers import CELLS
 from optdyn.random_streams import keys_at
 from optdyn.tasks import TASKS, Problem, sample_batch

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import helpers
 from optdyn.errors import UserError
 from optdyn.meta_training import UnrollOptions, meta_value_and_grad
-from optdyn.meta_training.memory import ENOUGH, StepMemory, fit_to_budget
+from optdyn.meta_training._memory import ENOUGH, StepMemory, fit_to_budget
 
 BIG = StepMemory(kept=8 * ENOUGH, carry=ENOUGH)
 SMALL = StepMemory(kept=8, carry=1)

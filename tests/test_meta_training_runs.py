@@ -19,24 +19,24 @@ import numpy as np
 import pytest
 
 from optdyn.errors import UserError
-from optdyn.experiments import training_run
-from optdyn.experiments.checkpoints import (
+from optdyn.meta_training._trainer import MetaTraining, Metrics, TrainingState, make_meta_step
+from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.runs import _training_run as training_run
+from optdyn.runs._checkpoints import (
     analysis_checkpoints,
     analysis_steps,
     load_optimizer,
     load_state,
     resume_path,
 )
-from optdyn.experiments.interrupts import (
+from optdyn.runs._interrupts import (
     Interrupted,
     interruptible,
     noted_signals,
     raised_signals,
 )
-from optdyn.experiments.metrics_log import read_metrics
-from optdyn.experiments.run_folder import open_run
-from optdyn.meta_training.trainer import MetaTraining, Metrics, TrainingState, make_meta_step
-from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.runs._metrics_log import read_metrics
+from optdyn.runs._run_folder import open_run
 
 TASK = "rosenbrock"
 ARCHITECTURE = Architecture(units=4)
@@ -46,10 +46,10 @@ COMMON = (TASK, {}, ARCHITECTURE, PROTOCOL, 0)
 KILLED = """
 import sys, time
 from pathlib import Path
-from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.training_run import train
-from optdyn.meta_training.trainer import MetaTraining
-from optdyn.optimizers.componentwise_rnn import Architecture
+from optdyn.runs._run_folder import open_run
+from optdyn.runs._training_run import train
+from optdyn.meta_training._trainer import MetaTraining
+from optdyn.optimizers._componentwise_rnn import Architecture
 protocol = MetaTraining(num_meta_steps=12, unroll_length=10, batch_size=2, learning_rate=1e-2)
 with open_run(Path(sys.argv[1])) as run:
     train(

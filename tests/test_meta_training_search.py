@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from optdyn.errors import UserError
-from optdyn.experiments import search_run
-from optdyn.experiments.files import write_signed_json
-from optdyn.experiments.run_folder import open_run
-from optdyn.meta_training import search
-from optdyn.meta_training.search import (
+from optdyn.meta_training._trainer import INIT_STREAM, MetaTraining, make_meta_step, start_training
+from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.random_streams import stream
+from optdyn.runs import _search_run as search_run
+from optdyn.runs._files import write_signed_json
+from optdyn.runs._run_folder import open_run
+from optdyn.search import _learning_rate as search
+from optdyn.search._learning_rate import (
     LearningRateSearch,
     Row,
     ranked,
     search_learning_rate,
 )
-from optdyn.meta_training.trainer import INIT_STREAM, MetaTraining, make_meta_step, start_training
-from optdyn.optimizers.componentwise_rnn import Architecture, ComponentwiseRNN
-from optdyn.random_streams import stream
 from optdyn.tasks import Rosenbrock
 
 TASK = Rosenbrock()

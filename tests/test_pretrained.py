@@ -20,30 +20,30 @@ from hypothesis import strategies as st
 
 import optdyn
 from helpers import TINY_RECIPES
-from optdyn.cli.export import train_command, tune_command
+from optdyn.cli._export import train_command, tune_command
+from optdyn.cli._options import parse_settings
+from optdyn.cli._settings import DistillSettings, TrainSettings, TuneSettings
 from optdyn.cli.main import main
-from optdyn.cli.options import parse_settings
-from optdyn.cli.settings import DistillSettings, TrainSettings, TuneSettings
 from optdyn.errors import UserError
-from optdyn.experiments.checkpoints import analysis_checkpoints, fingerprint, load_optimizer
-from optdyn.experiments.files import read_signed_json, write_signed_json
-from optdyn.experiments.fitted_sizes import FITTED, read_fitted
-from optdyn.experiments.recipes import LAPTOP
-from optdyn.experiments.run_folder import RunFolder, open_run
-from optdyn.experiments.search_run import read_search, search
-from optdyn.experiments.tuning_run import load_tables, save_table
-from optdyn.meta_training.search import LearningRateSearch
 from optdyn.pretrained import (
     PRETRAINED,
     export_task,
     load_pretrained,
     load_shipped,
     pretrained_card,
-    shipped,
     shipped_stages,
 )
-from optdyn.report import build_report
-from optdyn.tuning import load_table
+from optdyn.pretrained import _shipped as shipped
+from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.runs._files import read_signed_json, write_signed_json
+from optdyn.runs._fitted_sizes import FITTED, read_fitted
+from optdyn.runs._run_folder import RunFolder, open_run
+from optdyn.runs._search_run import read_search, search
+from optdyn.runs._tuning_run import load_tables, save_table
+from optdyn.search import load_table
+from optdyn.search._learning_rate import LearningRateSearch
+from optdyn.study._recipes import LAPTOP
+from optdyn.study.page import build_report
 
 TASK = "rosenbrock"
 SIZE_LIMIT = 20e6

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import optdyn
-from optdyn.analysis.validation import Validation
-from optdyn.evaluation import EVALUATION_STREAM
-from optdyn.meta_training.search import VALIDATION_STREAM
-from optdyn.meta_training.trainer import TRAIN_STREAM
+from optdyn.evaluation._evaluate import EVALUATION_STREAM
+from optdyn.evaluation._validation import Validation
+from optdyn.meta_training._trainer import TRAIN_STREAM
 from optdyn.random_streams import keys_at, stream
+from optdyn.search._learning_rate import VALIDATION_STREAM
+from optdyn.search._random_search import RESCORING_STREAM, TUNING_STREAM
 from optdyn.tasks import make_task, sample_batch
-from optdyn.tuning.random_search import RESCORING_STREAM, TUNING_STREAM
 
 SOURCES = sorted(Path(optdyn.__file__).parent.rglob("*.py"))
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 from optdyn import figures
 from optdyn.errors import UserError
-from optdyn.experiments.files import write_signed_json
-from optdyn.report import build_report, pictures
+from optdyn.runs._files import write_signed_json
+from optdyn.study.page import _pictures as pictures
+from optdyn.study.page import build_report
 
 CLAIMS = [
     {

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optdyn.experiments.explorer_run import read_explorer
-from optdyn.experiments.files import read_signed_json, write_signed_json
-from optdyn.experiments.tuning_run import load_tables
-from optdyn.report import build_report
-from optdyn.report.explorer_data import STAGES_SHOWN, ZERO, as_script, explorer_data
-from optdyn.report.scripts import EXPLORER, THEME, UNPACK, asset
-from optdyn.tuning import best
+from optdyn.runs._explorer_run import read_explorer
+from optdyn.runs._files import read_signed_json, write_signed_json
+from optdyn.runs._tuning_run import load_tables
+from optdyn.search import best
+from optdyn.study.page import build_report
+from optdyn.study.page._explorer_data import STAGES_SHOWN, ZERO, as_script, explorer_data
+from optdyn.study.page._scripts import EXPLORER, THEME, UNPACK, asset
 
 TASKS = ["linear_regression", "rosenbrock", "two_moons"]
 

@@ -11,8 +11,8 @@ import pytest
 import helpers
 from optdyn.errors import UserError
 from optdyn.meta_training import MetaTraining, UnrollOptions, meta_value_and_grad
-from optdyn.meta_training.containment import contain_cotangents
-from optdyn.optimizers.state_precision import store_state_in
+from optdyn.meta_training._containment import contain_cotangents
+from optdyn.optimizers._state_precision import store_state_in
 
 
 def test_only_the_state_is_stored_in_fewer_bits() -> None:

@@ -13,23 +13,25 @@ import numpy as np
 import pytest
 
 from helpers import TINY_RECIPE, TINY_RECIPES
-from optdyn.cli.export import train_command, tune_command
+from optdyn.cli._export import train_command, tune_command
 from optdyn.errors import UserError
-from optdyn.experiments import distillation_fit, distillation_run
-from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
-from optdyn.experiments.claims import Claim, comparison_claims, rerun_claims
-from optdyn.experiments.files import read_signed_json, write_signed_json
-from optdyn.experiments.fitted_sizes import FITTED, read_fitted
-from optdyn.experiments.mechanism_claims import FITS_SHIPPED
-from optdyn.experiments.recipes import LAPTOP, SCALES, Recipe, recipe_for
-from optdyn.experiments.run_folder import RunFolder, open_run
-from optdyn.experiments.search_run import read_searches
-from optdyn.pretrained import export_task, shipped
-from optdyn.study.shipped import place_searches
+from optdyn.pretrained import _shipped as shipped
+from optdyn.pretrained import export_task
+from optdyn.runs import _distillation_fit as distillation_fit
+from optdyn.runs import _distillation_run as distillation_run
+from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
+from optdyn.runs._files import read_signed_json, write_signed_json
+from optdyn.runs._fitted_sizes import FITTED, read_fitted
+from optdyn.runs._run_folder import RunFolder, open_run
+from optdyn.runs._search_run import read_searches
+from optdyn.study._claims import Claim, comparison_claims, rerun_claims
+from optdyn.study._mechanism_claims import FITS_SHIPPED
+from optdyn.study._recipes import LAPTOP, SCALES, Recipe, recipe_for
+from optdyn.study._shipped import place_searches
 from optdyn.tasks import TASKS
 
 # The package's attribute of this name is the function.
-study = importlib.import_module("optdyn.study.reproduce")
+study = importlib.import_module("optdyn.study._reproduce")
 
 SHIPPED = dataclasses.replace(TINY_RECIPE, shipped=True)
 EVERY_TASK = (

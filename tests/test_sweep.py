@@ -10,13 +10,13 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
-from optdyn.cli import devices
+from optdyn.cli import _devices as devices
 from optdyn.cli.main import main
 from optdyn.errors import UserError
-from optdyn.experiments import sweep_run
-from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.sweep_run import Sweep, best_rows, run_sweep
-from optdyn.meta_training.search import LearningRateSearch, search_learning_rate
+from optdyn.runs import _sweep_run as sweep_run
+from optdyn.runs._run_folder import open_run
+from optdyn.runs._sweep_run import Sweep, best_rows, run_sweep
+from optdyn.search._learning_rate import LearningRateSearch, search_learning_rate
 from optdyn.tasks import make_task
 
 TINY = Sweep(

@@ -13,10 +13,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from optdyn.errors import UserError
-from optdyn.inner_loop import losses_and_gradients
+from optdyn.inner_loop._unroll import losses_and_gradients
 from optdyn.precision import to_float64
 from optdyn.tasks import TASKS, LinearRegression, Problem, Task, joint, make_task, sample_batch
-from optdyn.tasks.linear_regression import random_orthogonal
+from optdyn.tasks._linear_regression import random_orthogonal
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -127,7 +127,7 @@ def test_rosenbrock_is_zero_at_one_one_and_starts_in_its_box() -> None:
 
 
 def test_two_moons_is_the_paper_s_network_and_data() -> None:
-    from optdyn.tasks.two_moons import moons
+    from optdyn.tasks._two_moons import moons
 
     task = make_task("two_moons")
     features, labels = moons(task.points, task.noise)

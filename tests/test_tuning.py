@@ -14,22 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from optdyn.errors import UserError
-from optdyn.experiments.tuning_run import save_table
-from optdyn.inner_loop import unroll
-from optdyn.objective import meta_loss
-from optdyn.optimizers.baselines import BASELINES
-from optdyn.optimizers.search_space import LIMITS, Axis
+from optdyn.inner_loop._objective import meta_loss
+from optdyn.inner_loop._unroll import unroll
+from optdyn.optimizers._baselines import BASELINES
+from optdyn.optimizers._search_space import LIMITS, Axis
 from optdyn.random_streams import keys_at, stream
+from optdyn.runs._tuning_run import save_table
+from optdyn.search import Grid, SearchTable, best, load_table, random_search, score
+from optdyn.search._random_search import TUNING_STREAM
 from optdyn.tasks import Problem, make_task
-from optdyn.tuning import (
-    Grid,
-    SearchTable,
-    best,
-    load_table,
-    random_search,
-    score,
-)
-from optdyn.tuning.random_search import TUNING_STREAM
 
 COARSE = Grid((Axis("alpha", "log", 1e-5, 0.01, 20), Axis("beta", "one_minus_log", 0.0, 0.99, 15)))
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from optdyn.analysis import MomentumComparison, Validation, mean_curve
 from optdyn.dynamics import reduce
-from optdyn.experiments.checkpoints import analysis_path, load_optimizer
-from optdyn.experiments.files import read_signed_json
-from optdyn.report import build_report
+from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.mechanisms._momentum_stage import MomentumComparison
+from optdyn.runs._checkpoints import analysis_path, load_optimizer
+from optdyn.runs._files import read_signed_json
+from optdyn.study.page import build_report
 from optdyn.tasks import make_task
 
 SCREENSHOTS = Path(__file__).parents[2] / "artifacts" / "screenshots"

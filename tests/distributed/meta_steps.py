@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-import optdyn.distributed.processes as processes
+import optdyn.distributed._processes as processes
 from helpers import as_vector, random_rnn, small_task
 from optdyn.distributed import join
-from optdyn.meta_training.components import make_mesh
-from optdyn.meta_training.gradient import meta_value_and_grad
-from optdyn.meta_training.trainer import MetaTraining, make_meta_step, start_training
+from optdyn.meta_training._components import make_mesh
+from optdyn.meta_training._gradient import meta_value_and_grad
+from optdyn.meta_training._trainer import MetaTraining, make_meta_step, start_training
 
 META_STEPS = 50
 BOUND = 0.02

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from optdyn.cli.main import main
-from optdyn.distributed.processes import VARIABLES
+from optdyn.distributed._processes import VARIABLES
 
 
 def die_at(log: Path, rows: int) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from optdyn.cli.main import main
-from optdyn.distributed.launcher import launch
-from optdyn.distributed.processes import Processes, find_processes
-from optdyn.distributed.watch import LOST_EXIT, SILENCE
+from optdyn.distributed._launcher import launch
+from optdyn.distributed._processes import Processes, find_processes
+from optdyn.distributed._watch import LOST_EXIT, SILENCE
 from optdyn.errors import UserError
-from optdyn.experiments.checkpoints import analysis_checkpoints, load_optimizer
-from optdyn.experiments.metrics_log import read_metrics
-from optdyn.experiments.training_run import CHECKPOINTS, METRICS
+from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
+from optdyn.runs._metrics_log import read_metrics
+from optdyn.runs._training_run import CHECKPOINTS, METRICS
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
@@ -186,7 +186,7 @@ def test_bad_commands_are_refused(
 
 SILENT = """
 import sys, threading, time, os
-import optdyn.distributed.watch as watch
+import optdyn.distributed._watch as watch
 watch.SILENCE = 1.0
 hub = watch.Hub("localhost", 2)
 pid = os.fork()

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optdyn.distributed.engines import Engine, LocalEngine, Work, start_engine
 from optdyn.errors import UserError
-from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.sweep_run import Sweep, run_sweep
-from optdyn.optimizers.baselines import get_baseline
+from optdyn.optimizers._baselines import get_baseline
+from optdyn.runs._run_folder import open_run
+from optdyn.runs._sweep_run import Sweep, run_sweep
+from optdyn.search import random_search
+from optdyn.search._engines import Engine, LocalEngine, Work, start_engine
+from optdyn.search._search_table import SearchTable
 from optdyn.tasks import make_task
-from optdyn.tuning import random_search
-from optdyn.tuning.search_table import SearchTable
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 

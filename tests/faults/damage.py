@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from optdyn.errors import UserError
-from optdyn.experiments import checkpoints
-from optdyn.experiments.files import read_signed_json, write_signed_json
+from optdyn.runs import _checkpoints as checkpoints
+from optdyn.runs._files import read_signed_json, write_signed_json
 
 ANYTHING = [
     None,

@@ -17,11 +17,11 @@ import pytest
 import optdyn
 from optdyn.errors import UserError
 from optdyn.meta_training import UnrollOptions
-from optdyn.meta_training.search import LearningRateSearch
-from optdyn.optimizers.search_space import Axis
+from optdyn.optimizers._search_space import Axis
 from optdyn.random_streams import stream
+from optdyn.search import Grid
+from optdyn.search._learning_rate import LearningRateSearch
 from optdyn.tasks import Digits, LinearRegression, Rosenbrock, TwoMoons
-from optdyn.tuning import Grid
 
 ANYTHING = [
     None, True, False, 0, -1, -0.0, 0.5, -1e30, 1e308, 10**400, 10**5000, 2**31, 2**63,
@@ -109,7 +109,7 @@ def test_settings_of_a_search(name: str) -> None:
         "runs_per_chunk": [value for value in BAD_COUNTS if value is not None],
         "grid": ["x", 1, [AXIS], AXIS],
     }
-    baseline = optdyn.optimizers.baselines.get_baseline("gradient_descent")
+    baseline = optdyn.optimizers._baselines.get_baseline("gradient_descent")
     for value in bad.get(name, BAD_COUNTS):
         with pytest.raises(UserError, match=f"^{name}: "):
             optdyn.random_search(baseline, Rosenbrock(), **{**SEARCH, name: value})

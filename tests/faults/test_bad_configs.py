@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from optdyn.cli import settings as cli_settings
+from optdyn.cli import _settings as cli_settings
 from optdyn.cli.main import COMMANDS, main
-from optdyn.experiments.files import TEMPORARY, write_json
+from optdyn.runs._files import TEMPORARY, write_json
 from tiny_runs import TASK
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")

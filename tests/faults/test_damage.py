@@ -18,24 +18,24 @@ import pytest
 
 from damage import damaged, forge, opened, require_one_line, sign
 from optdyn.errors import UserError
-from optdyn.experiments.checkpoints import (
+from optdyn.pretrained import load_pretrained
+from optdyn.pretrained._shipped import FORMAT, FORMAT_VERSION, card_path
+from optdyn.runs._checkpoints import (
     fingerprint,
     load_optimizer,
     load_state,
 )
-from optdyn.experiments.evaluation_run import (
+from optdyn.runs._evaluation_run import (
     EVALUATION,
     load_evaluation,
 )
-from optdyn.experiments.files import read_signed_json, to_plain, write_json, write_signed_json
-from optdyn.experiments.metrics_log import read_metrics
-from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.search_run import SEARCHES, read_search
-from optdyn.experiments.training_run import METRICS
-from optdyn.experiments.tuning_run import rerun_tables, table_path
-from optdyn.pretrained import load_pretrained
-from optdyn.pretrained.shipped import FORMAT, FORMAT_VERSION, card_path
-from optdyn.tuning import load_table
+from optdyn.runs._files import read_signed_json, to_plain, write_json, write_signed_json
+from optdyn.runs._metrics_log import read_metrics
+from optdyn.runs._run_folder import open_run
+from optdyn.runs._search_run import SEARCHES, read_search
+from optdyn.runs._training_run import METRICS
+from optdyn.runs._tuning_run import rerun_tables, table_path
+from optdyn.search import load_table
 from tiny_runs import ARCHITECTURE, PROTOCOL, TASK, run_evaluation, run_training, run_tuning
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")

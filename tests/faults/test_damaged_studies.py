@@ -14,18 +14,18 @@ import pytest
 
 from damage import damaged, forge, forged, require_one_line
 from optdyn.errors import UserError
-from optdyn.experiments.analysis_run import read_analysis
-from optdyn.experiments.checkpoints import load_optimizer, save_optimizer
-from optdyn.experiments.claims import momentum_claims, rerun_claims
-from optdyn.experiments.distillation_run import read_distillation
-from optdyn.experiments.evaluation_run import contenders, read_losses
-from optdyn.experiments.explorer_run import read_explorer
-from optdyn.experiments.mechanism_claims import distillation_claims, mechanism_claims
-from optdyn.experiments.mechanisms_run import read_mechanisms
-from optdyn.experiments.run_folder import open_run
-from optdyn.experiments.training_run import load_trained
-from optdyn.experiments.tuning_run import read_reruns
-from optdyn.report import build_report
+from optdyn.runs._analysis_run import read_analysis
+from optdyn.runs._checkpoints import load_optimizer, save_optimizer
+from optdyn.runs._distillation_run import read_distillation
+from optdyn.runs._evaluation_run import contenders, read_losses
+from optdyn.runs._explorer_run import read_explorer
+from optdyn.runs._mechanisms_run import read_mechanisms
+from optdyn.runs._run_folder import open_run
+from optdyn.runs._training_run import load_trained
+from optdyn.runs._tuning_run import read_reruns
+from optdyn.study._claims import momentum_claims, rerun_claims
+from optdyn.study._mechanism_claims import distillation_claims, mechanism_claims
+from optdyn.study.page import build_report
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from optdyn.errors import UserError
-from optdyn.experiments import training_run
-from optdyn.experiments.checkpoints import load_state
-from optdyn.meta_training.trainer import make_meta_step
+from optdyn.meta_training._trainer import make_meta_step
+from optdyn.runs import _training_run as training_run
+from optdyn.runs._checkpoints import load_state
 from tiny_runs import PROTOCOL, TASK, results, run_training
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")

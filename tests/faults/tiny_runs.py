@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from optdyn import batching, evaluation
 from optdyn.cli.main import main
-from optdyn.experiments.evaluation_run import evaluate_all
-from optdyn.experiments.metrics_log import read_metrics
-from optdyn.experiments.run_folder import LOCK, open_run
-from optdyn.experiments.training_run import METRICS, train
-from optdyn.experiments.tuning_run import tune
-from optdyn.meta_training.trainer import MetaTraining
-from optdyn.optimizers.componentwise_rnn import Architecture
+from optdyn.evaluation import _evaluate as evaluation
+from optdyn.inner_loop import _batching as batching
+from optdyn.meta_training._trainer import MetaTraining
+from optdyn.optimizers._componentwise_rnn import Architecture
+from optdyn.runs._evaluation_run import evaluate_all
+from optdyn.runs._metrics_log import read_metrics
+from optdyn.runs._run_folder import LOCK, open_run
+from optdyn.runs._training_run import METRICS, train
+from optdyn.runs._tuning_run import tune
 
-searching = importlib.import_module("optdyn.tuning.random_search")
+searching = importlib.import_module("optdyn.search._random_search")
 
 TASK = "rosenbrock"
 ARCHITECTURE = Architecture(cell="rnn", units=3)

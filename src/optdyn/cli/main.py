@@ -11,11 +11,11 @@ import signal
 import sys
 
 import optdyn
-from optdyn.cli import streams
-from optdyn.cli.devices import use_large_pages
-from optdyn.distributed.group import unfinished
+from optdyn.cli import _streams as streams
+from optdyn.cli._devices import use_large_pages
+from optdyn.distributed._group import unfinished
 from optdyn.errors import UserError
-from optdyn.experiments.interrupts import Interrupted, noted_signals, raised_signals
+from optdyn.runs._interrupts import Interrupted, noted_signals, raised_signals
 
 PROGRAM = "optdyn"
 COMMANDS = {
@@ -97,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"command: unknown value {command!r} (allowed: {', '.join(COMMANDS)})")
     with noted_signals():  # NumPy and JAX print an exception that comes while they load
-        module = importlib.import_module(f"optdyn.cli.{command.replace('-', '_')}")
+        module = importlib.import_module(f"optdyn.cli._{command.replace('-', '_')}")
     try:
         return module.command(rest) or 0
     except SystemExit:  # argparse leaves this way once it has printed the help

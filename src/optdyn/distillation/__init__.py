@@ -1,17 +1,17 @@
 """Readable optimizers fitted to learned ones: what explains them, part by part."""
 
-from optdyn.distillation.chain import Distilled, from_values
-from optdyn.distillation.comparison import Kept, advantage_kept
-from optdyn.distillation.export import as_code
-from optdyn.distillation.fitting import Demonstration, Fitting, fit, imitate, imitation_error
-from optdyn.distillation.ladder import (
+from optdyn.distillation._chain import Distilled, from_values
+from optdyn.distillation._comparison import Kept, advantage_kept
+from optdyn.distillation._export import as_code
+from optdyn.distillation._fitting import Demonstration, Fitting, fit, imitate, imitation_error
+from optdyn.distillation._ladder import (
     LADDER,
     Guess,
     extended,
     leading_momentum,
     tuned_in_parts,
 )
-from optdyn.distillation.parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
+from optdyn.distillation._parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
 
 __all__ = [
     "LADDER",

@@ -1,15 +1,17 @@
 """Any optax optimizer as a dynamical system: step map, fixed points, linearisation, modes."""
 
-from optdyn.dynamics.eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch, truncate
-from optdyn.dynamics.fixed_points import FixedPoints, Status, find_fixed_points
-from optdyn.dynamics.identification import Fit, Identification, identify
-from optdyn.dynamics.linearization import Linearization, linearize
-from optdyn.dynamics.reduction import linear_optimizer, reduce, transients
-from optdyn.dynamics.responses import Responses, responses, reversal_threshold
-from optdyn.dynamics.separability import componentwise, require_componentwise
-from optdyn.dynamics.stability import StabilityMap, stability_map
-from optdyn.dynamics.step_map import StepMap, settle, step_map
-from optdyn.dynamics.theory import (
+from optdyn.dynamics._dissection import Dissection, dissect, natural_linearization
+from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch, truncate
+from optdyn.dynamics._fixed_points import FixedPoints, Status, find_fixed_points
+from optdyn.dynamics._identification import Fit, Identification, identify
+from optdyn.dynamics._linearization import Linearization, linearize
+from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.dynamics._reduction import linear_optimizer, reduce, transients
+from optdyn.dynamics._responses import Responses, responses, reversal_threshold
+from optdyn.dynamics._separability import componentwise, require_componentwise
+from optdyn.dynamics._stability import StabilityMap, stability_map
+from optdyn.dynamics._step_map import StepMap, settle, step_map
+from optdyn.dynamics._theory import (
     closed_loop_radius,
     is_stable,
     optimal_gradient_descent,
@@ -18,17 +20,20 @@ from optdyn.dynamics.theory import (
 )
 
 __all__ = [
+    "Dissection",
     "Eigenmodes",
     "Fit",
     "FixedPoints",
     "Identification",
     "Linearization",
+    "OperatingPoint",
     "Responses",
     "StabilityMap",
     "Status",
     "StepMap",
     "closed_loop_radius",
     "componentwise",
+    "dissect",
     "eigenmodes",
     "find_fixed_points",
     "identify",
@@ -36,6 +41,8 @@ __all__ = [
     "is_stable",
     "linear_optimizer",
     "linearize",
+    "natural_linearization",
+    "operating_point",
     "optimal_gradient_descent",
     "optimal_momentum",
     "reduce",

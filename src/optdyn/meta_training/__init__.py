@@ -1,7 +1,7 @@
 """Meta-training: gradients through the whole unroll and the outer loop around them."""
 
-from optdyn.meta_training.gradient import Diagnostics, UnrollOptions, meta_value_and_grad
-from optdyn.meta_training.trainer import (
+from optdyn.meta_training._gradient import Diagnostics, UnrollOptions, meta_value_and_grad
+from optdyn.meta_training._trainer import (
     MetaTraining,
     Metrics,
     TrainingState,

@@ -1,7 +1,7 @@
 """Learned optimizers and search tables that ship with the package."""
 
-from optdyn.pretrained.export import export_task
-from optdyn.pretrained.shipped import (
+from optdyn.pretrained._export import export_task
+from optdyn.pretrained._shipped import (
     PRETRAINED,
     Shipped,
     load_pretrained,

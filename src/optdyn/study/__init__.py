@@ -1,5 +1,5 @@
 """The whole study: from nothing to the report."""
 
-from optdyn.study.reproduce import reproduce
+from optdyn.study._reproduce import reproduce
 
 __all__ = ["reproduce"]

@@ -1,11 +1,11 @@
 """What is optimised: tasks, each a distribution over problems."""
 
-from optdyn.tasks.base import Problem, Task, joint, sample_batch
-from optdyn.tasks.digits import Digits
-from optdyn.tasks.linear_regression import LinearRegression
-from optdyn.tasks.registry import TASKS, make_task
-from optdyn.tasks.rosenbrock import Rosenbrock
-from optdyn.tasks.two_moons import TwoMoons
+from optdyn.tasks._base import Problem, Task, joint, sample_batch
+from optdyn.tasks._digits import Digits
+from optdyn.tasks._linear_regression import LinearRegression
+from optdyn.tasks._registry import TASKS, make_task
+from optdyn.tasks._rosenbrock import Rosenbrock
+from optdyn.tasks._two_moons import TwoMoons
 
 __all__ = [
     "TASKS",

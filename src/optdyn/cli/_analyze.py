@@ -1,0 +1,235 @@
+"""``optdyn analyze``."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from optdyn.cli import _devices as devices
+from optdyn.cli._options import parse_settings
+from optdyn.cli._output import Result, present
+from optdyn.cli._settings import AnalyzeOptimizerSettings, AnalyzeSettings
+from optdyn.cli._targets import load_target
+from optdyn.runs._analysis_run import AnalysisSettings, analyze_task
+from optdyn.runs._files import make_folder
+from optdyn.runs._interrupts import interruptible
+from optdyn.runs._run_folder import open_run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from optdyn.dynamics import Eigenmodes, Identification, StabilityMap
+    from optdyn.dynamics._dissection import Dissection
+    from optdyn.optimizers import ComponentwiseRNN
+    from optdyn.runs._cards import Card
+
+MODES_PRINTED = 8
+LEAST_GAIN = 1e-4
+"""Modes below this part of the largest gain are counted, not listed."""
+CLOSE = 0.1
+PROBLEMS, COMPONENTS = 4, 16
+
+
+def command(argv: list[str]) -> None:
+    """Parse ``argv`` and analyze: one optimizer if a target comes first, else a run."""
+    if argv and not argv[0].startswith("-"):
+        _analyze_optimizer(argv[0], argv[1:])
+    else:
+        _analyze_run(argv)
+
+
+def _analyze_optimizer(text: str, argv: list[str]) -> None:
+    settings = parse_settings(AnalyzeOptimizerSettings, "analyze TARGET", argv)
+    # What optax tells while a refused optimizer is tried would stand beside the one line.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    devices.start(1)
+    present(settings, lambda: _taken_apart(text, settings))
+
+
+def _taken_apart(text: str, settings: AnalyzeOptimizerSettings) -> Result:
+    from optdyn.dynamics._dissection import dissect
+    from optdyn.study._optimizer_drawing import save_dissection
+    from optdyn.tasks import make_task
+    from optdyn.tasks._curvature import task_curvatures
+
+    target = load_target(text, settings.stage)
+    if settings.out is not None:
+        make_folder(settings.out)
+    gradients, spectrum, scale = None, None, settings.gradient_scale
+    if target.card is not None:
+        print(f"running {target.name} on its own task", flush=True)
+        gradients = _gradients(target.optimizer, target.card, settings.seed)
+        scale = scale or _typical_size(gradients)
+    if settings.task is not None:
+        spectrum = task_curvatures(make_task(settings.task), seed=settings.seed)
+    elif target.card is not None:
+        task = make_task(target.card.task, **target.card.task_options)
+        spectrum = task_curvatures(task, seed=settings.seed)
+    found = dissect(
+        target.optimizer,
+        gradient_scale=scale or 1.0,
+        count=settings.count,
+        gradients=gradients,
+        spectrum=spectrum,
+    )
+    lines = describe(found, target.name)
+    if settings.out is not None:
+        save_dissection(found, target.name, settings.out)
+        lines.append(f"figures and data: {settings.out}")
+    return Result({"optimizer": target.name, **found.summary()}, lines)
+
+
+def _gradients(optimizer: ComponentwiseRNN, card: Card, seed: int) -> np.ndarray:
+    """Gradient histories [components, steps] of a stored optimizer on its own task."""
+    from optdyn.evaluation._validation import Validation
+    from optdyn.tasks import make_task
+
+    validation = Validation(
+        make_task(card.task, **card.task_options),
+        seed=seed,
+        num_problems=PROBLEMS,
+        num_steps=card.protocol.unroll_length,
+        normalization="none",
+    )
+    histories = validation.compiled_gradients(lambda rnn: rnn.as_optax(), COMPONENTS)
+    return histories(optimizer)
+
+
+def _typical_size(gradients: np.ndarray) -> float | None:
+    """The median size of the gradients that are not zero."""
+    import numpy as np
+
+    sizes = np.abs(gradients[gradients != 0.0])
+    return float(np.median(sizes)) if sizes.size else None
+
+
+def describe(found: Dissection, name: str) -> list[str]:
+    """What was found about the optimizer ``name``, in lines of text."""
+    lin, modes = found.linearization, found.modes
+    names = ", ".join(lin.names[:4]) + (", …" if lin.size > 4 else "")
+    lines = [
+        f"optimizer: {name}",
+        f"linearised at {found.where}",
+        f"state of a component: {lin.size} number{'s' * (lin.size != 1)}"
+        + (f" ({names})" if lin.size else ""),
+        *_mode_lines(modes),
+        f"feed-through (learning rate without memory): {_squashed(modes.feedthrough, lin.D):.6g}",
+    ]
+    if lin.size:
+        lines.append(
+            f"condition number of the eigenvectors: {modes.condition_number:.3g}"
+            + ("; single modes mean nothing" if modes.degenerate else "")
+            + f"; modes miss the impulse response by {found.mismatch:.1g}"
+        )
+    if lin.weight_decay:
+        lines.append(f"weight decay a step: {-lin.weight_decay:.4g}")
+    if abs(lin.drift) > 1e-12:
+        lines.append(f"drift (the update at the operating point): {lin.drift:.4g} a step")
+    if found.responds:
+        lines += _stability_lines(found.stability)
+    else:
+        lines.append("no update changes with a small change of the gradient there")
+    return [*lines, *_identity_lines(found.identification)]
+
+
+def _mode_lines(modes: Eigenmodes) -> list[str]:
+    import numpy as np
+
+    largest = np.max(modes.gain, where=np.isfinite(modes.gain), initial=0.0)
+    shown = [j for j, gain in enumerate(modes.gain) if gain > LEAST_GAIN * largest]
+    if not shown:
+        return ["modes: none that the gradient drives"]
+    lines = [f"modes: {'momentum β':>22} {'learning rate α':>24} {'timescale':>11} {'gain':>11}"]
+    for j in shown[:MODES_PRINTED]:
+        alpha = modes.alpha[j] + modes.delayed[j]
+        late = "one step" if modes.lag[j] == 1 else f"{modes.lag[j]} steps"
+        delay = f"  ({late} late)" if modes.delayed[j] else ""
+        lines.append(
+            f"{j + 1:>5}  {_number(modes.beta[j]):>22} {_number(alpha):>24} "
+            f"{modes.timescale[j]:>11.5g} {modes.gain[j]:>11.5g}{delay}"
+        )
+    rest = len(modes.beta) - len(shown[:MODES_PRINTED])
+    return [*lines, f"       and {rest} with less or no gain"] if rest else lines
+
+
+def _stability_lines(found: StabilityMap) -> list[str]:
+    edge = {0.0: "at no curvature", float("inf"): "at every curvature"}.get(
+        found.edge, f"for curvatures below {found.edge:.6g}"
+    )
+    kind = "the task's" if found.range_given else "its best range of"
+    return [
+        f"stable {edge}; fastest at {found.fastest_curvature:.4g}, "
+        f"by a factor {found.fastest_radius:.4g} a step",
+        f"on {kind} curvatures {found.low:.4g} to {found.high:.4g}: factor {found.rate:.5g} a step "
+        f"(best momentum {found.momentum_rate:.5g}, best gradient descent "
+        f"{found.descent_rate:.5g})",
+    ]
+
+
+def _identity_lines(found: Identification) -> list[str]:
+    nearest, others = found.nearest, [fit for fit in found.fits if fit is not found.nearest]
+    values = ", ".join(f"{k} {_squashed(v, 1):.6g}" for k, v in nearest.hyperparameters.items())
+    if found.exact:
+        verdict = "the same in every probe"
+    else:
+        close = "close" if nearest.residual <= CLOSE else "not close"
+        verdict = f"relative residual {nearest.residual:.2g}, {close}"
+    rest = ", ".join(f"{fit.name} {fit.residual:.2g}" for fit in others[:4])
+    return [
+        f"nearest hand-designed optimizer: {nearest.name} ({values}): {verdict}",
+        f"others' residuals: {rest}",
+    ]
+
+
+def _number(value: complex) -> str:
+    return f"{value.real:.6g}" if value.imag == 0 else f"{value.real:.5g}{value.imag:+.5g}i"
+
+
+def _squashed(value: float, scale: float) -> float:
+    """Zero where ``value`` is the rounding of a difference of numbers of size ``scale``."""
+    return value if abs(value) > 1e-12 * abs(scale) else 0.0
+
+
+def _analyze_run(argv: list[str]) -> None:
+    settings = parse_settings(AnalyzeSettings, "analyze", argv)
+    task_options = settings.task_options()
+    judged_on = AnalysisSettings(
+        seed=settings.seed,
+        num_problems=settings.problems,
+        num_steps=settings.unroll_length,
+        normalization=settings.normalization,
+    )
+    devices.start(settings.devices)
+
+    def work() -> Result:
+        analysis = analyze_task(run, settings.task, task_options, judged_on)
+        return Result({"task": settings.task, **analysis}, _in_short(analysis))
+
+    with open_run(settings.out, create=False) as run:
+        message = "the analysis stopped; finished checkpoints are saved"
+        present(settings, lambda: interruptible(work, message))
+
+
+def _in_short(analysis: dict[str, Any]) -> list[str]:
+    """The momentum stage and the last checkpoint, in a few lines."""
+    tuned = analysis["tuned"]
+    lines = [
+        f"tuned momentum: learning rate {tuned['alpha']:.4g}, momentum {tuned['beta']:.4g}, "
+        f"meta-objective {tuned['meta_objective']:.4g}"
+    ]
+    rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
+    degenerate = [step for step, row in rows.items() if row["modes"].get("degenerate")]
+    if degenerate:
+        lines.append(
+            f"eigenvectors nearly parallel at {len(degenerate)} of {len(rows)} checkpoints "
+            f"(first at meta-step {degenerate[0]}): there only sums of modes mean anything"
+        )
+    for name in ("momentum_stage", "final"):
+        row = rows[analysis[name]]
+        objective = "diverged" if row["meta_objective"] is None else f"{row['meta_objective']:.4g}"
+        lines.append(
+            f"{name.replace('_', ' ')}: meta-step {row['meta_step']}, "
+            f"meta-objective {objective}; leading mode: "
+            f"learning rate {row['alpha']:.4g}, momentum {row['beta']:.4g}"
+        )
+    return lines

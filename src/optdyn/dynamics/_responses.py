@@ -1,0 +1,157 @@
+"""What an optimizer does with given gradients: the behaviour that identifies it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optdyn.dynamics._separability import keep_precision
+from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
+from optdyn.errors import finite_number, require_number, require_positive_int, whole_number
+from optdyn.precision import double_precision
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Array, Float
+
+DECADES = np.arange(-3.0, 4.0)
+KINDS = ("impulse", "constant", "increase", "alternating", "chirp")
+INCREASE = 10.0
+THRESHOLD_RANGE = (1e-6, 1e6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Responses:
+    """Updates of one component to P probes of T steps, each from the same state.
+
+    ``gradients`` and ``updates`` [P, T]; ``kinds`` and ``amplitudes`` [P]: what each probe
+    is. Of an amplitude a: ``impulse`` a, 0, 0, …; ``constant`` a, a, a, …; ``increase``
+    a, and 10a in the second half; ``alternating`` a, −a, a, …; ``chirp`` a·cos(0.37k²).
+    The parameter is held at 0. ``updates`` are the odd part (Δx(g) − Δx(−g))/2, which
+    leaves out the drift and whatever else does not change sign with the gradient.
+    """
+
+    gradients: Float[np.ndarray, "P T"]
+    updates: Float[np.ndarray, "P T"]
+    kinds: tuple[str, ...]
+    amplitudes: Float[np.ndarray, " P"]
+
+    @property
+    def gradient_scale(self) -> float:
+        """The amplitude in the middle."""
+        return float(np.median(self.amplitudes))
+
+    def of_kind(self, kind: str) -> Float[np.ndarray, "A T"]:
+        """The updates of the probes of one kind, by rising amplitude."""
+        return self.updates[[k == kind for k in self.kinds]]
+
+
+def responses(
+    tx: Optimizer | StepMap,
+    *,
+    gradient_scale: float = 1.0,
+    steps: int = 100,
+    h: Float[np.ndarray, " N"] | None = None,
+) -> Responses:
+    """Probe an optimizer over six decades of gradients about ``gradient_scale``.
+
+    Every probe starts from the state h (see `StepMap`), by default the initial one.
+
+    Raises `UserError` for an optimizer that is not component-wise, a scale that is not
+    above 0, fewer than 4 steps and an h of another shape.
+    """
+    gradient_scale = finite_number("gradient_scale", gradient_scale)
+    require_number("gradient_scale", gradient_scale)
+    steps = whole_number("steps", steps, minimum=4)
+    levels = gradient_scale * 10.0**DECADES
+    kinds = tuple(kind for kind in KINDS for _ in levels)
+    gradients = np.concatenate([level * _shape(kind, steps) for kind in KINDS for level in levels])
+    gradients = gradients.reshape(len(kinds), steps)
+    step = step_map(tx)
+    vector = step.h if h is None else state_vector(step, h)
+    with double_precision():
+        both = np.concatenate([gradients, -gradients])
+        # One component at a time: how a state for many is laid out is the optimizer's affair.
+        start = step.state_with(jnp.asarray(vector))
+        probed = jax.vmap(lambda g: respond(step.tx, g[None], start)[0])
+        updates = np.asarray(jax.jit(probed)(both))
+    positive, negative = np.split(updates, 2)
+    return Responses(
+        gradients=gradients,
+        updates=(positive - negative) / 2,
+        kinds=kinds,
+        amplitudes=np.tile(levels, len(KINDS)),
+    )
+
+
+def respond(
+    tx: optax.GradientTransformation,
+    gradients: Float[Array, "P T"],
+    start: optax.OptState | None = None,
+) -> Float[Array, "P T"]:
+    """The updates to each row of gradients, parameters held at 0.
+
+    ``start``: a state for P components, by default the initial one.
+    """
+    params = jnp.zeros(gradients.shape[0], gradients.dtype)
+    start = jax.tree.map(jnp.asarray, tx.init(params) if start is None else start)
+
+    def advance(state: optax.OptState, g: Array) -> tuple[optax.OptState, Array]:
+        updates, after = tx.update(g, state, params)
+        return keep_precision(after, state), updates
+
+    return jax.lax.scan(advance, start, jnp.swapaxes(gradients, 0, 1))[1].T
+
+
+def reversal_threshold(
+    tx: Optimizer | StepMap, *, gradient_scale: float = 1.0, lag: int = 0
+) -> float:
+    """The opposite gradient that just turns ``tx``'s update round, relative to the first one.
+
+    After a gradient s (``gradient_scale``) and ``lag`` zeros, −c·s is given: the smallest c
+    for which the update to it has not the sign of the first update. A measure of memory
+    that is defined for sign-based optimizers too: 0 for gradient descent, β^(lag+1) for
+    momentum, b₁ b₂^lag (1−b₂)/(1−b₁) for Lion. Exact to about 1e-12; looked for
+    between 1e-6 (below: 0) and 1e6 (above: inf).
+
+    Raises `UserError` for an optimizer that is not component-wise and a bad scale or lag.
+    """
+    require_number("gradient_scale", gradient_scale)
+    require_positive_int("lag", lag, minimum=0)
+    built = step_map(tx).tx
+    low, high = np.log(THRESHOLD_RANGE)
+    with double_precision():
+        run = jax.jit(lambda g: respond(built, g))
+
+        def turned(log_c: Float[np.ndarray, " C"]) -> np.ndarray:
+            probes = np.zeros((len(log_c), lag + 2))
+            probes[:, 0], probes[:, -1] = gradient_scale, -gradient_scale * np.exp(log_c)
+            updates = np.asarray(run(probes))
+            return updates[:, -1] * np.sign(updates[:, 0]) <= 0.0
+
+        for _ in range(8):
+            ends = np.linspace(low, high, 65)
+            beyond = turned(ends)
+            if beyond[0]:
+                return 0.0 if low == np.log(THRESHOLD_RANGE[0]) else float(np.exp(low))
+            if not np.any(beyond):
+                return float("inf") if high == np.log(THRESHOLD_RANGE[1]) else float(np.exp(high))
+            first = int(np.argmax(beyond))
+            low, high = ends[first - 1], ends[first]
+    return float(np.exp((low + high) / 2))
+
+
+def _shape(kind: str, steps: int) -> Float[np.ndarray, " T"]:
+    k = np.arange(steps)
+    shapes = {
+        "impulse": k == 0,
+        "constant": k >= 0,
+        "increase": np.where(k < steps // 2, 1.0, INCREASE),
+        "alternating": np.where(k % 2, -1.0, 1.0),
+        "chirp": np.cos(0.37 * k**2),
+    }
+    return shapes[kind].astype(np.float64)

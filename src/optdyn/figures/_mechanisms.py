@@ -1,0 +1,158 @@
+"""The mechanisms of an optimizer: six panels, from the numbers kept in a run folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optdyn.figures._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    new_figure,
+    plain_log_ticks,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN_QUANTILE = 0.01
+LEGEND_SIZE = 8
+
+
+@styled
+def mechanisms(measured: dict[str, Any], closed_forms: dict[str, Any]) -> Figure:
+    """Saturation, schedule, adaptation, state space, impulse and frequency response.
+
+    ``measured`` and ``closed_forms``: as `optdyn.runs._mechanisms_run` keeps
+    them, with what is not finite as NaN.
+    """
+    figure, panels = new_figure((10.2, 6.6), 2, 3)
+    _update(panels[0], measured["update"], measured["density"])
+    _schedule(panels[1], measured["schedule"])
+    _adaptation(panels[2], measured["adaptation"], closed_forms)
+    _portrait(panels[3], measured["portrait"])
+    linear = measured["linear"]
+    impulse = -np.asarray(linear["impulse"], float)
+    panels[4].plot(np.arange(len(impulse)), impulse, color=BLUE)
+    panels[4].axhline(0, color=LIGHT_GREY, linewidth=0.8, zorder=0)
+    panels[4].set(title="impulse response at rest", xlabel="steps after a unit gradient")
+    panels[4].set_ylabel("−Δx (parameter units)")
+    panels[5].plot(linear["frequency"], linear["response"], color=BLUE)
+    panels[5].set(
+        xscale="log", yscale="log", title="frequency response at rest",
+        xlabel="angular frequency (radians/step)", ylabel="gain |Δx/g|",
+    )  # fmt: skip
+    plain_log_ticks(panels[5].yaxis)
+    for axes in panels:
+        axes.title.set_fontsize(10)
+    return figure
+
+
+def _update(axes: Axes, update: dict[str, Any], density: dict[str, Any]) -> None:
+    """The update against |g| over the density of gradients."""
+    g = np.asarray(update["gradient"], float)
+    at, quantiles = (np.asarray(density[name], float) for name in ("at", "quantiles"))
+    low = max(float(quantiles[at == SHOWN_QUANTILE][0]), g[0])
+    count, edges = np.asarray(density["count"], float), np.asarray(density["edges"], float)
+    behind = axes.twinx()
+    behind.fill_between(
+        np.sqrt(edges[:-1] * edges[1:]), count / max(count.max(), 1.0), color=LIGHT_GREY,
+        alpha=0.55, linewidth=0, label="density of |g|",
+    )  # fmt: skip
+    behind.set(ylim=(0, 2.5), yticks=[])
+    behind.spines["right"].set_visible(False)
+    axes.set_zorder(behind.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    axes.plot(g, update["rate_start"] * g, color=GREY, linestyle=":", label="linear, at start")
+    axes.plot(g, update["start"], color=BLUE, label="at the start h₀")
+    axes.plot(g, update["rest"], color=VERMILLION, linestyle="--", label="at rest h*")
+    threshold = update["threshold_start"]
+    if np.isfinite(threshold):
+        axes.axvline(threshold, color=BLACK, linewidth=0.9, linestyle="-.", label="threshold")
+    axes.fill_between([], [], color=LIGHT_GREY, alpha=0.55, label="density of |g|")
+    drawn = (g >= low) & (np.asarray(update["start"], float) > 0)
+    shown = np.asarray(update["start"], float)[drawn]
+    axes.set(xscale="log", yscale="log", xlim=(low, g[-1]), title="update against gradient")
+    axes.set_ylim(0.5 * shown.min(), 20.0 * shown.max())
+    axes.set(xlabel="gradient |g|", ylabel="−Δx, odd part (parameter units)")
+    axes.legend(loc="upper left", fontsize=LEGEND_SIZE)
+
+
+def _schedule(axes: Axes, schedule: dict[str, Any]) -> None:
+    rate = np.asarray(schedule["rate"], float)
+    mean, error = (
+        np.asarray(schedule["on_problems"][name], float) for name in ("mean", "standard_error")
+    )
+    steps = np.arange(len(rate))
+    axes.plot(steps, rate, color=BLUE, label="zero gradients")
+    axes.plot(steps, mean, color=VERMILLION, linestyle="--", label="on problems")
+    axes.fill_between(steps, mean - error, mean + error, color=VERMILLION, alpha=0.2, linewidth=0)
+    # Room for the legend above the highest point.
+    heights = np.concatenate([rate, mean + error])
+    highest = float(np.max(heights[np.isfinite(heights)], initial=0.0))
+    axes.set_ylim(0, 1.3 * highest if highest > 0 else None)
+    axes.set(title="learning rate along the way", xlabel="iteration", ylabel="−∂Δx/∂g at g = 0")
+    axes.legend(loc="upper right", ncols=2, fontsize=LEGEND_SIZE)
+
+
+def _adaptation(axes: Axes, adapted: dict[str, Any], closed_forms: dict[str, Any]) -> None:
+    g, rate = (np.asarray(adapted[name], float) for name in ("gradient", "rate"))
+    for sign, color, marker in ((1, BLUE, "o"), (-1, ORANGE, "s")):
+        side = np.sign(g) == sign
+        size, height = np.abs(g[side]), rate[side]
+        axes.plot(
+            size, np.abs(height), color=color, marker=marker, markersize=3,
+            label=f"learned, g {'>' if sign > 0 else '<'} 0",
+        )  # fmt: skip
+        uphill = height < 0
+        if uphill.any():
+            axes.plot(
+                size[uphill], -height[uphill], color=color, marker=marker, markersize=5,
+                markerfacecolor="white", linestyle="none", label="negative",
+            )  # fmt: skip
+    size = np.asarray(closed_forms["gradient"], float)
+    styles = (("rmsprop", "RMSProp", GREEN, "-."), ("adam", "Adam", PURPLE, "--"))
+    for name, label, color, linestyle in styles:
+        if name in closed_forms:
+            axes.plot(size, closed_forms[name], color=color, linestyle=linestyle, label=label)
+    axes.set(xscale="log", yscale="log", title="learning rate under constant g")
+    axes.set(xlabel="constant gradient |g|", ylabel="|∂Δx/∂g| at (h*(g), 0)")
+    axes.legend(loc="best", fontsize=LEGEND_SIZE)
+
+
+def _portrait(axes: Axes, portrait: dict[str, Any]) -> None:
+    trajectories = np.asarray(portrait["trajectories"], float)
+    for count, path in enumerate(trajectories):
+        axes.plot(
+            path[:, 0], path[:, 1], color=GREY, linewidth=0.8, alpha=0.8, zorder=1,
+            label="trajectories" if count == 0 else None,
+        )  # fmt: skip
+    curve = np.asarray(portrait["fixed_curve"], float)
+    axes.plot(
+        curve[:, 0], curve[:, 1], color=BLUE, marker=".", linewidth=1.2, label="fixed points h*(g)"
+    )
+    for name, label, marker, face in (
+        ("start", "start h₀", "o", "white"),
+        ("rest", "rest h*", "D", VERMILLION),
+    ):
+        x, y = portrait[name][:2]
+        axes.scatter(
+            [x], [y], marker=marker, facecolor=face, edgecolor=BLACK, s=42, label=label, zorder=4
+        )
+    explained = 100 * np.asarray(portrait["explained"], float)
+    axes.set_xlabel(f"component 1 ({explained[0]:.3g} % of variance)")
+    axes.set_ylabel(f"component 2 ({explained[1]:.3g} %)")
+    axes.set_title("states, principal components")
+    axes.margins(x=0.1, y=0.1)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.3 * (high - low), high)
+    axes.legend(loc="lower center", ncols=2, fontsize=LEGEND_SIZE)

@@ -1,0 +1,21 @@
+"""The inner loop: one optimizer run on one problem, and the objective that judges the run."""
+
+from optdyn.inner_loop._batching import map_runs, runs_at_once
+from optdyn.inner_loop._objective import NORMALIZATIONS, meta_loss
+from optdyn.inner_loop._unroll import (
+    RECORDABLE,
+    Trajectory,
+    losses_and_gradients,
+    unroll,
+)
+
+__all__ = [
+    "NORMALIZATIONS",
+    "RECORDABLE",
+    "Trajectory",
+    "losses_and_gradients",
+    "map_runs",
+    "meta_loss",
+    "runs_at_once",
+    "unroll",
+]

@@ -1,0 +1,1 @@
+"""What an optimizer does beyond its linear modes, and how it came to do it."""

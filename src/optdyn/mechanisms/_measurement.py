@@ -1,0 +1,294 @@
+"""The mechanisms of an optimizer, measured on what it meets on a task's problems."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optdyn.dynamics import Eigenmodes, StepMap
+from optdyn.errors import UserError
+from optdyn.inner_loop._unroll import unroll
+from optdyn.mechanisms._nonlinear import (
+    Adaptation,
+    Portrait,
+    UpdateFunction,
+    adaptation,
+    autonomous_schedule,
+    effective_rates,
+    portrait,
+    update_function,
+    updates_at,
+)
+from optdyn.precision import double_precision
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Array, Float
+
+    from optdyn.tasks import Problem
+
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+HISTOGRAM_BINS = 40
+SMALLEST_PART = 1e-8
+"""Gradients below this part of the largest one are taken for zero."""
+GRID_POINTS, ADAPTATION_POINTS = 81, 17
+IMPULSE_STEPS, FREQUENCIES = 100, 61
+COMPONENTS_A_PROBLEM = 8
+COMPONENTS_DRAWN = 6
+PATH_STATES = 24
+"""States kept of the autonomous path: dense where it starts, as there it moves fastest."""
+PATH_DECADES = 6
+"""Of gradient sizes at which updates along the path are told."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Visited:
+    """What an optimizer met: ``gradients`` [P, M, T] of M components of each of P problems."""
+
+    gradients: Float[np.ndarray, "P M T"]
+    updates: Float[np.ndarray, "P M T"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A number measured on each problem: mean ± standard error over them."""
+
+    mean: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientDensity:
+    """Of |g| over problems, components and steps.
+
+    ``quantiles`` at `QUANTILES`; ``edges`` [B + 1] and ``count`` [B]: a histogram on
+    a logarithmic axis.
+    """
+
+    quantiles: Float[np.ndarray, " Q"]
+    edges: Float[np.ndarray, " edges"]
+    count: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """States on the way from h0 under zero gradients, the fixed point h* the last of them.
+
+    ``step`` [S]: after how many steps (inf for h*). ``update`` [S, G]: Δx of each at
+    the signed ``gradient`` [G]. ``portrait`` [S, 3]: where they lie in the portrait.
+    """
+
+    step: Float[np.ndarray, " S"]
+    gradient: Float[np.ndarray, " G"]
+    update: Float[np.ndarray, "S G"]
+    portrait: Float[np.ndarray, "S 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanisms:
+    """Everything measured; see the functions of `optdyn.mechanisms._nonlinear`.
+
+    ``update_start``, ``update_rest``: the update function at the initial state and at
+    the fixed point h*. ``largest_part``: the part of the linear update that is left
+    at each problem's largest gradient, at the initial state. ``schedule`` [T]: under
+    zero gradients from the initial state; ``schedule_on_problems`` [T] mean and
+    standard error over problems of the rates of the states visited. ``adaptation``;
+    ``adaptation_ratio``: its rate at each problem's 95 % quantile of |g| over that at
+    its 5 % quantile; ``slope_ratio``: the same of its slope. ``portrait`` of the
+    states visited, with ``trajectories`` [C, T, 3] of some components,
+    ``fixed_curve`` [G, 3] of the points h*(g), ``rest`` [3] of h*. ``path``: the update
+    along the autonomous path. ``impulse``, and
+    ``response`` at the angular ``frequency``, are the linear optimizer's at h*.
+    """
+
+    density: GradientDensity
+    update_start: UpdateFunction
+    update_rest: UpdateFunction
+    largest_part: Spread
+    schedule: Float[np.ndarray, " T"]
+    schedule_on_problems: tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]
+    adaptation: Adaptation
+    adaptation_ratio: Spread
+    slope_ratio: Spread
+    portrait: Portrait
+    trajectories: Float[np.ndarray, "C T 3"]
+    fixed_curve: Float[np.ndarray, "G 3"]
+    rest: Float[np.ndarray, " 3"]
+    path: Path
+    impulse: Float[np.ndarray, " K"]
+    frequency: Float[np.ndarray, " F"]
+    response: Float[np.ndarray, " F"]
+
+
+def visit(tx: optax.GradientTransformation, problems: Problem, num_steps: int) -> Visited:
+    """Gradients met and updates made on a batch of problems, for some components of each.
+
+    Problems that leave the range of finite numbers are left out. Raises `UserError`
+    when none is left.
+    """
+
+    @jax.jit
+    def recorded(problems: Problem) -> Any:
+        return jax.lax.map(
+            lambda one: unroll(tx, one, num_steps, record=("gradients", "updates")).record,
+            problems,
+            batch_size=min(32, jax.tree.leaves(problems)[0].shape[0]),
+        )
+
+    record = recorded(problems)
+    gradients, updates = (_some_components(record[name]) for name in ("gradients", "updates"))
+    finite = np.all(np.isfinite(gradients) & np.isfinite(updates), axis=(1, 2))
+    if not np.any(finite):
+        raise UserError("mechanisms: every problem diverged")
+    return Visited(gradients[finite], updates[finite])
+
+
+def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
+    """All mechanisms of one component, for the gradients it meets.
+
+    ``modes``: those of its linearisation at the fixed point h*, whose state is taken
+    as the resting one. Any optimizer that can be linearised there will do.
+
+    Raises `UserError` for an optimizer that is not component-wise.
+    """
+    sizes = np.abs(visited.gradients)
+    top = float(np.max(sizes))
+    if not top > 0:
+        raise UserError("mechanisms: no gradient but zero was met")
+    density = _density(sizes, top)
+    rest = modes.linearization.state
+    grid = np.geomspace(SMALLEST_PART * top, 10.0 * top, GRID_POINTS)
+    start = update_function(step, grid)
+    paths = _paths(step, visited.gradients)
+    rates = np.array([effective_rates(step, row.reshape(-1, row.shape[-1])) for row in paths])
+    on_problems = np.mean(rates.reshape(paths.shape[:3]), axis=1)
+    low, high = (np.quantile(sizes, q, axis=(1, 2)) for q in (0.05, 0.95))
+    adapted = _adaptation(step, max(float(np.min(low)), SMALLEST_PART * top), top)
+    seen = portrait(paths.reshape(-1, paths.shape[-1]))
+    frequency = np.geomspace(np.pi / 1000.0, np.pi, FREQUENCIES)
+    drawn = paths.reshape(-1, *paths.shape[2:])
+    drawn = drawn[np.linspace(0, len(drawn) - 1, min(COMPONENTS_DRAWN, len(drawn))).astype(int)]
+    return Mechanisms(
+        density=density,
+        update_start=start,
+        update_rest=update_function(step, grid, h=rest),
+        largest_part=spread(start.linear_part_at(np.max(sizes, axis=(1, 2)))),
+        schedule=autonomous_schedule(step, visited.gradients.shape[2]),
+        schedule_on_problems=(np.mean(on_problems, axis=0), _standard_error(on_problems)),
+        adaptation=adapted,
+        adaptation_ratio=spread(_ratio(adapted.gradient, adapted.rate, low, high)),
+        slope_ratio=spread(_ratio(adapted.gradient, adapted.slope, low, high)),
+        portrait=seen,
+        trajectories=seen.project(drawn),
+        fixed_curve=seen.project(adapted.h),
+        rest=seen.project(rest),
+        path=_path(step, rest, seen, grid, visited.gradients.shape[2]),
+        impulse=modes.impulse_response(IMPULSE_STEPS),
+        frequency=frequency,
+        response=np.abs(modes.frequency_response(frequency)),
+    )
+
+
+def spread(values: Float[np.ndarray, " problems"]) -> Spread:
+    """Mean and standard error over problems, of those where the number exists."""
+    known = values[np.isfinite(values)]
+    if len(known) == 0:
+        return Spread(float("nan"), float("nan"))
+    return Spread(float(np.mean(known)), float(_standard_error(known)))
+
+
+def _standard_error(values: Float[np.ndarray, "problems ..."]) -> Float[np.ndarray, "..."]:
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.inf)
+    return np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def _some_components(tree: Any) -> Float[np.ndarray, "P M T"]:
+    """Of each problem's pytree [P, T, ...] a few components, evenly spread, time last."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    rows = np.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=2)
+    chosen = np.linspace(0, rows.shape[2] - 1, min(COMPONENTS_A_PROBLEM, rows.shape[2]))
+    return np.moveaxis(rows[:, :, np.unique(chosen.round().astype(int))], 1, 2)
+
+
+def _density(sizes: Float[np.ndarray, "P M T"], top: float) -> GradientDensity:
+    edges = np.geomspace(SMALLEST_PART * top, top, HISTOGRAM_BINS + 1)
+    count, _ = np.histogram(np.clip(sizes, edges[0], edges[-1]), edges)
+    return GradientDensity(np.quantile(sizes, QUANTILES), edges, count)
+
+
+def _adaptation(step: StepMap, low: float, high: float) -> Adaptation:
+    """`adaptation` at positive and negative gradients, from the smallest outwards."""
+    sizes = np.geomspace(low, max(high, 10.0 * low), ADAPTATION_POINTS)
+    halves = [adaptation(step, sign * sizes) for sign in (-1.0, 1.0)]
+    joined = {
+        field.name: np.concatenate(
+            [getattr(halves[0], field.name)[::-1], getattr(halves[1], field.name)]
+        )
+        for field in dataclasses.fields(Adaptation)
+    }
+    return Adaptation(**joined)
+
+
+def _path(
+    step: StepMap,
+    rest: Float[np.ndarray, " N"],
+    seen: Portrait,
+    sizes: Float[np.ndarray, " G"],
+    num_steps: int,
+) -> Path:
+    """The autonomous path's states, and the update at every other one of the upper ``sizes``."""
+    states = _paths(step, np.zeros((1, 1, num_steps)))[0, 0]
+    spread = np.geomspace(1.0, num_steps, min(PATH_STATES, num_steps)).round().astype(int)
+    steps = np.unique(np.concatenate([[0], spread - 1]))
+    kept = np.concatenate([states[steps], rest[None]])
+    upper = sizes[sizes >= sizes[-1] * 10.0**-PATH_DECADES][::-2][::-1]
+    gradient = np.concatenate([-upper[::-1], upper])
+    return Path(
+        step=np.append(steps.astype(float), np.inf),
+        gradient=gradient,
+        update=updates_at(step, kept, gradient),
+        portrait=seen.project(kept),
+    )
+
+
+def _ratio(
+    gradient: Float[np.ndarray, " G"],
+    rates: Float[np.ndarray, " G"],
+    low: Float[np.ndarray, " problems"],
+    high: Float[np.ndarray, " problems"],
+) -> Float[np.ndarray, " problems"]:
+    """Rate at |g| = high over that at low, the mean of both signs where both are known."""
+    half = len(gradient) // 2
+    sizes = np.log(gradient[half:])
+    both = np.stack([rates[:half][::-1], rates[half:]])
+    known = np.all(np.isfinite(both), axis=0)
+    if not np.any(known):
+        return np.full(len(low), np.nan)
+    rate = np.mean(both, axis=0)[known]
+    smallest = np.exp(sizes[0])
+    at = [np.interp(np.log(np.maximum(g, smallest)), sizes[known], rate) for g in (high, low)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return at[0] / at[1]
+
+
+def _paths(step: StepMap, gradients: Float[np.ndarray, "P M T"]) -> Float[np.ndarray, "P M T N"]:
+    """The state before each step, for every component's history of gradients."""
+    with double_precision():
+        flat = jnp.asarray(gradients.reshape(-1, gradients.shape[-1]), jnp.float64)
+        states = np.asarray(_states(step, jnp.asarray(step.h, jnp.float64), flat))
+    return states.reshape(*gradients.shape, -1)
+
+
+@jax.jit
+def _states(
+    step: StepMap, h0: Float[Array, " N"], gradients: Float[Array, "M T"]
+) -> Float[Array, "M T N"]:
+    def advance(h: Float[Array, " N"], g: Float[Array, ""]) -> tuple[Array, Array]:
+        return step(h, g)[0], h
+
+    return jax.vmap(lambda history: jax.lax.scan(advance, h0, history)[1])(gradients)

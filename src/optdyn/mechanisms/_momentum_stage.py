@@ -1,0 +1,145 @@
+"""The stage of meta-training at which a learned optimizer is momentum (appendix A)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optdyn.dynamics import Eigenmodes, StepMap, reduce, step_map
+from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.meta_training._gradient import MetaOptimizer
+from optdyn.optimizers._baselines import momentum
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Float
+
+HISTORIES = 8
+"""Gradient histories whose states the fixed-point search starts from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedMomentum:
+    """The best tuned momentum and its meta-objective on the validation problems."""
+
+    alpha: float
+    beta: float
+    meta_objective: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRow:
+    """How like momentum one checkpoint is.
+
+    ``alpha``, ``beta``: the leading mode's learning rate and momentum (real
+    parts; ``oscillating`` says whether it is one of a complex pair).
+    ``gain_gap``: its steady-state gain |α/(1−β)| over the next mode's.
+    ``rate_ratio``: |α| over the median of the other modes'. ``momentum_ratio``:
+    meta-objective of momentum run with (α, β), over tuned momentum's.
+    ``deviation``: the median over steps 1 … T of the relative difference of the
+    mean loss curves of the one-mode optimizer and the full one. NaN or inf
+    where something diverged.
+    """
+
+    meta_step: int
+    meta_objective: float
+    alpha: float
+    beta: float
+    oscillating: bool
+    gain_gap: float
+    rate_ratio: float
+    momentum_ratio: float
+    deviation: float
+
+
+class MomentumComparison:
+    """Measures checkpoints of one learned optimizer against tuned momentum.
+
+    Everything is compiled once, for all checkpoints of one architecture.
+    ``alpha``, ``beta``: the best tuned momentum's.
+    """
+
+    def __init__(self, validation: Validation, alpha: float, beta: float) -> None:
+        self.validation = validation
+        self.momentum_curves = validation.compiled(momentum)
+        self.learned_curves = validation.compiled(_as_optax)
+        self._gradients = validation.compiled_gradients(_as_optax, HISTORIES)
+        self._step: StepMap | None = None
+        score = validation.meta_objective(self.momentum_curves(alpha, beta))
+        self.tuned = TunedMomentum(alpha, beta, score)
+
+    def operating_point(self, optimizer: MetaOptimizer) -> OperatingPoint:
+        """The fixed point that ``optimizer`` reaches on validation problems, and its modes."""
+        if self._step is None:
+            self._step = step_map(optimizer)
+        step = self._step.with_parameters(optimizer)
+        return operating_point(step, self._gradients(optimizer))
+
+    def one_mode_curves(self, point: OperatingPoint) -> Float[np.ndarray, "problems steps"]:
+        """Losses [problems, T + 1] of the optimizer made of the leading mode alone."""
+        tx = reduce(point.modes, keep=[0], h0=point.h0)
+        return self.validation.compiled(lambda: tx)()
+
+    def row(
+        self,
+        meta_step: int,
+        point: OperatingPoint,
+        full: Float[np.ndarray, "problems steps"],
+        one_mode: Float[np.ndarray, "problems steps"],
+    ) -> StageRow:
+        """Measure one checkpoint by its losses, and its leading mode's, on the problems."""
+        validation, modes = self.validation, point.modes
+        alpha, beta = modes.alpha[0], modes.beta[0]
+        gain_gap, rate_ratio = _prominence(modes)
+        extracted = self.momentum_curves(alpha.real, beta.real)
+        return StageRow(
+            meta_step=meta_step,
+            meta_objective=validation.meta_objective(full),
+            alpha=float(alpha.real),
+            beta=float(beta.real),
+            oscillating=bool(beta.imag != 0),
+            gain_gap=gain_gap,
+            rate_ratio=rate_ratio,
+            momentum_ratio=validation.meta_objective(extracted) / self.tuned.meta_objective,
+            deviation=deviation(full, one_mode, validation.normalization),
+        )
+
+
+def _as_optax(optimizer: MetaOptimizer) -> optax.GradientTransformation:
+    return optimizer.as_optax()
+
+
+def _prominence(modes: Eigenmodes) -> tuple[float, float]:
+    """The leading mode's gain over the next one's, and its |α| over the others' median."""
+    others = slice(2 if modes.beta[0].imag != 0 else 1, None)
+    next_gain = np.max(modes.gain[others], initial=0.0)
+    bulk = np.median(np.abs(modes.alpha[others])) if len(modes.alpha[others]) else 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = np.float64(modes.gain[0]) / next_gain
+        return float(gap), float(np.float64(np.abs(modes.alpha[0])) / bulk)
+
+
+def deviation(
+    full: Float[np.ndarray, "problems steps"],
+    reduced: Float[np.ndarray, "problems steps"],
+    normalization: str,
+) -> float:
+    """Median over steps 1 … T of |reduced/full − 1|, of the mean loss curves."""
+    whole, _ = mean_curve(full, normalization)
+    part, _ = mean_curve(reduced, normalization)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return float(np.median(np.abs(part[1:] / whole[1:] - 1.0)))
+
+
+def nearest_to(level: float, meta_steps: Sequence[int], meta_objectives: Sequence[float]) -> int:
+    """The rule that names the momentum stage, fixed in advance.
+
+    The meta-step of the checkpoint whose meta-objective is nearest ``level``
+    (relative difference; the earliest of equals).
+    """
+    gaps = np.abs(np.asarray(meta_objectives, float) / level - 1.0)
+    return int(meta_steps[int(np.argmin(np.where(np.isfinite(gaps), gaps, np.inf)))])

@@ -1,0 +1,159 @@
+"""The outer loop: Adam on the meta-gradient (appendix C.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optdyn.errors import require_number, require_positive_int
+from optdyn.meta_training._gradient import MetaOptimizer, UnrollOptions, meta_value_and_grad
+from optdyn.random_streams import stream
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+    from jaxtyping import Array, Float, Int, PyTree
+
+    from optdyn.tasks._base import Task
+
+INIT_STREAM = "initial meta-parameters"
+TRAIN_STREAM = "meta-training problems"
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTraining:
+    """The protocol of meta-training; every default is the paper's (appendix C.2).
+
+    ``num_meta_steps`` steps, each on ``batch_size`` fresh problems, unrolled for
+    ``unroll_length`` inner steps.
+    ``learning_rate`` is the one number the paper tunes; it decays by ``decay``
+    every ``decay_every`` meta-steps. ``clip`` bounds each entry of the
+    meta-gradient, ``l2`` multiplies ‖θ‖². For ``normalization``,
+    ``max_cotangent_norm``, ``segment``, ``chunk``, ``memory_budget`` and
+    ``state_dtype`` see `UnrollOptions`.
+    """
+
+    num_meta_steps: int = 5000
+    unroll_length: int = 200
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    decay: float = 0.8
+    decay_every: int = 500
+    clip: float = 5.0
+    l2: float = 1e-5
+    normalization: str = "none"
+    max_cotangent_norm: float | None = None
+    segment: int | None = None
+    chunk: int | None = None
+    memory_budget: int | None = None
+    state_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("num_meta_steps", "unroll_length", "batch_size", "decay_every"):
+            require_positive_int(name, getattr(self, name))
+        for name in ("learning_rate", "decay", "clip"):
+            require_number(name, getattr(self, name))
+        require_number("l2", self.l2, inclusive=True)
+        self.unroll_options()
+
+    def unroll_options(self) -> UnrollOptions:
+        """The part of the protocol that one meta-gradient needs."""
+        return UnrollOptions(
+            num_steps=self.unroll_length,
+            normalization=self.normalization,
+            max_cotangent_norm=self.max_cotangent_norm,
+            segment=self.segment,
+            chunk=self.chunk,
+            memory_budget=self.memory_budget,
+            state_dtype=self.state_dtype,
+        )
+
+    def schedule(self) -> optax.Schedule:
+        """Meta learning rate against meta-step: ×``decay`` every ``decay_every``."""
+        return optax.exponential_decay(
+            self.learning_rate, self.decay_every, self.decay, staircase=True
+        )
+
+    def meta_optimizer(self) -> optax.GradientTransformation:
+        """Adam with the ℓ2 penalty's gradient, per-parameter clip and schedule."""
+        return optax.chain(
+            optax.add_decayed_weights(2.0 * self.l2),
+            optax.clip(self.clip),
+            optax.adam(self.schedule()),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """All that a run needs to go on: meta-parameters, Adam's state, steps done."""
+
+    optimizer: Any
+    adam: PyTree
+    meta_step: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What one meta-step reports (scalars)."""
+
+    meta_objective: Array
+    gradient_norm: Array
+    exploded: Array
+    contained: Array
+
+
+def start_training(optimizer: MetaOptimizer, protocol: MetaTraining) -> TrainingState:
+    """The state before the first meta-step of ``protocol``, with ``optimizer``'s weights."""
+    return TrainingState(
+        optimizer=optimizer,
+        adam=protocol.meta_optimizer().init(optimizer),
+        meta_step=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_meta_step(
+    task: Task, protocol: MetaTraining, seed: int, mesh: Mesh | None = None
+) -> Callable[..., tuple[TrainingState, Metrics]]:
+    """The compiled meta-step of ``protocol`` on ``task``: state in, next state and metrics out.
+
+    Step k's problems come from ``fold_in`` of the seed and k, whatever the ``mesh``.
+    A second argument multiplies the learning rate (Adam's updates are linear in
+    it), so that many learning rates share one compiled program.
+    """
+    meta_optimizer = protocol.meta_optimizer()
+    options = protocol.unroll_options()
+    root = stream(seed, TRAIN_STREAM)
+
+    @jax.jit
+    def meta_step(
+        state: TrainingState, rate_factor: Float[Array, ""] | float = 1.0
+    ) -> tuple[TrainingState, Metrics]:
+        value, gradient, diagnostics = meta_value_and_grad(
+            state.optimizer,
+            task,
+            jax.random.fold_in(root, state.meta_step),
+            batch_size=protocol.batch_size,
+            options=options,
+            mesh=mesh,
+        )
+        updates, adam = meta_optimizer.update(gradient, state.adam, state.optimizer)
+        updates = jax.tree.map(lambda leaf: rate_factor * leaf, updates)
+        following = TrainingState(
+            optimizer=optax.apply_updates(state.optimizer, updates),
+            adam=adam,
+            meta_step=state.meta_step + 1,
+        )
+        return following, Metrics(
+            meta_objective=value,
+            gradient_norm=optax.tree.norm(gradient),
+            exploded=diagnostics.exploded,
+            contained=diagnostics.contained,
+        )
+
+    return meta_step

@@ -1,0 +1,170 @@
+"""Recurrent cells: ``h_{k+1} = F(h_k, u_k)``, one row a component.
+
+A cell is a frozen description with ``units``; its weights are a dict of
+arrays. ``V_*`` [inputs, units] multiplies the input, ``W_*`` [units, units] the
+state, ``b_*`` [units] is added. The first ``units`` entries of a state are the
+output that the readout sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from optdyn.errors import require_positive_int
+from optdyn.optimizers import _fused_gru as fused_gru
+from optdyn.optimizers._gru_kernel import Weights, gru_step
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
+
+class Cell(Protocol):
+    """What every cell offers."""
+
+    @property
+    def units(self) -> int: ...
+    @property
+    def state_size(self) -> int: ...
+    def init(self, key: Key[Array, ""], inputs: int) -> Weights: ...
+    def step(
+        self, weights: Weights, h: Float[Array, "N state"], u: Float[Array, "N inputs"]
+    ) -> Float[Array, "N state"]: ...
+
+
+def init_gates(key: Key[Array, ""], gates: str, inputs: int, units: int) -> Weights:
+    """Glorot-normal input weights, orthogonal state weights and zero biases for each gate."""
+    glorot = jax.nn.initializers.glorot_normal()
+    orthogonal = jax.nn.initializers.orthogonal()
+    weights: Weights = {}
+    for gate, gate_key in zip(gates, jax.random.split(key, len(gates)), strict=True):
+        key_input, key_state = jax.random.split(gate_key)
+        weights[f"V_{gate}"] = glorot(key_input, (inputs, units))
+        weights[f"W_{gate}"] = orthogonal(key_state, (units, units))
+        weights[f"b_{gate}"] = jnp.zeros((units,))
+    return weights
+
+
+def _preactivation(
+    weights: Weights, gate: str, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
+) -> Float[Array, "N units"]:
+    bias = weights[f"b_{gate}"][None, :]
+    return u @ weights[f"V_{gate}"] + h @ weights[f"W_{gate}"] + bias
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gated:
+    """The parts that the cells share: a size and gate-wise initial weights."""
+
+    units: int = 32
+    gates = ""
+
+    def __post_init__(self) -> None:
+        require_positive_int("units", self.units)
+
+    @property
+    def state_size(self) -> int:
+        return self.units
+
+    def init(self, key: Key[Array, ""], inputs: int) -> Weights:
+        return init_gates(key, self.gates, inputs, self.units)
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU(_Gated):
+    """Gated recurrent unit (Cho et al. 2014, eqs. 5–8).
+
+    ``reset="before"`` (Cho et al.): the candidate is ``tanh(V u + W (r ⊙ h) + b)``;
+    ``reset="after"`` (cuDNN, PyTorch): ``tanh(V u + b + r ⊙ (W h))``.
+    """
+
+    reset: str = "before"
+    gates = "zrc"
+
+    def step(
+        self, weights: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
+    ) -> Float[Array, "N units"]:
+        return gru_step(self.reset, weights, h, u)
+
+
+@dataclasses.dataclass(frozen=True)
+class VanillaRNN(_Gated):
+    """``h' = tanh(V u + W h + b)`` (Elman 1990)."""
+
+    gates = "h"
+
+    def step(
+        self, weights: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
+    ) -> Float[Array, "N units"]:
+        return jnp.tanh(_preactivation(weights, "h", h, u))
+
+
+@dataclasses.dataclass(frozen=True)
+class UGRNN(_Gated):
+    """Update-gate RNN (Collins et al. 2017): ``h' = z ⊙ h + (1 − z) ⊙ c``."""
+
+    gates = "zc"
+
+    def step(
+        self, weights: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
+    ) -> Float[Array, "N units"]:
+        z = jax.nn.sigmoid(_preactivation(weights, "z", h, u))
+        c = jnp.tanh(_preactivation(weights, "c", h, u))
+        return c + z * (h - c)
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTM(_Gated):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997); state [output, memory].
+
+    The forget gate's bias starts at 1.
+    """
+
+    gates = "ifog"
+
+    @property
+    def state_size(self) -> int:
+        return 2 * self.units
+
+    def init(self, key: Key[Array, ""], inputs: int) -> Weights:
+        weights = super().init(key, inputs)
+        return {**weights, "b_f": jnp.ones((self.units,))}
+
+    def step(
+        self, weights: Weights, h: Float[Array, "N state"], u: Float[Array, "N inputs"]
+    ) -> Float[Array, "N state"]:
+        output, memory = jnp.split(h, 2, axis=-1)
+        i, f, o = (jax.nn.sigmoid(_preactivation(weights, gate, output, u)) for gate in "ifo")
+        memory = f * memory + i * jnp.tanh(_preactivation(weights, "g", output, u))
+        return jnp.concatenate([o * jnp.tanh(memory), memory], axis=-1)
+
+
+CELLS: dict[str, Callable[[int], Cell]] = {
+    "gru": GRU,
+    "gru_reset_after": functools.partial(GRU, reset="after"),
+    "lstm": LSTM,
+    "rnn": VanillaRNN,
+    "ugrnn": UGRNN,
+}
+
+
+def step_and_readout(
+    cell: Cell, weights: Weights, w: Float[Array, " units"]
+) -> fused_gru.StepAndReadout:
+    """``(h, u) -> (h', h'[:, :units] @ w)``: native where `fused_gru.usable` says so."""
+
+    def plain(h: Array, u: Array) -> tuple[Array, Array]:
+        following = cell.step(weights, h, u)
+        return following, following[:, : cell.units] @ w
+
+    if not (isinstance(cell, GRU) and cell.reset == "before"):
+        return plain
+    if not fused_gru.usable(cell.units, w.dtype):
+        return plain
+    fused = fused_gru.bind(weights, w)
+    return lambda h, u: (fused if h.shape[0] >= fused_gru.SMALLEST_ROWS else plain)(h, u)

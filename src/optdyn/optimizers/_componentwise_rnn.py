@@ -1,0 +1,143 @@
+"""The learned optimizer: one recurrent network shared by all components."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optdyn.errors import UserError, require_choice, require_number, shown
+from optdyn.optimizers._cells import CELLS, Cell, step_and_readout
+from optdyn.optimizers._encodings import Encoding
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key, PyTree
+
+    from optdyn.optimizers._gru_kernel import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Everything about a learned optimizer but its meta-parameters.
+
+    ``cell``: a name in `CELLS`; ``units``: its size; ``encoding``: how a gradient enters it;
+    ``output_scale``: the factor s on what is read out, the size of a first step.
+
+    Raises `UserError` for an unknown cell, no `Encoding`, or a size or scale not positive.
+    """
+
+    cell: str = "gru"
+    units: int = 32
+    encoding: Encoding = Encoding()
+    output_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_choice("cell", self.cell, list(CELLS))
+        if not isinstance(self.encoding, Encoding):
+            raise UserError(f"encoding: {shown(self.encoding)} is not allowed (an Encoding)")
+        require_number("output_scale", self.output_scale)
+        self.make_cell()
+
+    def make_cell(self) -> Cell:
+        """The cell this architecture names. Raises `UserError` on a bad size."""
+        return CELLS[self.cell](self.units)
+
+
+class RNNState(NamedTuple):
+    """The optimizer's state: row i belongs to component i of the raveled parameters."""
+
+    h: Float[Array, "N state"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ComponentwiseRNN:
+    """``h_{k+1} = F(h_k, g_k)``, ``x_{k+1} = x_k + s·wᵀh_{k+1}`` (eqs. 1, 2).
+
+    A pytree whose leaves are the meta-parameters θ: the cell's ``weights``, the
+    readout ``w`` [units] and the initial state ``h0`` [state size].
+    ``architecture`` names the cell F, the input encoding and the output scale s.
+
+    >>> rnn = ComponentwiseRNN.init(jax.random.key(0), Architecture(units=8))
+    >>> tx = rnn.as_optax()
+    >>> state = tx.init({"a": jnp.ones(3)})
+    >>> updates, state = tx.update({"a": jnp.ones(3)}, state)
+    >>> updates["a"].tolist()  # the readout starts at zero: it stands still
+    [0.0, 0.0, 0.0]
+    """
+
+    weights: Weights
+    w: Float[Array, " units"]
+    h0: Float[Array, " state"]
+    architecture: Architecture = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def init(cls, key: Key[Array, ""], architecture: Architecture) -> ComponentwiseRNN:
+        """Random cell weights; readout and initial state zero."""
+        cell = architecture.make_cell()
+        return cls(
+            weights=cell.init(key, architecture.encoding.size),
+            w=jnp.zeros((cell.units,)),
+            h0=jnp.zeros((cell.state_size,)),
+            architecture=architecture,
+        )
+
+    def as_optax(self) -> optax.GradientTransformation:
+        """The optimizer as an optax pair; works on any pytree of real floating-point leaves.
+
+        Leaves may be of any shape and dtype, and there may be none. The state (see `RNNState`)
+        is kept, and the network computed, in the meta-parameters' dtype, also where parameters
+        are bfloat16; each update comes back in the dtype of its gradient (as `jax.grad` makes
+        it: the parameter's). There is no learning rate, step sizes being learned;
+        ``optax.chain(tx, optax.scale(0.5))`` halves them.
+
+        ``init`` and ``update`` raise `UserError` for a leaf that is not a real float, and
+        ``update`` for gradients of another number of components than the state's.
+        """
+        step = step_and_readout(self.architecture.make_cell(), self.weights, self.w)
+
+        def init(params: PyTree) -> RNNState:
+            _require_floats("parameters", params)
+            components = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+            return RNNState(h=jnp.tile(self.h0, (components, 1)))
+
+        def update(
+            gradients: PyTree, state: RNNState, params: PyTree | None = None
+        ) -> tuple[PyTree, RNNState]:
+            del params
+            _require_floats("gradients", gradients)
+            leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, gradients))
+            components = sum(leaf.size for leaf in leaves)
+            if components != len(state.h):
+                raise UserError(
+                    f"gradients: {components} components, but the state is for {len(state.h)} "
+                    "(give init the same pytree of parameters)"
+                )
+            if not leaves:
+                return gradients, state
+            dtype = self.w.dtype
+            g = jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in leaves])
+            h, readout = step(state.h, self.architecture.encoding(g))
+            steps = self.architecture.output_scale * readout
+            splits = np.cumsum([leaf.size for leaf in leaves])[:-1]
+            updates = [
+                step.reshape(leaf.shape).astype(leaf.dtype)
+                for step, leaf in zip(jnp.split(steps, splits), leaves, strict=True)
+            ]
+            return jax.tree.unflatten(treedef, updates), RNNState(h=h)
+
+        return optax.GradientTransformation(init, update)
+
+
+def _require_floats(name: str, tree: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(
+                f"{name}{jax.tree_util.keystr(path)}: {dtype} is not allowed (real floating-point "
+                "leaves; leave others out, or mask them)"
+            )

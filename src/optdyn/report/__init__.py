@@ -1,5 +1,0 @@
-"""The report: one self-contained HTML page made from a run folder."""
-
-from optdyn.report.page import build_report
-
-__all__ = ["build_report"]

@@ -1,0 +1,20 @@
+"""Random search over an optimizer's hyperparameters (appendix C.3)."""
+
+from optdyn.search._grid import Grid
+from optdyn.search._random_search import random_search, rerun_best, score
+from optdyn.search._search_table import Best, SearchSettings, SearchTable, best, is_finished
+from optdyn.search._tables import load_table, table_bytes
+
+__all__ = [
+    "Best",
+    "Grid",
+    "SearchSettings",
+    "SearchTable",
+    "best",
+    "is_finished",
+    "load_table",
+    "random_search",
+    "rerun_best",
+    "score",
+    "table_bytes",
+]

@@ -1,0 +1,174 @@
+"""Random search over the meta learning rate, the one number the paper tunes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from optdyn.errors import UserError, require_number, require_positive_int
+from optdyn.inner_loop._batching import map_runs, runs_at_once
+from optdyn.inner_loop._objective import meta_loss
+from optdyn.inner_loop._unroll import unroll
+from optdyn.meta_training._trainer import (
+    INIT_STREAM,
+    MetaTraining,
+    make_meta_step,
+    start_training,
+)
+from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
+from optdyn.random_streams import keys_at, stream
+from optdyn.tasks._base import Problem, Task, sample_batch
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+    from jaxtyping import Array
+
+VALIDATION_STREAM = "validation problems"
+DRAWS_STREAM = "meta learning rates"
+
+Row = dict[str, float | int]
+"""``learning_rate``, ``num_meta_steps`` trained, ``seed``, and ``meta_objective`` reached."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRateSearch:
+    """What to search: ``num_draws`` log-uniform in [``low``, ``high``], each trained for
+    ``horizon`` meta-steps; the best ``num_finalists`` again for the protocol's full length.
+    All are judged by the meta-objective on the same ``num_problems`` validation problems.
+    """
+
+    num_draws: int = 16
+    low: float = 1e-4
+    high: float = 1e-1
+    horizon: int = 500
+    num_finalists: int = 3
+    num_problems: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("num_draws", "horizon", "num_problems"):
+            require_positive_int(name, getattr(self, name))
+        require_positive_int("num_finalists", self.num_finalists, minimum=0)
+        for name in ("low", "high"):
+            require_number(name, getattr(self, name))
+        if self.low > self.high:
+            raise UserError(f"low: {self.low!r} is not allowed (at most high = {self.high!r})")
+
+    def learning_rates(self, seed: int) -> list[float]:
+        """The draws: number i depends on ``seed``, ``low``, ``high`` and i alone."""
+        keys = keys_at(stream(seed, DRAWS_STREAM), jnp.arange(self.num_draws))
+        uniform = jax.vmap(jax.random.uniform)(keys).tolist()
+        low, high = math.log(self.low), math.log(self.high)
+        return [math.exp(low + u * (high - low)) for u in uniform]
+
+    def training_lengths(self, protocol: MetaTraining) -> list[int]:
+        """The meta-steps of each training of the search, in their order."""
+        if self.horizon >= protocol.num_meta_steps:
+            return [protocol.num_meta_steps] * self.num_draws
+        finalists = min(self.num_finalists, self.num_draws)
+        return [self.horizon] * self.num_draws + [protocol.num_meta_steps] * finalists
+
+
+def search_learning_rate(
+    task: Task,
+    architecture: Architecture,
+    protocol: MetaTraining,
+    seed: int,
+    search: LearningRateSearch = LearningRateSearch(),
+    *,
+    mesh: Mesh | None = None,
+    done: Sequence[Row] = (),
+    on_row: Callable[[Row], None] = lambda row: None,
+    on_step: Callable[[float, int], None] = lambda learning_rate, meta_step: None,
+) -> list[Row]:
+    """One row for each training of the search, draws first, then finalists.
+
+    ``protocol.learning_rate`` is replaced by each draw. A meta-objective that
+    is not finite counts, and is returned, as infinite. ``done``: rows of an
+    interrupted search, taken over instead of being computed again; ``on_row``
+    sees each new one, and ``on_step`` each meta-step, with its learning rate.
+    """
+    validate = make_validator(task, protocol, seed, search.num_problems)
+    trained = make_trainer(task, architecture, protocol, seed, mesh, on_step)
+    computed = {(row["learning_rate"], row["num_meta_steps"]): row for row in done}
+
+    def row(learning_rate: float, num_meta_steps: int) -> Row:
+        key = (learning_rate, num_meta_steps)
+        if key not in computed:
+            computed[key] = {
+                "learning_rate": learning_rate,
+                "num_meta_steps": num_meta_steps,
+                "seed": seed,
+                "meta_objective": validate(trained(learning_rate, num_meta_steps)),
+            }
+            on_row(computed[key])
+        return computed[key]
+
+    horizon = min(search.horizon, protocol.num_meta_steps)
+    draws = [row(rate, horizon) for rate in search.learning_rates(seed)]
+    if horizon == protocol.num_meta_steps:
+        return draws
+    finalists = ranked(draws)[: search.num_finalists]
+    return draws + [row(r["learning_rate"], protocol.num_meta_steps) for r in finalists]
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Rows from best to worst: those trained longest first, then by meta-objective."""
+    return sorted(rows, key=lambda row: (-row["num_meta_steps"], row["meta_objective"]))
+
+
+def make_validator(
+    task: Task, protocol: MetaTraining, seed: int, num_problems: int
+) -> Callable[[ComponentwiseRNN], float]:
+    """The compiled meta-objective on validation problems, infinite where it is not finite."""
+    keys = keys_at(stream(seed, VALIDATION_STREAM), jnp.arange(num_problems))
+
+    @jax.jit
+    def mean_objective(optimizer: ComponentwiseRNN) -> Array:
+        tx = optimizer.as_optax()
+
+        def one(problem: Problem) -> Array:
+            losses = unroll(tx, problem, protocol.unroll_length).losses
+            return meta_loss(losses, protocol.normalization)
+
+        problems = sample_batch(task, keys)
+        return jnp.mean(map_runs(one, (problems,), runs_at_once(tx, problems)))
+
+    def validate(optimizer: ComponentwiseRNN) -> float:
+        value = float(mean_objective(optimizer))
+        return value if math.isfinite(value) else math.inf
+
+    return validate
+
+
+def make_trainer(
+    task: Task,
+    architecture: Architecture,
+    protocol: MetaTraining,
+    seed: int,
+    mesh: Mesh | None,
+    on_step: Callable[[float, int], None] = lambda rate, step: None,
+) -> Callable[[float, int], ComponentwiseRNN]:
+    """A function from learning rate and number of meta-steps to the optimizer they give.
+
+    All learning rates share one compiled meta-step.
+    """
+    unit_rate = dataclasses.replace(protocol, learning_rate=1.0)
+    meta_step = make_meta_step(task, unit_rate, seed, mesh)
+
+    def trained(learning_rate: float, num_meta_steps: int) -> ComponentwiseRNN:
+        optimizer = ComponentwiseRNN.init(stream(seed, INIT_STREAM), architecture)
+        state = start_training(optimizer, unit_rate)
+        if mesh is not None:
+            state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        for count in range(1, num_meta_steps + 1):
+            state = jax.block_until_ready(meta_step(state, learning_rate)[0])
+            on_step(learning_rate, count)
+        return jax.device_get(state.optimizer)
+
+    return trained

@@ -1,0 +1,69 @@
+"""The figures and numbers of one optimizer taken apart, saved in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optdyn import figures
+from optdyn.figures import entitled, save_figure
+from optdyn.runs._files import write_json
+
+if TYPE_CHECKING:
+    from optdyn.dynamics._dissection import Dissection
+
+SUMMARY = "optimizer.json"
+LEADING = 3
+LONGEST, SHORTEST = 400, 20
+
+
+def save_dissection(found: Dissection, name: str, folder: Path) -> None:
+    """Write `Dissection.summary` and four figures, each with its data, into ``folder``."""
+    write_json(folder / SUMMARY, {"optimizer": name, **found.summary()})
+    modes = found.modes
+    spectrum: dict[str, Any] = {
+        part: getattr(modes, part) for part in ("beta", "alpha", "gain", "feedthrough")
+    }
+    impulse, stability, identification = _impulse(found), found.stability, found.identification
+    drawn = {
+        "optimizer_modes": (figures.optimizer_modes(**spectrum), spectrum),
+        "optimizer_impulse": (figures.optimizer_impulse(**impulse), impulse),
+        "optimizer_stability": (figures.optimizer_stability(stability), vars(stability)),
+        "optimizer_identification": (
+            figures.optimizer_identification(identification),
+            vars(identification),
+        ),
+    }
+    title = Path(name).name  # of a checkpoint the file, which fits
+    for file, (figure, data) in drawn.items():
+        save_figure(entitled(figure, title), data, folder, file)
+
+
+def _impulse(found: Dissection) -> dict[str, Any]:
+    """The linear response over a few of its timescales, and the leading modes' parts."""
+    modes = found.modes
+    driven = np.flatnonzero(modes.gain > 1e-3 * np.max(modes.gain, initial=0.0))
+    longest = np.max(modes.timescale[driven], initial=0.0)
+    steps = int(np.clip(4 * longest, SHORTEST, LONGEST)) if np.isfinite(longest) else LONGEST
+    parts: list[np.ndarray] = []
+    labels: list[str] = []
+    taken: set[int] = set()
+    for first in driven.tolist():
+        if first in taken or len(parts) == LEADING:
+            continue
+        pair = modes.with_conjugates([first])
+        taken.update(pair.tolist())
+        powers = modes.beta[pair][None, :] ** np.arange(steps)[:, None]
+        part = -np.real(powers @ modes.alpha[pair])
+        part[1] -= np.real(np.sum(modes.delayed[pair]))
+        parts.append(part)
+        size = f"|β| = {abs(modes.beta[first]):.4g}"
+        labels.append(f"mode pair, {size}" if len(pair) == 2 else f"mode, {size}")
+    return {
+        "linear": found.linearization.impulse_response(steps),
+        "modes": np.array(parts).reshape(len(parts), steps),
+        "labels": labels,
+        "feedthrough": modes.feedthrough,
+    }
