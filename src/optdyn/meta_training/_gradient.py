@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,9 +38,20 @@ SIZE_STREAM = "problems traced for their size"
 
 
 class MetaOptimizer(Protocol):
-    """A pytree of meta-parameters that gives a component-wise optimizer."""
+    """A pytree of meta-parameters that gives a component-wise optimizer.
+
+    ``as_optax`` may take ``reverse_only=True``, to give an update with a faster reverse
+    pass that forward mode cannot differentiate.
+    """
 
     def as_optax(self) -> optax.GradientTransformation: ...
+
+
+def reversible(optimizer: MetaOptimizer) -> optax.GradientTransformation:
+    """``optimizer`` as an optax pair, with the fastest reverse pass that it offers."""
+    if "reverse_only" in inspect.signature(optimizer.as_optax).parameters:
+        return optimizer.as_optax(reverse_only=True)  # type: ignore[call-arg]
+    return optimizer.as_optax()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +199,7 @@ def step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) ->
 
     def carry(opt: MetaOptimizer) -> PyTree:
         params = task.sample(stream(0, SIZE_STREAM)).params
-        return params, store_state_in(options.state_dtype, opt.as_optax()).init(params)
+        return params, store_state_in(options.state_dtype, reversible(opt)).init(params)
 
     return StepMemory(kept=kept(3) - kept(2), carry=_bytes(jax.eval_shape(carry, optimizer)))
 
@@ -267,7 +279,7 @@ def _objective(
             params, inner = contain_cotangents((params, state.inner), probe, bound, axis)
             return params, state._replace(inner=inner)
 
-        tx = store_state_in(options.state_dtype, opt.as_optax())
+        tx = store_state_in(options.state_dtype, reversible(opt))
         trajectory = unroll(
             contain_gradients(spread_components(tx, parts)),
             problem,

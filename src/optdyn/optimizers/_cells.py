@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from optdyn.errors import require_positive_int
 from optdyn.optimizers import _fused_gru as fused_gru
-from optdyn.optimizers._gru_kernel import Weights, gru_step
+from optdyn.optimizers._gru_kernel import Weights, gru_reference, gru_step
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -89,7 +89,7 @@ class GRU(_Gated):
     def step(
         self, weights: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
     ) -> Float[Array, "N units"]:
-        return gru_step(self.reset, weights, h, u)
+        return gru_reference(self.reset, weights, h, u)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,17 +154,23 @@ CELLS: dict[str, Callable[[int], Cell]] = {
 
 
 def step_and_readout(
-    cell: Cell, weights: Weights, w: Float[Array, " units"]
+    cell: Cell, weights: Weights, w: Float[Array, " units"], *, reverse_only: bool = False
 ) -> fused_gru.StepAndReadout:
-    """``(h, u) -> (h', h'[:, :units] @ w)``: native where `fused_gru.usable` says so."""
+    """``(h, u) -> (h', h'[:, :units] @ w)``: native where `fused_gru.usable` says so.
+
+    ``reverse_only``: see `fused_gru.bind`; it changes GRUs alone.
+    """
+    step = cell.step
+    if reverse_only and isinstance(cell, GRU):
+        step = functools.partial(gru_step, cell.reset)
 
     def plain(h: Array, u: Array) -> tuple[Array, Array]:
-        following = cell.step(weights, h, u)
+        following = step(weights, h, u)
         return following, following[:, : cell.units] @ w
 
     if not (isinstance(cell, GRU) and cell.reset == "before"):
         return plain
     if not fused_gru.usable(cell.units, w.dtype):
         return plain
-    fused = fused_gru.bind(weights, w)
+    fused = fused_gru.bind(weights, w, reverse_only=reverse_only)
     return lambda h, u: (fused if h.shape[0] >= fused_gru.SMALLEST_ROWS else plain)(h, u)

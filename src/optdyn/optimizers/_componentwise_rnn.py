@@ -48,9 +48,12 @@ class Architecture:
 
 
 class RNNState(NamedTuple):
-    """The optimizer's state: row i belongs to component i of the raveled parameters."""
+    """The optimizer's state: the parameters' tree, each leaf [..., state] with one axis more.
 
-    h: Float[Array, "N state"]
+    So it follows the parameters' sharding, and `optax.tree_map_params` reaches it.
+    """
+
+    h: PyTree[Float[Array, "... state"]]
 
 
 @jax.tree_util.register_dataclass
@@ -86,24 +89,38 @@ class ComponentwiseRNN:
             architecture=architecture,
         )
 
-    def as_optax(self) -> optax.GradientTransformation:
+    def as_optax(self, *, reverse_only: bool = False) -> optax.GradientTransformation:
         """The optimizer as an optax pair; works on any pytree of real floating-point leaves.
 
         Leaves may be of any shape and dtype, and there may be none. The state (see `RNNState`)
-        is kept, and the network computed, in the meta-parameters' dtype, also where parameters
+        is stored, and the network computed, in the meta-parameters' dtype, also where parameters
         are bfloat16; each update comes back in the dtype of its gradient (as `jax.grad` makes
         it: the parameter's). There is no learning rate, step sizes being learned;
         ``optax.chain(tx, optax.scale(0.5))`` halves them.
 
+        ``reverse_only``: an update that only reverse mode can differentiate, once, with a
+        reverse pass several times faster: for meta-training.
+
         ``init`` and ``update`` raise `UserError` for a leaf that is not a real float, and
-        ``update`` for gradients of another number of components than the state's.
+        ``update`` for gradients that differ from the state in tree or shapes.
         """
-        step = step_and_readout(self.architecture.make_cell(), self.weights, self.w)
+        cell = self.architecture.make_cell()
+        step = step_and_readout(cell, self.weights, self.w, reverse_only=reverse_only)
+        size = self.h0.shape[-1]
 
         def init(params: PyTree) -> RNNState:
             _require_floats("parameters", params)
-            components = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-            return RNNState(h=jnp.tile(self.h0, (components, 1)))
+            return RNNState(
+                h=jax.tree.map(
+                    lambda leaf: jnp.broadcast_to(self.h0, (*np.shape(leaf), size)), params
+                )
+            )
+
+        def advance(g: Array, h: Array) -> tuple[Array, Array]:
+            encoded = self.architecture.encoding(jnp.ravel(g).astype(self.w.dtype))
+            following, readout = step(h.reshape(-1, size), encoded)
+            update = (self.architecture.output_scale * readout).reshape(g.shape)
+            return update.astype(g.dtype), following.reshape(h.shape)
 
         def update(
             gradients: PyTree, state: RNNState, params: PyTree | None = None
@@ -111,26 +128,30 @@ class ComponentwiseRNN:
             del params
             _require_floats("gradients", gradients)
             leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, gradients))
-            components = sum(leaf.size for leaf in leaves)
-            if components != len(state.h):
-                raise UserError(
-                    f"gradients: {components} components, but the state is for {len(state.h)} "
-                    "(give init the same pytree of parameters)"
-                )
-            if not leaves:
-                return gradients, state
-            dtype = self.w.dtype
-            g = jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in leaves])
-            h, readout = step(state.h, self.architecture.encoding(g))
-            steps = self.architecture.output_scale * readout
-            splits = np.cumsum([leaf.size for leaf in leaves])[:-1]
-            updates = [
-                step.reshape(leaf.shape).astype(leaf.dtype)
-                for step, leaf in zip(jnp.split(steps, splits), leaves, strict=True)
+            _require_same_tree(gradients, state.h)
+            pairs = [
+                advance(g, h) if g.size else (g, h)
+                for g, h in zip(leaves, jax.tree.leaves(state.h), strict=True)
             ]
-            return jax.tree.unflatten(treedef, updates), RNNState(h=h)
+            updates, following = ([pair[part] for pair in pairs] for part in (0, 1))
+            return treedef.unflatten(updates), RNNState(h=treedef.unflatten(following))
 
         return optax.GradientTransformation(init, update)
+
+
+def _require_same_tree(gradients: PyTree, h: PyTree) -> None:
+    """Raise `UserError` unless the state has one more axis on each of the gradients' leaves."""
+    given, treedef = jax.tree_util.tree_flatten_with_path(gradients)
+    advice = "(give init the same pytree of parameters)"
+    if treedef != jax.tree.structure(h):
+        raise UserError(f"gradients: not the tree that the state was made for {advice}")
+    for (path, leaf), state in zip(given, jax.tree.leaves(h), strict=True):
+        if np.shape(leaf) != state.shape[:-1]:
+            name = jax.tree_util.keystr(path)
+            raise UserError(
+                f"gradients{name}: shape {np.shape(leaf)}, but the state is for "
+                f"{state.shape[:-1]} {advice}"
+            )
 
 
 def _require_floats(name: str, tree: PyTree) -> None:

@@ -3,6 +3,8 @@
 Equivalent to `gru_kernel.gru_step` (``reset="before"``) followed by ``h' @ w``. The
 native code works on a few rows at a time, so that what a step computes on the way
 stays in the processor's cache. For a batch inside `jax.vmap` the plain step is used.
+JAX allows either a reverse pass of our own or forward-mode differentiation, not both:
+`bind` offers the two.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from optdyn.optimizers._gru_kernel import GATES, Weights, gru_step
+from optdyn.optimizers._gru_kernel import GATES, Weights, gru_reference, gru_step
 from optdyn.optimizers.native.build import targets
 
 if TYPE_CHECKING:
@@ -40,8 +42,13 @@ def usable(units: int, dtype: Any) -> bool:
     return jax.default_backend() == "cpu" and targets() is not None
 
 
-def bind(weights: Weights, w: Float[Array, " units"]) -> StepAndReadout:
+def bind(
+    weights: Weights, w: Float[Array, " units"], *, reverse_only: bool = False
+) -> StepAndReadout:
     """``step(h, u) -> (h', h' @ w)`` for these meta-parameters.
+
+    It can be differentiated in any way and to any order. ``reverse_only``: in reverse mode
+    alone, once, and much faster.
 
     They are brought into the native code's layout here, once for all the steps
     of an unroll. h is [N, units], u is [N, inputs]; the readout has shape [N].
@@ -54,9 +61,11 @@ def bind(weights: Weights, w: Float[Array, " units"]) -> StepAndReadout:
         for g in GATES
     ]
     forward = jnp.stack([_panels(jnp.pad(gate, ((0, 0), (0, extra))), panel) for gate in gates])
+    padded = jnp.pad(w, (0, extra))
+    if not reverse_only:
+        return lambda h, u: _step_any_mode(h, u, forward, padded)
     transposed = [jnp.pad(weights[f"W_{g}"].T, ((0, extra), (0, extra))) for g in GATES]
     reverse = jax.lax.stop_gradient(jnp.stack([_panels(each, panel) for each in transposed]))
-    padded = jnp.pad(w, (0, extra))
     return lambda h, u: _step(h, u, forward, padded, reverse)
 
 
@@ -80,6 +89,13 @@ def _unpack(forward: Array, w: Array, units: int) -> tuple[Weights, Array]:
 
 def _plain(h: Array, u: Array, forward: Array, w: Array) -> tuple[Array, Array]:
     """The same step in plain JAX."""
+    weights, readout = _unpack(forward, w, h.shape[-1])
+    following = gru_reference("before", weights, h, u)
+    return following, following @ readout
+
+
+def _plain_with_reverse(h: Array, u: Array, forward: Array, w: Array) -> tuple[Array, Array]:
+    """`_plain` with the reverse pass of `gru_step`."""
     weights, readout = _unpack(forward, w, h.shape[-1])
     following = gru_step("before", weights, h, u)
     return following, following @ readout
@@ -151,12 +167,22 @@ def _plain_reverse(
     dh_next: Array, dy: Array, kept: Array, u: Array, forward: Array, _: Array, w: Array
 ) -> tuple[Array, Array, Array, Array]:
     h = kept[:, : dh_next.shape[1]]
-    return jax.vjp(_plain, h, u, forward, w)[1]((dh_next, dy))
+    return jax.vjp(_plain_with_reverse, h, u, forward, w)[1]((dh_next, dy))
 
 
 def _map(function: Callable, size: int, batched: list[bool], operands: tuple) -> Any:
     axes = [0 if each else None for each in batched]
     return jax.vmap(function, in_axes=axes, axis_size=size)(*operands)
+
+
+@jax.custom_jvp
+def _step_any_mode(h: Array, u: Array, forward: Array, w: Array) -> tuple[Array, Array]:
+    return _forward_call(0, h, u, forward, w)[:2]
+
+
+@_step_any_mode.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Any, Any]:
+    return _step_any_mode(*primals), jax.jvp(_plain, primals, tangents)[1]
 
 
 @jax.custom_vjp
