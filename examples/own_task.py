@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import optdyn
-from optdyn import analysis, figures, meta_training, tuning
+from optdyn import evaluation, figures, meta_training, search
 from optdyn.optimizers._baselines import BASELINES
 
 
@@ -29,11 +29,12 @@ state = meta_training.start_training(optdyn.ComponentwiseRNN.init(jax.random.key
 meta_step = meta_training.make_meta_step(task, how, seed=0)
 for _ in range(meta_steps):
     state, _ = meta_step(state)
-table = optdyn.random_search(BASELINES["momentum"], task, seed=0, num_samples=combinations)
-best, rnn = figures.MomentumPoint(**tuning.best(table).hyperparameters), state.optimizer
+how_long = search.SearchProtocol(num_samples=combinations)
+table = optdyn.random_search(BASELINES["momentum"], task, seed=0, protocol=how_long)
+best, rnn = figures.MomentumPoint(**search.best(table).hyperparameters), state.optimizer
 rivals = {"learned": rnn.as_optax(), "momentum": BASELINES["momentum"].factory(**vars(best))}
 runs = {name: optdyn.evaluate(tx, task, seed=0).losses for name, tx in rivals.items()}
-curves = [figures.Curve(name, *analysis.mean_curve(run, "none")) for name, run in runs.items()]
+curves = [figures.Curve(n, **vars(evaluation.mean_curve(run))) for n, run in runs.items()]
 figures.loss_curves(curves).savefig("losses.png")
 modes = optdyn.eigenmodes(optdyn.linearize(rnn, state=optdyn.settle(rnn, 0.0)))
 figures.momentum_hyperparameters(modes.beta, modes.alpha, best, None).savefig("modes.png")

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import helpers
-from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.inner_loop import Objective, ProblemSet, mean_curve
+from optdyn.inner_loop._problem_set import VALIDATION_STREAM
 from optdyn.mechanisms._momentum_stage import MomentumComparison, nearest_to
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.tasks import LinearRegression
@@ -31,9 +32,7 @@ class TwoVelocities:
 
 @pytest.fixture(scope="module")
 def comparison() -> MomentumComparison:
-    validation = Validation(
-        LinearRegression(n=3), seed=0, num_problems=4, num_steps=30, normalization="first"
-    )
+    validation = ProblemSet(LinearRegression(n=3), 0, 4, Objective(30, "first"), VALIDATION_STREAM)
     return MomentumComparison(validation, alpha=0.5, beta=0.75)
 
 
@@ -81,7 +80,8 @@ def test_the_rule_names_the_nearest_checkpoint_and_ignores_diverged_ones():
 
 def test_mean_curves_are_normalised_as_the_objective_is():
     losses = np.array([[4.0, 2.0], [1.0, 1.0]])
-    mean, error = mean_curve(losses, "first")
-    np.testing.assert_allclose(mean, [1.0, 0.75])
-    np.testing.assert_allclose(error, [0.0, np.std([0.5, 1.0], ddof=1) / np.sqrt(2)])
-    np.testing.assert_allclose(mean_curve(losses, "none")[0], [2.5, 1.5])
+    found = mean_curve(losses, Objective(1, "first"))
+    np.testing.assert_allclose(found.mean, [1.0, 0.75])
+    error = [0.0, np.std([0.5, 1.0], ddof=1) / np.sqrt(2)]
+    np.testing.assert_allclose(found.standard_error, error)
+    np.testing.assert_allclose(mean_curve(losses).mean, [2.5, 1.5])

@@ -36,7 +36,7 @@ from optdyn.distillation import (
 )
 from optdyn.dynamics import eigenmodes, linearize
 from optdyn.errors import UserError
-from optdyn.evaluation._evaluate import evaluator
+from optdyn.evaluation import EVALUATION_STREAM, ProblemSet, evaluator
 from optdyn.inner_loop._unroll import unroll
 from optdyn.meta_training import MetaTraining
 from optdyn.precision import to_float64
@@ -174,8 +174,8 @@ def test_fitting_lowers_the_meta_objective_on_unseen_problems():
     task = LinearRegression(n=3)
     protocol = MetaTraining(unroll_length=20, batch_size=4, normalization="first")
     start = extended(Distilled(Momenta.of([0.2], [0.3])), "schedule", Guess(1.0, 0.5, 1.0, 1.0))
-    options: dict[str, Any] = {"num_steps": 20, "normalization": "first"}
-    run = evaluator(Distilled.as_optax, task, seed=0, num_problems=16, **options)
+    problems = ProblemSet(task, 0, 16, protocol.objective, EVALUATION_STREAM)
+    run = evaluator(Distilled.as_optax, problems)
 
     def score(optimizer: Distilled) -> float:
         return run(optimizer).mean

@@ -13,7 +13,14 @@ import pytest
 from jax.sharding import Mesh
 
 from optdyn.errors import UserError
-from optdyn.evaluation._evaluate import EVALUATION_STREAM, evaluate, paired_difference
+from optdyn.evaluation import (
+    EVALUATION_STREAM,
+    ProblemSet,
+    evaluate,
+    evaluate_on,
+    paired_difference,
+)
+from optdyn.inner_loop import Objective
 from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._unroll import unroll
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
@@ -78,7 +85,9 @@ def test_a_learned_optimizer_is_evaluated_like_any_other_in_any_portions() -> No
     task = make_task("rosenbrock")
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     results = [
-        evaluate(rnn.as_optax(), task, seed=0, num_problems=5, num_steps=7, **portions)
+        evaluate_on(
+            rnn.as_optax(), ProblemSet(task, 0, 5, Objective(7), EVALUATION_STREAM), **portions
+        )
         for portions in ({}, {"at_once": 2}, {"at_once": 1, "mesh": mesh})
     ]
     problem = task.sample(keys_at(stream(0, EVALUATION_STREAM), jnp.arange(5))[3])
@@ -90,9 +99,8 @@ def test_a_learned_optimizer_is_evaluated_like_any_other_in_any_portions() -> No
 
 def test_an_interrupted_evaluation_goes_on_to_the_same_bits() -> None:
     parts: list[np.ndarray] = []
-    run = functools.partial(
-        evaluate, optax.sgd(0.3), Parabola(), seed=0, num_problems=19, num_steps=5, at_once=1
-    )
+    problems = ProblemSet(Parabola(), 0, 19, Objective(5), EVALUATION_STREAM)
+    run = functools.partial(evaluate_on, optax.sgd(0.3), problems, at_once=1)
     whole = run(on_chunk=parts.append)
     assert [len(part) for part in parts] == [8, 16, 19]
     for part in parts:

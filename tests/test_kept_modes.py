@@ -12,7 +12,8 @@ import helpers
 from optdyn.dynamics import eigenmodes, linearize, reduce, step_map, transients
 from optdyn.dynamics._operating_point import operating_point
 from optdyn.errors import UserError
-from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.inner_loop import Objective, ProblemSet
+from optdyn.inner_loop._problem_set import VALIDATION_STREAM
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.runs._analysis_run import AnalysisSettings
@@ -23,10 +24,8 @@ from optdyn.tasks import LinearRegression
 
 
 @pytest.fixture(scope="module")
-def validation() -> Validation:
-    return Validation(
-        LinearRegression(n=3), seed=0, num_problems=3, num_steps=12, normalization="first"
-    )
+def validation() -> ProblemSet:
+    return ProblemSet(LinearRegression(n=3), 0, 3, Objective(12, "first"), VALIDATION_STREAM)
 
 
 def rnn_point():
@@ -49,13 +48,13 @@ def test_the_recursion_of_the_docstring_is_the_reduced_optimizer(x64) -> None:
         s = beta * s - (alpha * beta + delayed) * g
 
 
-def test_stored_losses_are_those_of_the_reduced_optimizers(validation: Validation) -> None:
+def test_stored_losses_are_those_of_the_reduced_optimizers(validation: ProblemSet) -> None:
     point = rnn_point()
     sets = [[0], [1, 2], [], list(range(4))]
     curves = kept_modes_curves(validation, point, sets)
     for keep, curve in zip(sets, curves, strict=True):
         tx = reduce(point.modes, keep=keep, h0=point.h0)
-        expected, _ = mean_curve(validation.compiled(lambda tx=tx: tx)(), "first")
+        expected = validation.mean_curve(validation.curves(lambda tx=tx: tx)()).mean
         np.testing.assert_allclose(curve, expected, rtol=2e-5)
     with pytest.raises(UserError, match="no mode 9"):
         kept_modes_curves(validation, point, [[9]])

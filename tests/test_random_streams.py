@@ -14,10 +14,10 @@ import numpy as np
 
 import optdyn
 from optdyn.evaluation._evaluate import EVALUATION_STREAM
-from optdyn.evaluation._validation import Validation
+from optdyn.inner_loop import Objective, ProblemSet
+from optdyn.inner_loop._problem_set import VALIDATION_STREAM
 from optdyn.meta_training._trainer import TRAIN_STREAM
 from optdyn.random_streams import keys_at, stream
-from optdyn.search._learning_rate import VALIDATION_STREAM
 from optdyn.search._random_search import RESCORING_STREAM, TUNING_STREAM
 from optdyn.tasks import make_task, sample_batch
 
@@ -85,6 +85,6 @@ def test_a_key_does_not_depend_on_how_many_are_drawn_with_it() -> None:
 
 def test_validation_uses_its_own_problems() -> None:
     task = make_task("rosenbrock")
-    found = Validation(task, seed=0, num_problems=4, num_steps=1, normalization="none").problems
+    found = ProblemSet(task, 0, 4, Objective(1), VALIDATION_STREAM).problems
     expected = sample_batch(task, keys_at(stream(0, VALIDATION_STREAM), jnp.arange(4)))
     np.testing.assert_array_equal(found.params, expected.params)

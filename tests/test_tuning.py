@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import jax
@@ -14,15 +13,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from optdyn.errors import UserError
-from optdyn.inner_loop._objective import meta_loss
+from optdyn.inner_loop import Objective, ProblemSet, meta_loss
 from optdyn.inner_loop._unroll import unroll
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._search_space import LIMITS, Axis
 from optdyn.random_streams import keys_at, stream
 from optdyn.runs._tuning_run import save_table
-from optdyn.search import Grid, SearchTable, best, load_table, random_search, score
+from optdyn.search import (
+    Execution,
+    Grid,
+    SearchProtocol,
+    SearchTable,
+    best,
+    load_table,
+    random_search,
+    score,
+    tuning_problems,
+)
 from optdyn.search._random_search import TUNING_STREAM
-from optdyn.tasks import Problem, make_task
+from optdyn.tasks import Problem, Task, make_task
 
 COARSE = Grid((Axis("alpha", "log", 1e-5, 0.01, 20), Axis("beta", "one_minus_log", 0.0, 0.99, 15)))
 
@@ -43,20 +52,30 @@ class LogQuadratic:
         return q + jax.lax.stop_gradient(jnp.log(q) - q)
 
 
-def search(**changes: object) -> SearchTable:
+def search(
+    grid: Grid = COARSE, num_steps: int = 10, seed: int = 0, **changes: object
+) -> SearchTable:
     """A small search on Rosenbrock: three chunks, then two of rescoring, a round."""
-    arguments = {
-        "seed": 0,
-        "grid": COARSE,
-        "num_samples": 25,
-        "num_problems": 4,
-        "num_steps": 10,
-        "rescore_top": 6,
-        "rescore_problems": 8,
-        "runs_per_chunk": 40,
-    }
-    task = make_task("rosenbrock")
-    return random_search(BASELINES["momentum"], task, **(arguments | changes))
+    protocol = SearchProtocol(
+        objective=Objective(num_steps),
+        grid=grid,
+        num_samples=25,
+        num_problems=4,
+        rescore_top=6,
+        rescore_problems=8,
+    )
+    return random_search(
+        BASELINES["momentum"],
+        make_task("rosenbrock"),
+        seed=seed,
+        protocol=protocol,
+        execution=Execution(runs_per_chunk=40),
+        **changes,
+    )
+
+
+def problems(task: Task, number: int, objective: Objective = Objective()) -> ProblemSet:
+    return ProblemSet(task, 0, number, objective, TUNING_STREAM)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +176,8 @@ def test_bad_axes_are_named(fields: tuple) -> None:
 
 
 def test_scores_are_means_over_problems_of_the_meta_objective() -> None:
-    task, keys = make_task("rosenbrock"), jax.random.split(jax.random.key(0), 3)
+    task = make_task("rosenbrock")
+    keys = keys_at(stream(0, TUNING_STREAM), jnp.arange(3))
     columns = {"alpha": np.array([1e-4, 2e-4, 1e-5]), "beta": np.array([0.5, 0.0, 0.9])}
     expected = [
         np.mean(
@@ -178,20 +198,17 @@ def test_scores_are_means_over_problems_of_the_meta_objective() -> None:
     for at_once in (None, 1, 4):
         scores = score(
             BASELINES["momentum"],
-            task,
+            problems(task, 3, Objective(15, "first")),
             columns,
-            keys,
-            num_steps=15,
-            normalization="first",
             at_once=at_once,
         )
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
 def test_diverged_combinations_score_infinity_and_spoil_no_other() -> None:
-    task, keys = make_task("rosenbrock"), jax.random.split(jax.random.key(0), 4)
-    scores = score(BASELINES["gradient_descent"], task, {"alpha": np.array([1e-4, 10.0])}, keys)
-    alone = score(BASELINES["gradient_descent"], task, {"alpha": np.array([1e-4])}, keys)
+    some = problems(make_task("rosenbrock"), 4)
+    scores = score(BASELINES["gradient_descent"], some, {"alpha": np.array([1e-4, 10.0])})
+    alone = score(BASELINES["gradient_descent"], some, {"alpha": np.array([1e-4])})
     assert scores[1] == np.inf
     np.testing.assert_allclose(scores[0], alone[0], rtol=1e-6)
 
@@ -208,11 +225,9 @@ def test_tuned_momentum_approaches_theory(x64: None) -> None:
         BASELINES["momentum"],
         task,
         seed=0,
-        grid=grid,
-        num_samples=2500,
-        num_problems=2,
-        num_steps=400,
-        rescore_problems=2,
+        protocol=SearchProtocol(
+            Objective(400), grid=grid, num_samples=2500, num_problems=2, rescore_problems=2
+        ),
     )
     found = best(table)
     alpha = 4 / (1 + np.sqrt(m)) ** 2
@@ -220,29 +235,24 @@ def test_tuned_momentum_approaches_theory(x64: None) -> None:
     assert found.edges == {}
     assert abs(found.hyperparameters["alpha"] / alpha - 1) < 0.1
     assert abs(found.hyperparameters["beta"] - beta) < 0.05
-    keys = jax.random.split(jax.random.key(0), 2)
     theory = {"alpha": np.array([alpha]), "beta": np.array([beta])}
-    at_theory = score(BASELINES["momentum"], task, theory, keys, num_steps=400)[0]
+    at_theory = score(BASELINES["momentum"], problems(task, 2, Objective(400)), theory)[0]
     assert at_theory < 0
     assert abs(at_theory / found.score - 1) < 0.06
 
 
 def test_a_best_on_an_edge_widens_the_grid_until_it_is_interior() -> None:
     low = Grid((Axis("alpha", "log", 1e-3, 1e-2, 9),))
-    run = functools.partial(
-        random_search,
-        BASELINES["gradient_descent"],
-        LogQuadratic(0.1),
-        seed=0,
-        grid=low,
-        num_problems=2,
-        num_steps=20,
-        rescore_problems=2,
-    )
-    stopped = run(max_rounds=1)
+    protocol = SearchProtocol(Objective(20), grid=low, num_problems=2, rescore_problems=2)
+
+    def run(protocol: SearchProtocol) -> SearchTable:
+        task = LogQuadratic(0.1)
+        return random_search(BASELINES["gradient_descent"], task, seed=0, protocol=protocol)
+
+    stopped = run(dataclasses.replace(protocol, max_rounds=1))
     assert best(stopped).edges == {"alpha": "high"}
     assert stopped.earlier == ()
-    table = run()
+    table = run(protocol)
     found = best(table)
     assert found.edges == {}
     assert 0.1 < found.hyperparameters["alpha"] < 10
@@ -284,11 +294,8 @@ def test_scores_are_recovered_from_the_stored_table(tmp_path: Path, table: Searc
     stored = table.settings
     scores = score(
         BASELINES[stored.baseline],
-        make_task(stored.task, **stored.task_options),
+        tuning_problems(make_task(stored.task, **stored.task_options), stored),
         table.hyperparameters(),
-        keys_at(stream(stored.seed, TUNING_STREAM), jnp.arange(stored.num_problems)),
-        num_steps=stored.num_steps,
-        normalization=stored.normalization,
     )
     np.testing.assert_allclose(scores, table.scores, rtol=1e-5)
 
@@ -307,7 +314,12 @@ def test_the_rows_with_the_best_scores_are_rescored_and_the_best_of_them_wins(
 def test_a_search_in_which_everything_diverges_says_so() -> None:
     huge = Grid((Axis("alpha", "log", 1e20, 1e25, 5),))
     with pytest.raises(UserError, match="tuning gradient_descent on rosenbrock: every combination"):
-        random_search(BASELINES["gradient_descent"], make_task("rosenbrock"), seed=0, grid=huge)
+        random_search(
+            BASELINES["gradient_descent"],
+            make_task("rosenbrock"),
+            seed=0,
+            protocol=SearchProtocol(grid=huge),
+        )
 
 
 # Files

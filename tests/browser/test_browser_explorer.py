@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from optdyn.dynamics import reduce
-from optdyn.evaluation._validation import Validation, mean_curve
 from optdyn.mechanisms._momentum_stage import MomentumComparison
 from optdyn.runs._checkpoints import analysis_path, load_optimizer
 from optdyn.runs._files import read_signed_json
@@ -155,7 +154,7 @@ def test_modes_run_in_the_page_are_the_reduced_optimizer(page: Page, tiny_study:
     settings = read_signed_json(folder / "analysis.json")["inputs"]["settings"]
     final = read_signed_json(folder / "analysis.json")["final"]
     optimizer, _ = load_optimizer(analysis_path(folder / "checkpoints", final))
-    validation = Validation(make_task("linear_regression", n=3), **settings)
+    validation = AnalysisSettings(**settings).problems(make_task("linear_regression", n=3))
     point = MomentumComparison(validation, 0.1, 0.5).operating_point(optimizer)
     page.focus("#stage")
     page.keyboard.press("End")
@@ -163,7 +162,7 @@ def test_modes_run_in_the_page_are_the_reduced_optimizer(page: Page, tiny_study:
     for button, kept in (("#keep-all", groups), ("#keep-none", []), ("#keep-first", groups[:1])):
         page.click(button)
         tx = reduce(point.modes, keep=[j for group in kept for j in group], h0=point.h0)
-        expected, _ = mean_curve(validation.compiled(lambda tx=tx: tx)(), "first")
+        expected = validation.mean_curve(validation.curves(lambda tx=tx: tx)()).mean
         np.testing.assert_allclose(kept_curve(page), expected, rtol=2e-3)
         assert f"{len(kept)} of {len(groups)} modes kept" in page.inner_text("#kept-text")
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from optdyn.errors import UserError
+from optdyn.inner_loop import Objective
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._sweep_run import Sweep, run_sweep
-from optdyn.search import random_search
+from optdyn.search import Execution, SearchProtocol, random_search
 from optdyn.search._engines import Engine, LocalEngine, Work, start_engine
 from optdyn.search._search_table import SearchTable
 from optdyn.tasks import make_task
@@ -46,15 +47,23 @@ def engine() -> Iterator[Engine]:
 
 
 def search(engine: Engine, full: bool, on_chunk=lambda table: None) -> SearchTable:
-    sizes = (
-        {"num_samples": 2500, "num_problems": 8, "num_steps": 50, "rescore_problems": 16}
+    protocol = (
+        SearchProtocol(
+            Objective(50), num_samples=2500, num_problems=8, rescore_problems=16, max_rounds=2
+        )
         if full
-        else {"num_samples": 120, "num_problems": 2, "num_steps": 5, "rescore_problems": 4}
+        else SearchProtocol(
+            Objective(5), num_samples=120, num_problems=2, rescore_problems=4, max_rounds=2
+        )
     )
     return random_search(
-        get_baseline("momentum"), make_task("linear_regression"), seed=0, engine=engine,
-        on_chunk=on_chunk, max_rounds=2, runs_per_chunk=2048 if full else 40, **sizes,
-    )  # fmt: skip
+        get_baseline("momentum"),
+        make_task("linear_regression"),
+        seed=0,
+        protocol=protocol,
+        execution=Execution(engine=engine, runs_per_chunk=2048 if full else 40),
+        on_chunk=on_chunk,
+    )
 
 
 def stubborn(folder: str):

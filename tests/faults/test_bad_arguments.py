@@ -16,10 +16,12 @@ import pytest
 
 import optdyn
 from optdyn.errors import UserError
+from optdyn.inner_loop import Objective
 from optdyn.meta_training import UnrollOptions
+from optdyn.optimizers._baselines import Baseline
 from optdyn.optimizers._search_space import Axis
 from optdyn.random_streams import stream
-from optdyn.search import Grid
+from optdyn.search import Execution, SearchProtocol
 from optdyn.search._learning_rate import LearningRateSearch
 from optdyn.tasks import Digits, LinearRegression, Rosenbrock, TwoMoons
 
@@ -35,18 +37,19 @@ RECORDS = [
     optdyn.Encoding(),
     optdyn.MetaTraining(),
     UnrollOptions(),
+    Objective(),
+    SearchProtocol(),
     LearningRateSearch(),
     LinearRegression(),
     TwoMoons(),
     Digits(),
     AXIS,
 ]
-SEARCH = {
-    "seed": 0, "num_samples": 3, "num_problems": 2, "num_steps": 2, "rescore_top": 1,
-    "rescore_problems": 2, "max_rounds": 1, "normalization": "none", "at_once": 1,
-    "runs_per_chunk": 1, "grid": Grid((AXIS,)),
-}  # fmt: skip
-EVALUATION = {"seed": 0, "num_problems": 2, "num_steps": 2, "normalization": "none", "at_once": 1}
+SEARCH = [
+    "seed", "num_samples", "num_problems", "num_steps", "rescore_top", "rescore_problems",
+    "max_rounds", "normalization", "at_once", "runs_per_chunk", "grid",
+]  # fmt: skip
+EVALUATION = {"seed": 0, "num_problems": 2, "num_steps": 2, "normalization": "none"}
 
 
 def told(call: Callable[[Any], object], value: object) -> str:
@@ -93,11 +96,27 @@ def test_settings_of_an_evaluation(name: str) -> None:
     bad = {
         "seed": [-1, 2**32, True, 0.5, "0", None],
         "normalization": ["x", None, 1, np.array([1, 2])],
-        "at_once": [value for value in BAD_COUNTS if value is not None],
     }
     for value in bad.get(name, BAD_COUNTS):
         with pytest.raises(UserError, match=f"^{name}: "):
             optdyn.evaluate(optax.sgd(0.1), Rosenbrock(), **{**EVALUATION, name: value})
+
+
+def search(baseline: Baseline, name: str, value: object) -> None:
+    """A small search, one of whose settings has another ``value``."""
+    given: dict[str, Any] = {"seed": 0, name: value}
+
+    def those_of(*names: str) -> dict[str, Any]:
+        return {each: given[each] for each in names if each in given}
+
+    protocol = SearchProtocol(
+        objective=Objective(**those_of("num_steps", "normalization")),
+        **those_of(*(field.name for field in dataclasses.fields(SearchProtocol))),
+    )
+    execution = Execution(**those_of("at_once", "runs_per_chunk"))
+    optdyn.random_search(
+        baseline, Rosenbrock(), seed=given["seed"], protocol=protocol, execution=execution
+    )
 
 
 @pytest.mark.parametrize("name", SEARCH)
@@ -112,7 +131,7 @@ def test_settings_of_a_search(name: str) -> None:
     baseline = optdyn.optimizers._baselines.get_baseline("gradient_descent")
     for value in bad.get(name, BAD_COUNTS):
         with pytest.raises(UserError, match=f"^{name}: "):
-            optdyn.random_search(baseline, Rosenbrock(), **{**SEARCH, name: value})
+            search(baseline, name, value)
 
 
 @pytest.mark.parametrize("value", ["rosenbrock", None, Rosenbrock, 3, {}])

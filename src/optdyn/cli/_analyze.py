@@ -81,17 +81,17 @@ def _taken_apart(text: str, settings: AnalyzeOptimizerSettings) -> Result:
 
 def _gradients(optimizer: ComponentwiseRNN, card: Card, seed: int) -> np.ndarray:
     """Gradient histories [components, steps] of a stored optimizer on its own task."""
-    from optdyn.evaluation._validation import Validation
+    from optdyn.evaluation import VALIDATION_STREAM, ProblemSet
     from optdyn.tasks import make_task
 
-    validation = Validation(
+    problems = ProblemSet(
         make_task(card.task, **card.task_options),
         seed=seed,
-        num_problems=PROBLEMS,
-        num_steps=card.protocol.unroll_length,
-        normalization="none",
+        number=PROBLEMS,
+        objective=card.protocol.objective,
+        stream=VALIDATION_STREAM,
     )
-    histories = validation.compiled_gradients(lambda rnn: rnn.as_optax(), COMPONENTS)
+    histories = problems.gradient_histories(lambda rnn: rnn.as_optax(), COMPONENTS)
     return histories(optimizer)
 
 

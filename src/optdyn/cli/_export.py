@@ -10,8 +10,8 @@ from optdyn.cli._output import Result, present
 from optdyn.cli._settings import ExportSettings, TrainSettings, TuneSettings
 from optdyn.errors import UserError
 from optdyn.runs._run_folder import open_run
-from optdyn.search._search_table import SearchSettings, describe_task
-from optdyn.tasks import make_task
+from optdyn.search._search_table import SearchSettings
+from optdyn.tasks import describe_task, make_task
 
 if TYPE_CHECKING:
     from optdyn.runs._cards import Card
@@ -77,7 +77,7 @@ def tune_command(search: SearchSettings) -> str:
 
 def _task_option(task: str, options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The options that are not the task's defaults."""
-    _, usual = describe_task(make_task(task))
+    usual = describe_task(make_task(task)).options
     return tuple((name, value) for name, value in options.items() if value != usual.get(name))
 
 

@@ -1,21 +1,28 @@
 """How well an optimizer does on problems that it has not seen."""
 
 from optdyn.evaluation._evaluate import (
-    EVALUATION_STREAM,
     Evaluation,
-    PairedDifference,
     evaluate,
+    evaluate_on,
     evaluator,
     paired_difference,
 )
-from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.inner_loop._problem_set import (
+    EVALUATION_STREAM,
+    VALIDATION_STREAM,
+    ProblemSet,
+    mean_curve,
+)
+from optdyn.inner_loop._statistics import MeanAndError
 
 __all__ = [
     "EVALUATION_STREAM",
+    "VALIDATION_STREAM",
     "Evaluation",
-    "PairedDifference",
-    "Validation",
+    "MeanAndError",
+    "ProblemSet",
     "evaluate",
+    "evaluate_on",
     "evaluator",
     "mean_curve",
     "paired_difference",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,22 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.errors import UserError, require_choice, require_positive_int, shown
+from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.inner_loop._batching import map_runs, runs_at_once
-from optdyn.inner_loop._objective import NORMALIZATIONS, meta_loss
-from optdyn.inner_loop._unroll import unroll
-from optdyn.meta_training._containment import exploded
-from optdyn.random_streams import keys_at, stream
-from optdyn.tasks import Problem, sample_batch
+from optdyn.inner_loop._objective import Objective, exploded
+from optdyn.inner_loop._problem_set import EVALUATION_STREAM, ProblemSet
+from optdyn.inner_loop._statistics import MeanAndError, mean_and_error
 
 if TYPE_CHECKING:
     import optax
     from jax.sharding import Mesh
     from jaxtyping import Array, Float, PyTree
 
-    from optdyn.tasks import Task
-
-EVALUATION_STREAM = "evaluation problems"
+    from optdyn.tasks import Problem, Task
 
 FEWEST_PROBLEMS = 8
 """The problems in a chunk, where more do not fit at once."""
@@ -38,10 +33,10 @@ class Evaluation:
     """An optimizer's results on the test problems.
 
     ``losses`` [problems, T + 1]: each problem's loss before the first step and
-    after each one. ``meta_objectives`` [problems]: `meta_loss` of each curve,
+    after each one. ``meta_objectives`` [problems]: `Objective.meta_loss` of each curve,
     +inf where it is not finite. ``mean`` and ``standard_error`` are theirs over
     problems. ``exploded``: how many problems blew up
-    (`optdyn.meta_training._containment.exploded`).
+    (`optdyn.inner_loop.exploded`).
     """
 
     losses: Float[np.ndarray, "problems steps"]
@@ -49,17 +44,6 @@ class Evaluation:
     mean: float
     standard_error: float
     exploded: int
-
-
-@dataclasses.dataclass(frozen=True)
-class PairedDifference:
-    """Mean and standard error of one optimizer's meta-objectives minus another's.
-
-    Where one diverged the mean is infinite, where both did on a problem NaN.
-    """
-
-    mean: float
-    standard_error: float
 
 
 def evaluate(
@@ -70,113 +54,120 @@ def evaluate(
     num_problems: int = 64,
     num_steps: int = 200,
     normalization: str = "none",
+    objective: Objective | None = None,
+) -> Evaluation:
+    """Run ``tx`` for ``num_steps`` on problems of ``task`` that neither training nor tuning sees.
+
+    The same seed gives the same problems, so that optimizers can be compared
+    problem by problem. ``objective``: in place of ``num_steps`` and ``normalization``.
+
+    Raises `UserError` for bad counts, an unknown normalization, what is no optimizer or
+    task, or an objective next to a number of steps or a normalization.
+    """
+    given = Objective(num_steps, normalization)
+    if objective is not None and given != Objective():
+        raise UserError(
+            "objective: give it alone, or num_steps and normalization instead (it holds both)"
+        )
+    problems = ProblemSet(
+        task,
+        seed=seed,
+        number=num_problems,
+        objective=given if objective is None else objective,
+        stream=EVALUATION_STREAM,
+    )
+    return evaluate_on(tx, problems)
+
+
+def evaluate_on(
+    tx: optax.GradientTransformation,
+    problems: ProblemSet,
+    *,
     at_once: int | None = None,
     mesh: Mesh | None = None,
     on_chunk: Callable[[np.ndarray], None] = lambda losses: None,
     done: Float[np.ndarray, "some steps"] | None = None,
 ) -> Evaluation:
-    """Run ``tx`` for ``num_steps`` on problems of ``task`` that neither training nor tuning sees.
+    """Run ``tx`` on each of ``problems``, some of them at once.
 
-    The same seed gives the same problems, so that optimizers can be compared
-    problem by problem. Of the ``num_problems``, ``at_once`` (default: `runs_at_once`)
-    are held in memory together on each device of ``mesh``.
-
-    ``on_chunk`` is given the losses [problems so far, T + 1] after each chunk of
-    problems; passed back as ``done``, an evaluation goes on after them, to the
+    ``at_once`` of them (default: `runs_at_once`) are held in memory together on each
+    device of ``mesh``. ``on_chunk`` is given the losses [problems so far, T + 1] after each
+    chunk of problems; passed back as ``done``, an evaluation goes on after them, to the
     same bits (for one device count).
 
-    Raises `UserError` for bad counts, an unknown normalization, or what is no optimizer or task.
+    Raises `UserError` for a bad count or what is no optimizer.
     """
     if not all(callable(getattr(tx, name, None)) for name in ("init", "update")):
         raise UserError(
             f"optimizer: {shown(tx)} is not allowed (an optax.GradientTransformation, such as "
             "as_optax() of a learned one)"
         )
-    run = evaluator(
-        lambda: tx,
-        task,
-        seed=seed,
-        num_problems=num_problems,
-        num_steps=num_steps,
-        normalization=normalization,
-        at_once=at_once,
-        mesh=mesh,
-        on_chunk=on_chunk,
-        done=done,
-    )
+    run = evaluator(lambda: tx, problems, at_once=at_once, mesh=mesh, on_chunk=on_chunk, done=done)
     return run()
 
 
 def evaluator(
     make: Callable[..., optax.GradientTransformation],
-    task: Task,
+    problems: ProblemSet,
     *,
-    seed: int,
-    num_problems: int = 64,
-    num_steps: int = 200,
-    normalization: str = "none",
     at_once: int | None = None,
     mesh: Mesh | None = None,
     on_chunk: Callable[[np.ndarray], None] = lambda losses: None,
     done: Float[np.ndarray, "some steps"] | None = None,
 ) -> Callable[..., Evaluation]:
-    """`evaluate` as a function of ``make``'s arguments, compiled once for all their values.
+    """`evaluate_on` as a function of ``make``'s arguments, compiled once for all their values.
 
     They are arrays or pytrees of arrays, and ``make`` gives the optimizer; the
-    rest is as in `evaluate`.
+    rest is as in `evaluate_on`.
 
-    Raises `UserError` for bad counts or an unknown normalization.
+    Raises `UserError` for a bad count.
     """
-    require_positive_int("num_problems", num_problems)
-    require_positive_int("num_steps", num_steps)
     if at_once is not None:
         require_positive_int("at_once", at_once)
-    require_choice("normalization", normalization, list(NORMALIZATIONS))
-    keys = keys_at(stream(seed, EVALUATION_STREAM), jnp.arange(num_problems))
-    batch = sample_batch(task, keys)
+    batch, number = problems.problems, problems.number
 
     def curve(problem: Problem, arguments: tuple[PyTree, ...]) -> Float[Array, " steps"]:
-        return unroll(make(*arguments), problem, num_steps).losses
+        return problems.losses(make(*arguments), problem)
 
     @functools.partial(jax.jit, static_argnums=2)
-    def curves(problems: Problem, arguments: tuple[PyTree, ...], width: int) -> Array:
-        count = jax.tree.leaves(problems)[0].shape[0]
+    def curves(some: Problem, arguments: tuple[PyTree, ...], width: int) -> Array:
+        count = jax.tree.leaves(some)[0].shape[0]
         each = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *jnp.shape(a))), arguments)
-        return map_runs(curve, (problems, each), width, mesh)
+        return map_runs(curve, (some, each), width, mesh)
 
     def run(*arguments: PyTree) -> Evaluation:
         width = runs_at_once(make(*arguments), batch) if at_once is None else at_once
         devices = 1 if mesh is None else mesh.size
-        chunk = min(num_problems, max(FEWEST_PROBLEMS, width * devices))
+        chunk = min(number, max(FEWEST_PROBLEMS, width * devices))
         parts = [] if done is None else [done]
-        for start in range(0 if done is None else len(done), num_problems, chunk):
-            rows = np.arange(start, min(start + chunk, num_problems))
+        for start in range(0 if done is None else len(done), number, chunk):
+            rows = np.arange(start, min(start + chunk, number))
             # Rows are repeated in a short last chunk so that one compiled shape serves all.
             filled = np.resize(rows, chunk)
-            problems = jax.tree.map(lambda leaf: leaf[filled], batch)  # noqa: B023
-            parts.append(np.asarray(curves(problems, arguments, width))[: rows.size])
+            some = jax.tree.map(lambda leaf: leaf[filled], batch)  # noqa: B023
+            parts.append(np.asarray(curves(some, arguments, width))[: rows.size])
             on_chunk(np.concatenate(parts))
-        return _evaluation(np.concatenate(parts), normalization)
+        return _evaluation(np.concatenate(parts), problems)
 
     return run
 
 
-def _evaluation(losses: Float[np.ndarray, "problems steps"], normalization: str) -> Evaluation:
-    by_step = jnp.asarray(losses.T)
-    each = np.asarray(meta_loss(by_step, normalization), np.float64)
-    each = np.where(np.isfinite(each), each, np.inf)
-    mean, standard_error = _mean_and_standard_error(each)
+def _evaluation(losses: Float[np.ndarray, "problems steps"], problems: ProblemSet) -> Evaluation:
+    each = problems.scores(losses)
+    over_problems = mean_and_error(each)
     return Evaluation(
         losses=losses,
         meta_objectives=each,
-        mean=mean,
-        standard_error=standard_error,
-        exploded=int(jnp.sum(exploded(by_step))),
+        mean=over_problems.mean,
+        standard_error=over_problems.standard_error,
+        exploded=int(jnp.sum(exploded(jnp.asarray(losses.T)))),
     )
 
 
-def paired_difference(a: Evaluation, b: Evaluation) -> PairedDifference:
+def paired_difference(a: Evaluation, b: Evaluation) -> MeanAndError[float]:
     """``a``'s meta-objectives minus ``b``'s, problem by problem: below zero, ``a`` is better.
+
+    Where one diverged the mean is infinite, where both did on a problem NaN.
 
     Raises `UserError` when the two were not evaluated on the same problems.
     """
@@ -190,13 +181,4 @@ def paired_difference(a: Evaluation, b: Evaluation) -> PairedDifference:
         )
     with np.errstate(invalid="ignore"):  # both diverged: no difference can be told
         differences = a.meta_objectives - b.meta_objectives
-    return PairedDifference(*_mean_and_standard_error(differences))
-
-
-def _mean_and_standard_error(values: np.ndarray) -> tuple[float, float]:
-    """Standard error: sample standard deviation over √n; infinite where any value is not finite."""
-    with np.errstate(invalid="ignore"):
-        mean = float(np.mean(values))
-    if not np.all(np.isfinite(values)) or values.size < 2:
-        return mean, math.inf
-    return mean, float(np.std(values, ddof=1)) / math.sqrt(values.size)
+    return mean_and_error(differences)

@@ -11,7 +11,6 @@ import numpy as np
 
 from optdyn.dynamics import Eigenmodes, linear_optimizer, truncate
 from optdyn.dynamics._eigenmodes import modal_coordinates
-from optdyn.evaluation._validation import Validation, mean_curve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from optdyn.dynamics._operating_point import OperatingPoint
+    from optdyn.inner_loop._problem_set import ProblemSet
 
 NESTED = (1, 2, 4, 8)
 SINGLES = (2,)
@@ -43,7 +43,7 @@ def choices(modes: Eigenmodes) -> dict[str, list[int]]:
 
 
 def kept_modes_curves(
-    validation: Validation, point: OperatingPoint, sets: Sequence[Sequence[int]]
+    validation: ProblemSet, point: OperatingPoint, sets: Sequence[Sequence[int]]
 ) -> list[Float[np.ndarray, " steps"]]:
     """The mean loss curve [T + 1] of `reduce(point.modes, keep, h0)` for each of ``sets``.
 
@@ -54,7 +54,7 @@ def kept_modes_curves(
     whole = truncate(modes, "all")
     every = np.arange(whole.size)
     start = modal_coordinates(modes, every) @ (point.h0 - modes.linearization.state)
-    losses = validation.compiled(
+    losses = validation.curves(
         lambda C, D: linear_optimizer(dataclasses.replace(whole, C=C, D=D), start)
     )
     curves = []
@@ -64,5 +64,5 @@ def kept_modes_curves(
         C = np.where(np.isin(every, kept), whole.C, 0.0)
         D = whole.D + float(np.sum(modes.alpha[dropped]).real)
         found = losses(jnp.asarray(C), jnp.asarray(D))
-        curves.append(mean_curve(found, validation.normalization)[0])
+        curves.append(validation.mean_curve(found).mean)
     return curves

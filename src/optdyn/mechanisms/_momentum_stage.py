@@ -10,7 +10,7 @@ import numpy as np
 
 from optdyn.dynamics import Eigenmodes, StepMap, reduce, step_map
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
-from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.inner_loop._problem_set import ProblemSet
 from optdyn.meta_training._gradient import MetaOptimizer
 from optdyn.optimizers._baselines import momentum
 
@@ -63,13 +63,13 @@ class MomentumComparison:
     ``alpha``, ``beta``: the best tuned momentum's.
     """
 
-    def __init__(self, validation: Validation, alpha: float, beta: float) -> None:
+    def __init__(self, validation: ProblemSet, alpha: float, beta: float) -> None:
         self.validation = validation
-        self.momentum_curves = validation.compiled(momentum)
-        self.learned_curves = validation.compiled(_as_optax)
-        self._gradients = validation.compiled_gradients(_as_optax, HISTORIES)
+        self.momentum_curves = validation.curves(momentum)
+        self.learned_curves = validation.curves(_as_optax)
+        self._gradients = validation.gradient_histories(_as_optax, HISTORIES)
         self._step: StepMap | None = None
-        score = validation.meta_objective(self.momentum_curves(alpha, beta))
+        score = validation.score(self.momentum_curves(alpha, beta))
         self.tuned = TunedMomentum(alpha, beta, score)
 
     def operating_point(self, optimizer: MetaOptimizer) -> OperatingPoint:
@@ -82,7 +82,7 @@ class MomentumComparison:
     def one_mode_curves(self, point: OperatingPoint) -> Float[np.ndarray, "problems steps"]:
         """Losses [problems, T + 1] of the optimizer made of the leading mode alone."""
         tx = reduce(point.modes, keep=[0], h0=point.h0)
-        return self.validation.compiled(lambda: tx)()
+        return self.validation.curves(lambda: tx)()
 
     def row(
         self,
@@ -98,14 +98,16 @@ class MomentumComparison:
         extracted = self.momentum_curves(alpha.real, beta.real)
         return StageRow(
             meta_step=meta_step,
-            meta_objective=validation.meta_objective(full),
+            meta_objective=validation.score(full),
             alpha=float(alpha.real),
             beta=float(beta.real),
             oscillating=bool(beta.imag != 0),
             gain_gap=gain_gap,
             rate_ratio=rate_ratio,
-            momentum_ratio=validation.meta_objective(extracted) / self.tuned.meta_objective,
-            deviation=deviation(full, one_mode, validation.normalization),
+            momentum_ratio=validation.score(extracted) / self.tuned.meta_objective,
+            deviation=deviation(
+                validation.mean_curve(full).mean, validation.mean_curve(one_mode).mean
+            ),
         )
 
 
@@ -123,16 +125,10 @@ def _prominence(modes: Eigenmodes) -> tuple[float, float]:
         return float(gap), float(np.float64(np.abs(modes.alpha[0])) / bulk)
 
 
-def deviation(
-    full: Float[np.ndarray, "problems steps"],
-    reduced: Float[np.ndarray, "problems steps"],
-    normalization: str,
-) -> float:
-    """Median over steps 1 … T of |reduced/full − 1|, of the mean loss curves."""
-    whole, _ = mean_curve(full, normalization)
-    part, _ = mean_curve(reduced, normalization)
+def deviation(full: Float[np.ndarray, " steps"], reduced: Float[np.ndarray, " steps"]) -> float:
+    """Median over steps 1 … T of |reduced/full − 1|, of two mean loss curves."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return float(np.median(np.abs(part[1:] / whole[1:] - 1.0)))
+        return float(np.median(np.abs(reduced[1:] / full[1:] - 1.0)))
 
 
 def nearest_to(level: float, meta_steps: Sequence[int], meta_objectives: Sequence[float]) -> int:

@@ -26,9 +26,6 @@ LIMIT = 1e6
 GRADIENT_LIMIT = 1e15
 """Gradients beyond this magnitude count as exploded."""
 
-EXPLODED_RATIO = 1e4
-"""A problem has exploded when its loss exceeds this multiple of its first value."""
-
 
 class Contained(NamedTuple):
     """An optimizer's state and, for each problem, at how many steps it was contained.
@@ -100,12 +97,6 @@ def _choose_reverse(chosen: Array, cotangent: Array) -> tuple[None, Array, Array
 
 
 _choose.defvjp(_choose_forward, _choose_reverse)
-
-
-def exploded(losses: Float[Array, "steps batch"]) -> Bool[Array, " batch"]:
-    """Which problems blew up: a loss not finite or above `EXPLODED_RATIO` × its first value."""
-    limit = EXPLODED_RATIO * jnp.abs(losses[0])
-    return ~jnp.all(jnp.isfinite(losses) & (losses <= limit[None]), axis=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

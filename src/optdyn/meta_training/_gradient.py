@@ -15,13 +15,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from optdyn.errors import UserError, require_choice, require_number, require_positive_int
-from optdyn.inner_loop._objective import NORMALIZATIONS, meta_loss
+from optdyn.inner_loop._objective import Objective, exploded
 from optdyn.inner_loop._unroll import unroll
 from optdyn.meta_training._components import BATCH_AXIS, COMPONENT_AXIS, spread_components
 from optdyn.meta_training._containment import (
     contain_cotangents,
     contain_gradients,
-    exploded,
     hold_exploded,
 )
 from optdyn.meta_training._memory import StepMemory, fit_to_budget
@@ -79,8 +78,7 @@ class UnrollOptions:
     state_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        require_positive_int("num_steps", self.num_steps)
-        require_choice("normalization", self.normalization, list(NORMALIZATIONS))
+        _ = self.objective
         require_choice("state_dtype", self.state_dtype, list(STATE_DTYPES))
         if self.max_cotangent_norm is not None:
             require_number("max_cotangent_norm", self.max_cotangent_norm)
@@ -89,6 +87,11 @@ class UnrollOptions:
                 require_positive_int(name, getattr(self, name))
         if self.memory_budget is not None:
             require_positive_int("memory_budget", self.memory_budget, maximum=LARGEST_MEMORY)
+
+    @property
+    def objective(self) -> Objective:
+        """What each unroll is judged by."""
+        return Objective(self.num_steps, self.normalization)
 
 
 @jax.tree_util.register_dataclass
@@ -287,7 +290,7 @@ def _objective(
             between_steps=contain,
             segment=options.segment,
         )
-        each = meta_loss(trajectory.losses, options.normalization)
+        each = options.objective.meta_loss(trajectory.losses)
         replaced, held = trajectory.state.events.T
         blown = exploded(trajectory.losses) | (held > 0) | ~jnp.isfinite(each)
         if counts is not None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from optdyn.errors import require_number, require_positive_int
+from optdyn.inner_loop._objective import Objective
 from optdyn.meta_training._gradient import MetaOptimizer, UnrollOptions, meta_value_and_grad
 from optdyn.random_streams import stream
 
@@ -59,6 +60,11 @@ class MetaTraining:
             require_number(name, getattr(self, name))
         require_number("l2", self.l2, inclusive=True)
         self.unroll_options()
+
+    @property
+    def objective(self) -> Objective:
+        """What each unroll is judged by, in training, tuning and evaluation."""
+        return Objective(self.unroll_length, self.normalization)
 
     def unroll_options(self) -> UnrollOptions:
         """The part of the protocol that one meta-gradient needs."""

@@ -12,7 +12,8 @@ import numpy as np
 from optdyn.dynamics import impulse_mismatch, optimal_momentum, transients
 from optdyn.dynamics._operating_point import OperatingPoint
 from optdyn.errors import UserError
-from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.evaluation import VALIDATION_STREAM, ProblemSet
+from optdyn.inner_loop._objective import Objective
 from optdyn.mechanisms._momentum_stage import MomentumComparison, StageRow, nearest_to
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs import _forms as forms
@@ -84,12 +85,22 @@ ANALYSED = forms.fields(
 
 @dataclasses.dataclass(frozen=True)
 class AnalysisSettings:
-    """On which problems checkpoints are judged (see `Validation`)."""
+    """On which validation problems checkpoints are judged (see `ProblemSet`)."""
 
     seed: int
     num_problems: int = 64
     num_steps: int = 200
     normalization: str = "none"
+
+    def problems(self, task: Task) -> ProblemSet:
+        """The validation problems of ``task``."""
+        return ProblemSet(
+            task,
+            seed=self.seed,
+            number=self.num_problems,
+            objective=Objective(self.num_steps, self.normalization),
+            stream=VALIDATION_STREAM,
+        )
 
 
 def analyze_task(
@@ -128,7 +139,7 @@ def analyze_task(
         if done["inputs"] == inputs:
             return done
 
-    comparison = MomentumComparison(Validation(task, **vars(settings)), **tuned_point)
+    comparison = MomentumComparison(settings.problems(task), **tuned_point)
     tuned = comparison.tuned
     rows, faults = [], []
     with progress(f"analyzing {task_name}", len(checkpoints)) as advance:
@@ -149,7 +160,7 @@ def analyze_task(
                     continue
                 losses = comparison.learned_curves(optimizer), comparison.one_mode_curves(point)
                 stage = comparison.row(card.meta_step, point, *losses)
-                curves = _mean_curves(*losses, settings.normalization)
+                curves = _mean_curves(*losses, comparison.validation)
                 row = to_plain({**_row(stage, point), "curves": curves})
                 write_signed_json(kept, {"origin": origin, "row": row})
             rows.append(row)
@@ -234,12 +245,12 @@ def _pairs(values: Complex[np.ndarray, " N"]) -> Float[np.ndarray, "N 2"]:
 def _mean_curves(
     full: Float[np.ndarray, "problems steps"],
     one_mode: Float[np.ndarray, "problems steps"],
-    normalization: str,
+    validation: ProblemSet,
 ) -> dict[str, list[float]]:
     """The mean losses along the inner loop, to the digits that a drawing needs."""
     means = {"full": full, "one_mode": one_mode}
     return {
-        name: [float(f"{v:.{CURVE_DIGITS}g}") for v in mean_curve(losses, normalization)[0]]
+        name: [float(f"{v:.{CURVE_DIGITS}g}") for v in validation.mean_curve(losses).mean]
         for name, losses in means.items()
     }
 
@@ -274,8 +285,5 @@ def _curves(optimizer: ComponentwiseRNN, comparison: MomentumComparison) -> dict
         "one_mode": comparison.one_mode_curves(comparison.operating_point(optimizer)),
         "tuned": comparison.momentum_curves(comparison.tuned.alpha, comparison.tuned.beta),
     }
-    named = {}
-    for name, curves in losses.items():
-        mean, error = mean_curve(curves, comparison.validation.normalization)
-        named[name] = {"mean": mean, "standard_error": error}
-    return named
+    validation = comparison.validation
+    return {name: vars(validation.mean_curve(curves)) for name, curves in losses.items()}

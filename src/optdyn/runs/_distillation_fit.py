@@ -27,8 +27,7 @@ from optdyn.distillation import (
 )
 from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import operating_point
-from optdyn.evaluation._validation import Validation
-from optdyn.inner_loop._objective import meta_loss
+from optdyn.inner_loop._objective import Objective
 from optdyn.mechanisms._measurement import visit
 from optdyn.mechanisms._nonlinear import update_function
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
@@ -104,8 +103,8 @@ def fit_sizes(
     if done is not None:
         return done
     task = make_task(task_name, **task_options)
-    validation = Validation(task, **vars(judged))
-    losses = validation.compiled(Distilled.as_optax)
+    validation = judged.problems(task)
+    losses = validation.curves(Distilled.as_optax)
     ladder = _Ladder(
         fitted_on=make_task(task_name, **{**task_options, **how.task_options}),
         protocol=dataclasses.replace(
@@ -118,10 +117,10 @@ def fit_sizes(
         ),
         tuned=tuned_in_parts(tuned),
         # One program serves every size.
-        score=lambda readable: validation.meta_objective(losses(readable.whole())),
+        score=lambda readable: validation.score(losses(readable.whole())),
     )
-    learned = validation.compiled(optimizer.as_optax)()
-    level = validation.meta_objective(learned)
+    learned = validation.curves(optimizer.as_optax)()
+    level = validation.score(learned)
     rows: list[dict[str, Any]] = []
     with progress("distilling", len(LADDER)) as advance:
         for count, added in enumerate(LADDER, start=1):
@@ -135,7 +134,7 @@ def fit_sizes(
             found = done["row"]["validation"]
             advance(count, f"{done['row']['name']}: {_told(found)}, learned {_told(level)}")
             readable = losses(from_values(done["row"]["values"]).whole())
-            if as_good(readable, learned, protocol.normalization):
+            if as_good(readable, learned, protocol.objective):
                 break
     fitted = {
         "format": FORMAT,
@@ -152,7 +151,7 @@ def fit_sizes(
 def as_good(
     candidate: Float[np.ndarray, "problems steps"],
     other: Float[np.ndarray, "problems steps"],
-    normalization: str,
+    objective: Objective,
 ) -> bool:
     """Whether losses on the same problems make a meta-objective as low as another's.
 
@@ -161,7 +160,7 @@ def as_good(
     """
     if not (np.all(np.isfinite(candidate)) and np.all(np.isfinite(other))):
         return bool(np.all(np.isfinite(candidate)))
-    each = [np.asarray(meta_loss(jnp.asarray(a.T), normalization)) for a in (candidate, other)]
+    each = [np.asarray(objective.meta_loss(jnp.asarray(a.T))) for a in (candidate, other)]
     difference = each[0] - each[1]
     error = np.std(difference, ddof=1) / np.sqrt(difference.size) if difference.size > 1 else 0.0
     return bool(np.mean(difference) <= error)
@@ -245,11 +244,11 @@ def _analysed(
 ) -> tuple[Guess, Demonstration]:
     """What the ladder starts from: modes, saturation, and what the optimizer does."""
     seed = seen.seed + DEMONSTRATION_SEED_OFFSET
-    elsewhere = Validation(task, **vars(dataclasses.replace(seen, seed=seed)))
+    elsewhere = dataclasses.replace(seen, seed=seed).problems(task)
     visited = visit(optimizer.as_optax(), elsewhere.problems, seen.num_steps)
     steps = visited.gradients.shape[-1]
     shown = Demonstration(visited.gradients.reshape(-1, steps), visited.updates.reshape(-1, steps))
-    histories = elsewhere.compiled_gradients(ComponentwiseRNN.as_optax, HISTORIES)
+    histories = elsewhere.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
     modes = operating_point(step_map(optimizer), histories(optimizer)).modes
     sizes = np.abs(shown.gradients[shown.gradients != 0])
     top = float(np.max(sizes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
@@ -11,8 +12,14 @@ from optdyn.distillation import Distilled, advantage_kept, as_code, from_values
 from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import operating_point
 from optdyn.errors import UserError
-from optdyn.evaluation._evaluate import Evaluation, evaluate, evaluator
-from optdyn.evaluation._validation import Validation
+from optdyn.evaluation import (
+    EVALUATION_STREAM,
+    Evaluation,
+    ProblemSet,
+    evaluate_on,
+    evaluator,
+)
+from optdyn.inner_loop import Objective
 from optdyn.mechanisms._ablation import ABLATIONS, ablated
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs import _forms as forms
@@ -165,16 +172,17 @@ class _Judge:
         mesh: Mesh | None,
     ) -> None:
         count = min(how.test_problems, len(learned.meta_objectives))
-        self.task, self.few = task, min(how.ablation_problems, count)
+        self.few = min(how.ablation_problems, count)
         self.learned, self.baseline = learned.meta_objectives, baseline.meta_objectives
-        self.options: dict[str, Any] = {
-            "seed": judged.seed,
-            "num_problems": count,
-            "num_steps": judged.num_steps,
-            "normalization": judged.normalization,
-            "mesh": mesh,
-        }
-        self._readable = evaluator(Distilled.as_optax, task, **self.options)
+        self.problems = ProblemSet(
+            task,
+            seed=judged.seed,
+            number=count,
+            objective=Objective(judged.num_steps, judged.normalization),
+            stream=EVALUATION_STREAM,
+        )
+        self.mesh = mesh
+        self._readable = evaluator(Distilled.as_optax, self.problems, mesh=mesh)
 
     def readable(self, optimizer: Distilled) -> dict[str, Any]:
         """Test meta-objective and the advantage kept; one program serves all readable ones."""
@@ -182,7 +190,9 @@ class _Judge:
 
     def other(self, tx: optax.GradientTransformation) -> dict[str, Any]:
         """The same of any optimizer, on fewer problems."""
-        return self._row(evaluate(tx, self.task, **{**self.options, "num_problems": self.few}))
+        return self._row(
+            evaluate_on(tx, dataclasses.replace(self.problems, number=self.few), mesh=self.mesh)
+        )
 
     def _row(self, result: Evaluation) -> dict[str, Any]:
         count = len(result.meta_objectives)
@@ -215,9 +225,7 @@ def _parts_removed(optimizer: Distilled, judge: _Judge) -> dict[str, Any]:
 def _mechanisms_removed(
     task: Task, optimizer: ComponentwiseRNN, judged: AnalysisSettings, judge: _Judge
 ) -> dict[str, Any]:
-    histories = Validation(task, **vars(judged)).compiled_gradients(
-        ComponentwiseRNN.as_optax, HISTORIES
-    )
+    histories = judged.problems(task).gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
     point = operating_point(step_map(optimizer), histories(optimizer))
     variants = ablated(optimizer, point)
     return {name: {"what": ABLATIONS[name], **judge.other(tx)} for name, tx in variants.items()}

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdyn.errors import UserError
-from optdyn.evaluation._evaluate import Evaluation, evaluate, paired_difference
+from optdyn.evaluation import (
+    EVALUATION_STREAM,
+    Evaluation,
+    ProblemSet,
+    evaluate_on,
+    paired_difference,
+)
+from optdyn.inner_loop import Objective
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs import _forms as forms
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint, load_optimizer
@@ -124,6 +131,13 @@ def evaluate_all(
         "normalization": normalization,
     }
     run.settle(f"evaluate/{task_name}", settings)
+    problems = ProblemSet(
+        task,
+        seed=seed,
+        number=num_problems,
+        objective=Objective(num_steps, normalization),
+        stream=EVALUATION_STREAM,
+    )
     evaluations = {}
     with progress(f"evaluating on {task_name}", len(chosen)) as advance:
         for count, contender in enumerate(chosen, start=1):
@@ -132,13 +146,9 @@ def evaluate_all(
             if evaluation is None or evaluation.losses.shape != (num_problems, num_steps + 1):
                 unfinished = _Unfinished(path.with_suffix(UNFINISHED), contender)
                 tell = functools.partial(advance, count - 1)
-                evaluation = evaluate(
+                evaluation = evaluate_on(
                     contender.tx,
-                    task,
-                    seed=seed,
-                    num_problems=num_problems,
-                    num_steps=num_steps,
-                    normalization=normalization,
+                    problems,
                     mesh=mesh,
                     on_chunk=functools.partial(unfinished.keep, num_problems, tell),
                     done=unfinished.losses(num_problems, num_steps),

@@ -12,7 +12,7 @@ import numpy as np
 from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import operating_point
 from optdyn.errors import UserError
-from optdyn.evaluation._validation import Validation, mean_curve
+from optdyn.evaluation import ProblemSet
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.mechanisms._momentum_stage import HISTORIES
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
@@ -86,13 +86,13 @@ def explore_task(
     if done is not None:
         return done
     task = make_task(task_name, **task_options)
-    validation = Validation(task, **vars(settings))
+    validation = settings.problems(task)
     result = {"inputs": inputs, "num_steps": settings.num_steps}
     if validation.problems.loss_fn in LOSSES:
         result["problems"] = _problems(validation.problems)
     else:
         print(f"trying sets of modes of {task_name}", flush=True)
-        result["choices"] = _choices(Validation(task, **vars(few)), loaded)
+        result["choices"] = _choices(few.problems(task), loaded)
         result["num_problems"] = few.num_problems
     write_signed_json(path, result)
     return to_plain(result)
@@ -105,17 +105,17 @@ def _problems(problems: Problem) -> dict[str, Any]:
     return {"loss": LOSSES[problems.loss_fn], "start": start, "data": rest}
 
 
-def _choices(validation: Validation, loaded: dict[int, ComponentwiseRNN]) -> dict[str, Any]:
+def _choices(validation: ProblemSet, loaded: dict[int, ComponentwiseRNN]) -> dict[str, Any]:
     """At each stage: sets of modes, with their losses and the whole optimizer's."""
-    full = validation.compiled(ComponentwiseRNN.as_optax)
-    histories = validation.compiled_gradients(ComponentwiseRNN.as_optax, HISTORIES)
+    full = validation.curves(ComponentwiseRNN.as_optax)
+    histories = validation.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
     found: dict[str, Any] = {}
     for meta_step, optimizer in loaded.items():
         point = operating_point(step_map(optimizer), histories(optimizer))
         sets = choices(point.modes)
         curves = kept_modes_curves(validation, point, list(sets.values()))
         found[str(meta_step)] = {
-            "full": rounded(mean_curve(full(optimizer), validation.normalization)[0]),
+            "full": rounded(validation.mean_curve(full(optimizer)).mean),
             "sets": [
                 {"name": name, "kept": kept, "curve": rounded(curve)}
                 for (name, kept), curve in zip(sets.items(), curves, strict=True)

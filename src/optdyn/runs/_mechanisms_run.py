@@ -12,7 +12,6 @@ from optdyn.dynamics import StepMap, step_map
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
 from optdyn.dynamics._tracking import Tracks, track_modes
 from optdyn.errors import UserError
-from optdyn.evaluation._validation import Validation
 from optdyn.mechanisms._measurement import QUANTILES, Mechanisms, measure, visit
 from optdyn.mechanisms._nonlinear import adam_adaptation, rmsprop_adaptation
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
@@ -128,8 +127,8 @@ def explain_task(
     if done is not None:
         return done
 
-    validation = Validation(make_task(task_name, **task_options), **vars(settings))
-    histories = validation.compiled_gradients(ComponentwiseRNN.as_optax, HISTORIES)
+    validation = settings.problems(make_task(task_name, **task_options))
+    histories = validation.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
     step = step_map(loaded[-1][0])
     points: list[tuple[int, OperatingPoint]] = []
     explained = loaded[-1]

@@ -15,7 +15,7 @@ from optdyn.runs._files import read_signed_json, to_plain, write_signed_json
 from optdyn.runs._forms import require_form
 from optdyn.runs._progress import progress
 from optdyn.runs._run_folder import RunFolder
-from optdyn.search._learning_rate import LearningRateSearch, Row, search_learning_rate
+from optdyn.search._learning_rate import Journal, LearningRateSearch, Row, search_learning_rate
 from optdyn.tasks import make_task
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def search(
             advance(done, f"{training}, learning rate {learning_rate:.3g}: {words}")
 
         return search_learning_rate(
-            task, architecture, protocol, seed, what, mesh=mesh, done=list(rows), on_row=keep,
-            on_step=tell,
+            task, architecture, protocol, seed, what, mesh=mesh,
+            journal=Journal(list(rows), keep, tell),
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdyn.errors import UserError
+from optdyn.inner_loop._objective import Objective
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.runs import _forms as forms
 from optdyn.runs._files import (
@@ -19,9 +20,18 @@ from optdyn.runs._files import (
 from optdyn.runs._forms import require_form
 from optdyn.runs._progress import progress
 from optdyn.runs._run_folder import RunFolder
-from optdyn.search import SearchTable, best, load_table, random_search, rerun_best, table_bytes
+from optdyn.search import (
+    Execution,
+    SearchProtocol,
+    SearchTable,
+    best,
+    load_table,
+    random_search,
+    rerun_best,
+    table_bytes,
+)
 from optdyn.search._engines import Engine, LocalEngine
-from optdyn.tasks import make_task
+from optdyn.tasks import make_task, task_from
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -75,6 +85,13 @@ def tune(
     }
     settings = {"task_options": task_options, "seed": seed, "normalization": normalization}
     run.settle(f"tune/{task_name}/{baseline_name}", {**settings, **counts})
+    protocol = SearchProtocol(
+        objective=Objective(num_steps, normalization),
+        num_samples=num_samples,
+        num_problems=num_problems,
+        rescore_top=rescore_top,
+        rescore_problems=rescore_problems,
+    )
     path = table_path(run.task_folder(task_name), baseline_name)
     with progress(f"tuning {baseline_name} on {task_name}", num_samples) as advance:
 
@@ -88,12 +105,10 @@ def tune(
             baseline,
             task,
             seed=seed,
-            normalization=normalization,
-            mesh=mesh,
-            engine=engine,
+            protocol=protocol,
+            execution=Execution(mesh=mesh, engine=engine),
             on_chunk=keep,
             done=_found(path),
-            **counts,
         )
 
 
@@ -135,12 +150,18 @@ def rerun_tables(task_folder: Path) -> dict[str, dict[str, float | None]]:
             row = {"hyperparameters": winner.hyperparameters, "stored": winner.tuning_score}
             known = kept.get(name, {})
             if {key: known.get(key) for key in row} != row:
-                known = {**row, "rerun": rerun_best(table)}
+                known = {**row, "rerun": _rerun(table)}
                 advance(count, name)
             reruns[name] = to_plain(known)
     if reruns != kept:
         write_signed_json(path, reruns)
     return reruns
+
+
+def _rerun(table: SearchTable) -> float:
+    settings = table.settings
+    task = task_from(settings.task, **settings.task_options)
+    return rerun_best(table, get_baseline(settings.baseline), task)
 
 
 def read_reruns(path: Path) -> dict[str, Any]:

@@ -1,13 +1,28 @@
 """Random search over an optimizer's hyperparameters (appendix C.3)."""
 
+from optdyn.search._engines import Execution
 from optdyn.search._grid import Grid
-from optdyn.search._random_search import random_search, rerun_best, score
-from optdyn.search._search_table import Best, SearchSettings, SearchTable, best, is_finished
+from optdyn.search._random_search import (
+    random_search,
+    rerun_best,
+    score,
+    tuning_problems,
+)
+from optdyn.search._search_table import (
+    Best,
+    SearchProtocol,
+    SearchSettings,
+    SearchTable,
+    best,
+    is_finished,
+)
 from optdyn.search._tables import load_table, table_bytes
 
 __all__ = [
     "Best",
+    "Execution",
     "Grid",
+    "SearchProtocol",
     "SearchSettings",
     "SearchTable",
     "best",
@@ -17,4 +32,5 @@ __all__ = [
     "rerun_best",
     "score",
     "table_bytes",
+    "tuning_problems",
 ]

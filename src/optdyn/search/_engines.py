@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from optdyn.distributed._processes import read_address
-from optdyn.errors import UserError
+from optdyn.errors import UserError, require_positive_int
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 ENGINES = ("local", "ray")
 
@@ -63,3 +66,26 @@ def start_engine(name: str, address: str | None) -> Engine:
     from optdyn.distributed._ray_engine import RayEngine
 
     return RayEngine(address)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Where a search's inner loops run; the results do not depend on it.
+
+    ``at_once`` (default: `runs_at_once`) of them are vectorised together on each device of
+    the one-axis ``mesh``, ``runs_per_chunk`` are done between two saves. ``engine`` does the
+    chunks: another one than the local needs the baseline to be in its registry and the task
+    where a module holds it, and takes no notice of ``mesh``.
+
+    Raises `UserError` for a bad count.
+    """
+
+    at_once: int | None = None
+    runs_per_chunk: int | None = None
+    mesh: Mesh | None = None
+    engine: Engine = LocalEngine()
+
+    def __post_init__(self) -> None:
+        for name in ("at_once", "runs_per_chunk"):
+            if getattr(self, name) is not None:
+                require_positive_int(name, getattr(self, name))

@@ -13,8 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.inner_loop._batching import map_runs, runs_at_once
-from optdyn.inner_loop._objective import meta_loss
-from optdyn.inner_loop._unroll import unroll
+from optdyn.inner_loop._problem_set import VALIDATION_STREAM, ProblemSet
 from optdyn.meta_training._trainer import (
     INIT_STREAM,
     MetaTraining,
@@ -23,13 +22,12 @@ from optdyn.meta_training._trainer import (
 )
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import keys_at, stream
-from optdyn.tasks._base import Problem, Task, sample_batch
+from optdyn.tasks._base import Problem, Task
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
     from jaxtyping import Array
 
-VALIDATION_STREAM = "validation problems"
 DRAWS_STREAM = "meta learning rates"
 
 Row = dict[str, float | int]
@@ -74,6 +72,19 @@ class LearningRateSearch:
         return [self.horizon] * self.num_draws + [protocol.num_meta_steps] * finalists
 
 
+@dataclasses.dataclass(frozen=True)
+class Journal:
+    """What is known of a search from before, and who hears of what is new.
+
+    ``done``: rows of an interrupted search, taken over instead of being computed again;
+    ``on_row`` is given each new one, and ``on_step`` each meta-step, with its learning rate.
+    """
+
+    done: Sequence[Row] = ()
+    on_row: Callable[[Row], None] = lambda row: None
+    on_step: Callable[[float, int], None] = lambda learning_rate, meta_step: None
+
+
 def search_learning_rate(
     task: Task,
     architecture: Architecture,
@@ -82,20 +93,16 @@ def search_learning_rate(
     search: LearningRateSearch = LearningRateSearch(),
     *,
     mesh: Mesh | None = None,
-    done: Sequence[Row] = (),
-    on_row: Callable[[Row], None] = lambda row: None,
-    on_step: Callable[[float, int], None] = lambda learning_rate, meta_step: None,
+    journal: Journal = Journal(),
 ) -> list[Row]:
     """One row for each training of the search, draws first, then finalists.
 
     ``protocol.learning_rate`` is replaced by each draw. A meta-objective that
-    is not finite counts, and is returned, as infinite. ``done``: rows of an
-    interrupted search, taken over instead of being computed again; ``on_row``
-    sees each new one, and ``on_step`` each meta-step, with its learning rate.
+    is not finite counts, and is returned, as infinite.
     """
     validate = make_validator(task, protocol, seed, search.num_problems)
-    trained = make_trainer(task, architecture, protocol, seed, mesh, on_step)
-    computed = {(row["learning_rate"], row["num_meta_steps"]): row for row in done}
+    trained = make_trainer(task, architecture, protocol, seed, mesh, journal.on_step)
+    computed = {(row["learning_rate"], row["num_meta_steps"]): row for row in journal.done}
 
     def row(learning_rate: float, num_meta_steps: int) -> Row:
         key = (learning_rate, num_meta_steps)
@@ -106,7 +113,7 @@ def search_learning_rate(
                 "seed": seed,
                 "meta_objective": validate(trained(learning_rate, num_meta_steps)),
             }
-            on_row(computed[key])
+            journal.on_row(computed[key])
         return computed[key]
 
     horizon = min(search.horizon, protocol.num_meta_steps)
@@ -126,18 +133,23 @@ def make_validator(
     task: Task, protocol: MetaTraining, seed: int, num_problems: int
 ) -> Callable[[ComponentwiseRNN], float]:
     """The compiled meta-objective on validation problems, infinite where it is not finite."""
-    keys = keys_at(stream(seed, VALIDATION_STREAM), jnp.arange(num_problems))
+    problems = ProblemSet(
+        task,
+        seed=seed,
+        number=num_problems,
+        objective=protocol.objective,
+        stream=VALIDATION_STREAM,
+    )
 
     @jax.jit
     def mean_objective(optimizer: ComponentwiseRNN) -> Array:
         tx = optimizer.as_optax()
 
         def one(problem: Problem) -> Array:
-            losses = unroll(tx, problem, protocol.unroll_length).losses
-            return meta_loss(losses, protocol.normalization)
+            return protocol.objective.meta_loss(problems.losses(tx, problem))
 
-        problems = sample_batch(task, keys)
-        return jnp.mean(map_runs(one, (problems,), runs_at_once(tx, problems)))
+        batch = problems.problems
+        return jnp.mean(map_runs(one, (batch,), runs_at_once(tx, batch)))
 
     def validate(optimizer: ComponentwiseRNN) -> float:
         value = float(mean_objective(optimizer))

@@ -11,29 +11,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.errors import require_positive_int
 from optdyn.inner_loop._batching import map_runs, runs_at_once
-from optdyn.inner_loop._objective import meta_loss
+from optdyn.inner_loop._objective import Objective
+from optdyn.inner_loop._problem_set import ProblemSet
 from optdyn.inner_loop._unroll import unroll
 from optdyn.optimizers._baselines import get_baseline
-from optdyn.random_streams import keys_at, stream
-from optdyn.search._engines import Engine, LocalEngine, Work
+from optdyn.random_streams import stream
+from optdyn.search._engines import Engine, Execution, Work
 from optdyn.search._grid import Grid
 from optdyn.search._search_table import (
+    COUNTS,
     Round,
+    SearchProtocol,
     SearchSettings,
     SearchTable,
     best,
-    describe_task,
     is_finished,
     require_same_settings,
 )
-from optdyn.tasks import Problem, make_task, sample_batch
+from optdyn.tasks import Problem
+from optdyn.tasks._description import describe_task, task_from
 
 if TYPE_CHECKING:
     import optax
     from jax.sharding import Mesh
-    from jaxtyping import Array, Float, Float64, Key
+    from jaxtyping import Array, Float, Float64
 
     from optdyn.optimizers._baselines import Baseline
     from optdyn.tasks import Task
@@ -51,79 +53,44 @@ FEWEST_RUNS = 256
 
 def score(
     baseline: Baseline,
-    task: Task,
+    problems: ProblemSet,
     hyperparameters: Hyperparameters,
-    problem_keys: Key[Array, " problems"],
     *,
-    num_steps: int = 200,
-    normalization: str = "none",
     at_once: int | None = None,
     mesh: Mesh | None = None,
 ) -> Float64[np.ndarray, " combinations"]:
     """The score of each combination of ``hyperparameters`` (arrays [K]).
 
-    A score is `meta_loss` averaged over the problems drawn from
-    ``problem_keys``, and +inf when any loss of any problem's curve, or the
-    average itself, is not finite. All K × problems inner loops run in one
-    compiled call, ``at_once`` of them (default: `runs_at_once`) vectorised
+    A score is the objective averaged over ``problems``, and +inf when any loss of any
+    problem's curve, or the average itself, is not finite. All K × problems inner loops run
+    in one compiled call, ``at_once`` of them (default: `runs_at_once`) vectorised
     together on each device of the one-axis ``mesh``.
     """
-    scorer = _scorer(
-        baseline,
-        sample_batch(task, problem_keys),
-        num_steps=num_steps,
-        normalization=normalization,
-        at_once=at_once,
+    scores = _scores(
+        {name: jnp.asarray(column) for name, column in hyperparameters.items()},
+        problems.problems,
+        factory=baseline.factory,
+        objective=problems.objective,
+        at_once=_runs_at_once(baseline, problems.problems) if at_once is None else at_once,
         mesh=mesh,
     )
-    return scorer(hyperparameters)
+    return np.asarray(scores, np.float64)
 
 
-def _scorer(
-    baseline: Baseline,
-    problems: Problem,
-    *,
-    num_steps: int,
-    normalization: str,
-    at_once: int | None,
-    mesh: Mesh | None,
-) -> Scorer:
-    """`score` on a batch of problems, as a function of the hyperparameters alone."""
-    if at_once is None:
-        at_once = _runs_at_once(baseline, problems)
-
-    def scorer(hyperparameters: Hyperparameters) -> Float64[np.ndarray, " combinations"]:
-        scores = _scores(
-            {name: jnp.asarray(column) for name, column in hyperparameters.items()},
-            problems,
-            factory=baseline.factory,
-            num_steps=num_steps,
-            normalization=normalization,
-            at_once=at_once,
-            mesh=mesh,
-        )
-        return np.asarray(scores, np.float64)
-
-    return scorer
-
-
-@functools.partial(
-    jax.jit, static_argnames=("factory", "num_steps", "normalization", "at_once", "mesh")
-)
+@functools.partial(jax.jit, static_argnames=("factory", "objective", "at_once", "mesh"))
 def _scores(
     hyperparameters: dict[str, Array],
     problems: Problem,
     *,
     factory: Callable[..., optax.GradientTransformation],
-    num_steps: int,
-    normalization: str,
+    objective: Objective,
     at_once: int,
     mesh: Mesh | None,
 ) -> Float[Array, " combinations"]:
     def run(combination: dict[str, Array], problem: Problem) -> Float[Array, ""]:
-        losses = unroll(factory(**combination), problem, num_steps).losses
+        losses = unroll(factory(**combination), problem, objective.num_steps).losses
         sound = jnp.all(jnp.isfinite(losses))
-        return jnp.where(sound, meta_loss(losses, normalization), jnp.inf)
+        return jnp.where(sound, objective.meta_loss(losses), jnp.inf)
 
     combinations = jax.tree.leaves(hyperparameters)[0].shape[0]
     count = jax.tree.leaves(problems)[0].shape[0]
@@ -146,60 +113,28 @@ def random_search(
     task: Task,
     *,
     seed: int,
-    num_samples: int = 2500,
-    num_problems: int = 32,
-    num_steps: int = 200,
-    normalization: str = "none",
-    grid: Grid | None = None,
-    rescore_top: int = 50,
-    rescore_problems: int = 64,
-    max_rounds: int = 8,
-    at_once: int | None = None,
-    runs_per_chunk: int | None = None,
-    mesh: Mesh | None = None,
-    engine: Engine = LocalEngine(),
+    protocol: SearchProtocol = SearchProtocol(),
+    execution: Execution = Execution(),
     on_chunk: Callable[[SearchTable], None] = lambda table: None,
     done: SearchTable | None = None,
 ) -> SearchTable:
     """Draw combinations from the grid, score all, rescore the best on fresh problems (C.3).
 
-    ``num_samples`` distinct combinations of ``baseline``'s hyperparameters are scored on
-    ``num_problems`` problems of ``task``, over ``num_steps`` with the objective's
-    ``normalization``; the best ``rescore_top`` again on ``rescore_problems`` others. The
-    ``seed`` settles both draws. ``at_once`` and ``mesh``: see `score`.
+    ``protocol`` says how many combinations of ``baseline``'s hyperparameters are scored on
+    how many problems of ``task``; the ``seed`` settles both draws.
 
     When the best (by its rescore) lies on an edge of the grid, the grid is
-    widened there and the search starts over, for at most ``max_rounds`` rounds;
+    widened there and the search starts over, for at most ``protocol.max_rounds`` rounds;
     `best` tells whether the last one's winner is interior. The table of the last
     round is returned, the others being summarised in its ``earlier``.
 
     ``on_chunk`` is given the unfinished table after each chunk of
-    ``runs_per_chunk`` inner loops; passed back as ``done``, a search goes on
+    ``execution.runs_per_chunk`` inner loops; passed back as ``done``, a search goes on
     where that table stopped, to the same bits. A finished one returns at once.
-    ``engine`` does the chunks: another one than the local needs ``baseline`` and
-    ``task`` to be in their registries, and takes no notice of ``mesh``.
 
-    Raises `UserError` for bad counts, when ``done`` is of other settings, or
-    when every combination diverged.
+    Raises `UserError` when ``done`` is of other settings, or when every combination diverged.
     """
-    for count, value in {"at_once": at_once, "runs_per_chunk": runs_per_chunk}.items():
-        if value is not None:
-            require_positive_int(count, value)
-    name, options = describe_task(task)
-    settings = SearchSettings(
-        baseline=baseline.name,
-        task=name,
-        task_options=options,
-        seed=seed,
-        grid=Grid(baseline.grid) if grid is None else grid,
-        num_samples=num_samples,
-        num_problems=num_problems,
-        num_steps=num_steps,
-        normalization=normalization,
-        rescore_top=rescore_top,
-        rescore_problems=rescore_problems,
-        max_rounds=max_rounds,
-    )
+    settings = SearchSettings.of(baseline, task, seed, protocol)
     if done is None:
         table = _new_round(settings, settings.grid, ())
     else:
@@ -208,43 +143,27 @@ def random_search(
     if is_finished(table):
         return table
 
-    tuning = sample_batch(task, _keys(seed, TUNING_STREAM, num_problems))
-    rescoring = sample_batch(task, _keys(seed, RESCORING_STREAM, rescore_problems))
-    if at_once is None:
-        at_once = _runs_at_once(baseline, tuning)
-    if runs_per_chunk is None:
-        runs_per_chunk = max(FEWEST_RUNS, at_once)
-    plain: dict[str, Any] = {
-        "num_steps": num_steps,
-        "normalization": normalization,
-        "at_once": at_once,
-    }
+    tuning = tuning_problems(task, settings)
+    rescoring = dataclasses.replace(
+        tuning, number=protocol.rescore_problems, stream=RESCORING_STREAM
+    )
+    at_once = execution.at_once or _runs_at_once(baseline, tuning.problems)
+    runs_per_chunk = execution.runs_per_chunk or max(FEWEST_RUNS, at_once)
 
-    def work(problems: Problem, stream_name: str, count: int) -> Work:
-        problem_settings = {"seed": seed, "stream_name": stream_name, "num_problems": count}
-        return Work(
-            here=lambda: _scorer(baseline, problems, mesh=mesh, **plain),
-            maker=f"{__name__}:{scorer_of.__name__}",
-            settings={
-                "baseline": baseline.name,
-                "task": name,
-                "task_options": options,
-                **problem_settings,
-                **plain,
-            },
-        )
+    def scored(
+        table: SearchTable, rows: np.ndarray, problems: ProblemSet, most: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        work = _scoring(baseline, problems, at_once, execution.mesh)
+        chunk = min(max(1, runs_per_chunk // problems.number), most)
+        return _in_chunks(table, rows, execution.engine, work, chunk)
 
-    score_work = work(tuning, TUNING_STREAM, num_problems)
-    rescore_work = work(rescoring, RESCORING_STREAM, rescore_problems)
-    chunk = min(max(1, runs_per_chunk // num_problems), num_samples)
-    rescoring_chunk = min(max(1, runs_per_chunk // rescore_problems), rescore_top)
     while True:
-        for rows, results in _in_chunks(table, table.to_score(), engine, score_work, chunk):
+        pending = table.to_score()
+        for rows, results in scored(table, pending, tuning, protocol.num_samples):
             table = dataclasses.replace(table, scores=_with(table.scores, rows, results))
             on_chunk(table)
-        for rows, results in _in_chunks(
-            table, table.to_rescore(), engine, rescore_work, rescoring_chunk
-        ):
+        pending = table.to_rescore()
+        for rows, results in scored(table, pending, rescoring, protocol.rescore_top):
             table = dataclasses.replace(table, rescores=_with(table.rescores, rows, results))
             on_chunk(table)
         if is_finished(table):
@@ -255,28 +174,33 @@ def random_search(
         table = _new_round(settings, widened, (*table.earlier, ended))
 
 
-def rerun_best(table: SearchTable) -> float:
+def tuning_problems(task: Task, settings: SearchSettings) -> ProblemSet:
+    """The problems of ``task`` on which a search with ``settings`` scores combinations."""
+    return ProblemSet(
+        task,
+        seed=settings.seed,
+        number=settings.num_problems,
+        objective=settings.objective,
+        stream=TUNING_STREAM,
+    )
+
+
+def rerun_best(table: SearchTable, baseline: Baseline, task: Task) -> float:
     """The best combination's score on the tuning problems, computed again.
 
-    Task, problems and hyperparameters are those of the table's settings, so that
+    ``baseline`` and ``task`` are those of the table's settings, so that
     it should equal `Best.tuning_score`. Raises `UserError` for a table without a
-    best, or of a task or an optimizer that is not in its registry.
+    best, or of another baseline or task.
     """
     settings = table.settings
-    scores = score(
-        get_baseline(settings.baseline),
-        make_task(settings.task, **settings.task_options),
-        {name: np.array([value]) for name, value in best(table).hyperparameters.items()},
-        _keys(settings.seed, TUNING_STREAM, settings.num_problems),
-        num_steps=settings.num_steps,
-        normalization=settings.normalization,
+    protocol = SearchProtocol(
+        objective=settings.objective,
+        grid=settings.grid,
+        **{name: getattr(settings, name) for name in COUNTS},
     )
-    return float(scores[0])
-
-
-def _keys(seed: int, stream_name: str, count: int) -> Key[Array, " count"]:
-    """The keys of one stream's problems."""
-    return keys_at(stream(seed, stream_name), jnp.arange(count))
+    require_same_settings(settings, SearchSettings.of(baseline, task, settings.seed, protocol))
+    winner = {name: np.array([value]) for name, value in best(table).hyperparameters.items()}
+    return float(score(baseline, tuning_problems(task, settings), winner)[0])
 
 
 def _new_round(settings: SearchSettings, grid: Grid, earlier: tuple[Round, ...]) -> SearchTable:
@@ -287,28 +211,39 @@ def _new_round(settings: SearchSettings, grid: Grid, earlier: tuple[Round, ...])
     return SearchTable(settings, grid, indices, unscored, unscored, earlier)
 
 
+def _scoring(baseline: Baseline, problems: ProblemSet, at_once: int, mesh: Mesh | None) -> Work:
+    """`score` on a set of problems, as work on chunks of combinations."""
+    described = describe_task(problems.task)
+    return Work(
+        here=lambda: functools.partial(score, baseline, problems, at_once=at_once, mesh=mesh),
+        maker=f"{__name__}:{scorer_of.__name__}",
+        settings={
+            "baseline": baseline.name,
+            "task": dataclasses.asdict(described),
+            "problems": {
+                "seed": problems.seed,
+                "number": problems.number,
+                "stream": problems.stream,
+            },
+            "objective": dataclasses.asdict(problems.objective),
+            "at_once": at_once,
+        },
+    )
+
+
 def scorer_of(
     *,
     baseline: str,
-    task: str,
-    task_options: dict[str, Any],
-    seed: int,
-    stream_name: str,
-    num_problems: int,
-    num_steps: int,
-    normalization: str,
+    task: dict[str, Any],
+    problems: dict[str, Any],
+    objective: dict[str, Any],
     at_once: int,
 ) -> Scorer:
-    """The scorer that a search with these settings uses, made from names."""
-    keys = _keys(seed, stream_name, num_problems)
-    return _scorer(
-        get_baseline(baseline),
-        sample_batch(make_task(task, **task_options), keys),
-        num_steps=num_steps,
-        normalization=normalization,
-        at_once=at_once,
-        mesh=None,
+    """The scorer that a search uses, made on another machine from what JSON holds."""
+    found = ProblemSet(
+        task_from(task["name"], **task["options"]), objective=Objective(**objective), **problems
     )
+    return functools.partial(score, get_baseline(baseline), found, at_once=at_once)
 
 
 def _in_chunks(

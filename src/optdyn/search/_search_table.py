@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optdyn.errors import UserError, require_choice, require_positive_int, shown
-from optdyn.inner_loop._objective import NORMALIZATIONS
+from optdyn.errors import UserError, require_positive_int, shown
+from optdyn.inner_loop._objective import Objective
 from optdyn.random_streams import LARGEST_SEED
 from optdyn.search._grid import Grid
-from optdyn.tasks import TASKS
+from optdyn.tasks._description import describe_task
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int
 
+    from optdyn.optimizers._baselines import Baseline
     from optdyn.tasks import Task
+
+COUNTS = ("num_samples", "num_problems", "rescore_top", "rescore_problems", "max_rounds")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchProtocol:
+    """How a search is done; the defaults are the paper's (C.3).
+
+    ``num_samples`` distinct combinations are scored on ``num_problems`` problems; the best
+    ``rescore_top`` of them again on ``rescore_problems`` others. ``grid``: which they are
+    drawn from (None: the baseline's own). A grid whose best lies on an edge is widened, for
+    at most ``max_rounds`` rounds in all.
+
+    Raises `UserError` for a bad count, or what is no grid.
+    """
+
+    objective: Objective = Objective()
+    num_samples: int = 2500
+    num_problems: int = 32
+    rescore_top: int = 50
+    rescore_problems: int = 64
+    max_rounds: int = 8
+    grid: Grid | None = None
+
+    def __post_init__(self) -> None:
+        for name in COUNTS:
+            require_positive_int(name, getattr(self, name))
+        if self.grid is not None and not isinstance(self.grid, Grid):
+            raise UserError(f"grid: {shown(self.grid)} is not allowed (a Grid)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +68,34 @@ class SearchSettings:
     max_rounds: int = 8
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_samples",
-            "num_problems",
-            "num_steps",
-            "rescore_top",
-            "rescore_problems",
-            "max_rounds",
-        ):
+        for name in COUNTS:
             require_positive_int(name, getattr(self, name))
         if not isinstance(self.grid, Grid):
             raise UserError(f"grid: {shown(self.grid)} is not allowed (a Grid)")
         require_positive_int("seed", self.seed, minimum=0, maximum=LARGEST_SEED)
-        require_choice("normalization", self.normalization, list(NORMALIZATIONS))
+        _ = self.objective
+
+    @classmethod
+    def of(
+        cls, baseline: Baseline, task: Task, seed: int, protocol: SearchProtocol
+    ) -> SearchSettings:
+        """The settings of a search by ``protocol``."""
+        described = describe_task(task)
+        return cls(
+            baseline=baseline.name,
+            task=described.name,
+            task_options=described.options,
+            seed=seed,
+            grid=Grid(baseline.grid) if protocol.grid is None else protocol.grid,
+            num_steps=protocol.objective.num_steps,
+            normalization=protocol.objective.normalization,
+            **{name: getattr(protocol, name) for name in COUNTS},
+        )
+
+    @property
+    def objective(self) -> Objective:
+        """What each combination is judged by."""
+        return Objective(self.num_steps, self.normalization)
 
 
 def require_same_settings(found: SearchSettings, expected: SearchSettings) -> None:
@@ -63,16 +107,6 @@ def require_same_settings(found: SearchSettings, expected: SearchSettings) -> No
                 f"stored search of {found.baseline} on {found.task}: {field.name} is {stored!r}, "
                 f"not {wanted!r} (use the same settings or another folder)"
             )
-
-
-def describe_task(task: Task) -> tuple[str, dict[str, Any]]:
-    """A task's registered name (its class's name if it has none) and its options."""
-    names = [name for name, factory in TASKS.items() if factory is type(task)]
-    fields: tuple[dataclasses.Field[Any], ...] = (
-        dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
-    )
-    options = {field.name: getattr(task, field.name) for field in fields}
-    return (names or [type(task).__name__])[0], json.loads(json.dumps(options, default=repr))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn import figures
-from optdyn.evaluation._validation import mean_curve
+from optdyn.evaluation import mean_curve
 from optdyn.figures import (
     Curve,
     MomentumPoint,
@@ -23,6 +23,7 @@ from optdyn.figures import (
     save_figure,
 )
 from optdyn.figures._style import readable
+from optdyn.inner_loop import Objective
 from optdyn.random_streams import keys_at, stream
 from optdyn.runs._progress import progress
 from optdyn.search import SearchTable, best
@@ -136,8 +137,9 @@ def _draw_training(result: TaskResults, folder: Path) -> None:
 
 
 def _draw_loss_curves(result: TaskResults, folder: Path) -> None:
+    objective = Objective(normalization=result.normalization)
     curves = [
-        Curve(name, *mean_curve(np.asarray(e.losses, float), result.normalization))
+        Curve(name, **vars(mean_curve(np.asarray(e.losses, float), objective)))
         for name, e in result.evaluations.items()
     ]
     figure = figures.loss_curves(curves, relative=result.normalization == "first")

@@ -11,9 +11,8 @@ from optdyn.pretrained._shipped import FOLDER, read_shipped_searches
 from optdyn.runs._files import read_bytes, write_bytes
 from optdyn.runs._origins import shipped_part
 from optdyn.runs._run_folder import RunFolder
-from optdyn.search._search_table import describe_task
 from optdyn.study._recipes import Recipe
-from optdyn.tasks import make_task
+from optdyn.tasks import describe_task, make_task
 
 
 def place_shipped(run: RunFolder, task: str, recipe: Recipe) -> bool:
@@ -62,7 +61,7 @@ def _require_fit(task: str, recipe: Recipe, shipped: Shipped) -> None:
     missing = [name for name in recipe.baselines if name not in shipped.tables]
     if missing:
         raise UserError(f"shipped {task}: no search table of {', '.join(missing)}")
-    _, options = describe_task(make_task(task, **recipe.task_options))
+    options = describe_task(make_task(task, **recipe.task_options)).options
     expected = (task, options, protocol.normalization, protocol.unroll_length)
     for name, table in shipped.tables.items():
         s = table.settings
@@ -71,7 +70,7 @@ def _require_fit(task: str, recipe: Recipe, shipped: Shipped) -> None:
     if shipped.fitted is None:
         return
     given = shipped.fitted["inputs"]
-    _, options = describe_task(make_task(task, **given["task_options"]))
+    options = describe_task(make_task(task, **given["task_options"])).options
     its = given["protocol"]
     if (task, options, its["normalization"], its["unroll_length"]) != expected:
         raise UserError(

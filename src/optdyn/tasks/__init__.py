@@ -1,6 +1,7 @@
 """What is optimised: tasks, each a distribution over problems."""
 
 from optdyn.tasks._base import Problem, Task, joint, sample_batch
+from optdyn.tasks._description import TaskDescription, describe_task, task_from
 from optdyn.tasks._digits import Digits
 from optdyn.tasks._linear_regression import LinearRegression
 from optdyn.tasks._registry import TASKS, make_task
@@ -14,8 +15,11 @@ __all__ = [
     "Problem",
     "Rosenbrock",
     "Task",
+    "TaskDescription",
     "TwoMoons",
+    "describe_task",
     "joint",
     "make_task",
     "sample_batch",
+    "task_from",
 ]

@@ -55,9 +55,14 @@ def sample_batch(task: Task, keys: Key[Array, " batch"]) -> Problem:
 
     Raises `UserError` for what is no task.
     """
-    if isinstance(task, type) or not hasattr(task, "sample"):
-        raise UserError(f"task: {shown(task)} is not allowed (an object with the method sample)")
+    require_task(task)
     return jax.vmap(task.sample)(keys)
+
+
+def require_task(task: object) -> None:
+    """Raise `UserError` unless ``task`` is an object with the method ``sample``."""
+    if isinstance(task, type) or not callable(getattr(task, "sample", None)):
+        raise UserError(f"task: {shown(task)} is not allowed (an object with the method sample)")
 
 
 def joint(batch: Problem) -> Problem:

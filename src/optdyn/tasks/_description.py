@@ -1,0 +1,72 @@
+"""Tasks by name: what files, cards and command lines say of a task, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import operator
+from typing import Any
+
+from optdyn.errors import UserError, first_line, shown
+from optdyn.tasks._base import Task, require_task
+from optdyn.tasks._registry import TASKS, make_task
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskDescription:
+    """A task's identity in files: equal descriptions are of the same distribution.
+
+    ``name``: in the registry, or ``module:QualName`` of the class of a task of one's own.
+    ``options``: its dataclass fields as JSON holds them (their repr where it cannot).
+    """
+
+    name: str
+    options: dict[str, Any]
+
+
+def describe_task(task: Task) -> TaskDescription:
+    """The name and the options of ``task``. Raises `UserError` for what is no task."""
+    require_task(task)
+    kind = type(task)
+    names = [name for name, factory in TASKS.items() if factory is kind]
+    fields: tuple[dataclasses.Field[Any], ...] = (
+        dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
+    )
+    options = {field.name: getattr(task, field.name) for field in fields if field.init}
+    own = f"{kind.__module__}:{kind.__qualname__}"
+    return TaskDescription((names or [own])[0], json.loads(json.dumps(options, default=repr)))
+
+
+def task_from(text: str, **options: Any) -> Task:
+    """The task that ``text`` names, with its ``options``.
+
+    ``text`` is a name of the registry, or ``module:Object``: a class, or another function
+    of the options, that gives a task, or a task itself, which takes no options.
+
+    Raises `UserError` for a name that is not found, or what gives no task.
+    """
+    where, colon, name = text.partition(":")
+    if not colon:
+        return make_task(text, **options)
+    try:
+        found = operator.attrgetter(name)(importlib.import_module(where))
+    except Exception as error:
+        raise UserError(
+            f"task: cannot find {text} ({first_line(error)}); give a class or a task that a "
+            "module holds at its top level, as module:Object, and start where the module is found"
+        ) from None
+    if not isinstance(found, type) and callable(getattr(found, "sample", None)):
+        if options:
+            raise UserError(f"task {text}: it is a task already and takes no options")
+        return found
+    if not callable(found):
+        raise UserError(f"task: {text} is {shown(found)}, not a task (it has no method sample)")
+    try:
+        made = found(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"task {text}: cannot be made ({first_line(error)})") from None
+    require_task(made)
+    return made
