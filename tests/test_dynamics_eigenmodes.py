@@ -10,9 +10,18 @@ import optax
 import pytest
 
 from dynamics_helpers import adam_state, learned, learned_at_fixed_point
-from optdyn.dynamics import Linearization, eigenmodes, impulse_mismatch, linearize, settle, truncate
+from optdyn.dynamics import (
+    Linearization,
+    eigenmodes,
+    impulse_mismatch,
+    linearize,
+    settle,
+    timescale,
+    truncate,
+)
 from optdyn.errors import UserError
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
+from optdyn.study._optimizer_drawing import impulse_parts
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -92,6 +101,8 @@ def test_timescale_and_gain() -> None:
     np.testing.assert_allclose(modes.timescale, -1 / np.log([0.99, 0.9, 0.5]), rtol=1e-12)
     assert np.isposinf(eigenmodes(linear_system([[1.0]], [1.0], [-1.0])).timescale[0])
     assert eigenmodes(linear_system([[0.0]], [1.0], [-1.0])).timescale[0] == 0.0
+    beta = np.array([np.exp(-0.1), -np.exp(-0.5), 1.0, np.exp(0.25), 0.0])
+    np.testing.assert_allclose(timescale(beta), [10.0, 2.0, np.inf, -4.0, 0.0])
 
 
 def test_undriven_integrator_has_no_gain() -> None:
@@ -273,6 +284,10 @@ def test_gradients_that_come_some_steps_late(delay: int, beta: float) -> None:
         [-0.1 * np.exp(-1j * w * delay) / (1 - beta * np.exp(-1j * w)) for w in (0.4, 2.0)],
         atol=1e-13,
     )
+    drawn = impulse_parts(modes)
+    together = np.sum(drawn["modes"], axis=0)
+    together[0] -= drawn["feedthrough"]
+    np.testing.assert_allclose(together, drawn["linear"], atol=1e-14)
     dropped = np.flatnonzero(modes.lag == 0).tolist()
     fir = truncate(modes, np.flatnonzero(modes.lag > 0).tolist())
     assert fir.size == modes.linearization.size - len(dropped)

@@ -24,7 +24,7 @@ from optdyn.figures import (
     SearchPanel,
     StoredModes,
 )
-from optdyn.figures._modes import meta_step_axis, timescale
+from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import STYLE
 
 BETA = np.array([0.9, 0.5 + 0.3j, 0.5 - 0.3j, 0.3, -0.2, 0.0, 1.1], complex)
@@ -391,13 +391,6 @@ def test_searches_share_one_scale_from_the_best_of_all() -> None:
     assert norms[0] is norms[1]
     assert norms[0].vmin == 0.01
     assert norms[0].vmax == pytest.approx(1.0)
-
-
-def test_timescale() -> None:
-    np.testing.assert_allclose(
-        timescale(np.array([np.exp(-0.1), -np.exp(-0.5), 1.0, 2.0, 0.0])),
-        [10.0, 2.0, np.inf, np.inf, 0.0],
-    )
 
 
 def test_saving_writes_three_files_with_the_numbers(tmp_path: Path) -> None:

@@ -1,7 +1,13 @@
 """Any optax optimizer as a dynamical system: step map, fixed points, linearisation, modes."""
 
 from optdyn.dynamics._dissection import Dissection, dissect, natural_linearization
-from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch, truncate
+from optdyn.dynamics._eigenmodes import (
+    Eigenmodes,
+    eigenmodes,
+    impulse_mismatch,
+    timescale,
+    truncate,
+)
 from optdyn.dynamics._fixed_points import FixedPoints, Status, find_fixed_points
 from optdyn.dynamics._identification import Fit, Identification, identify
 from optdyn.dynamics._linearization import Linearization, linearize
@@ -53,6 +59,7 @@ __all__ = [
     "stability_map",
     "stable_range",
     "step_map",
+    "timescale",
     "transients",
     "truncate",
 ]

@@ -33,6 +33,15 @@ CANCELLED = 1e-12
 UNDRIVEN = 1e-14
 
 
+def timescale(beta: Complex[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Steps in which modes with eigenvalues ``beta`` decay by a factor e: ``−1/ln|β|``.
+
+    0 at β = 0, inf at |β| = 1, negative for a growing mode (its steps to grow by e).
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(1.0 / (0.0 - np.log(np.abs(beta))))
+
+
 @dataclasses.dataclass(frozen=True)
 class Eigenmodes:
     """``v_j ← β_j v_j + α_j g``, ``Δx = −Σ_j v_j − feedthrough·g`` with the updated v.
@@ -74,9 +83,8 @@ class Eigenmodes:
 
     @property
     def timescale(self) -> Float[np.ndarray, " N"]:
-        """``−1/ln|β|`` in steps: 0 at β = 0, inf at |β| = 1, negative for growing modes."""
-        with np.errstate(divide="ignore"):
-            return 1.0 / (0.0 - np.log(np.abs(self.beta)))
+        """Steps in which each mode decays by a factor e (`timescale`)."""
+        return timescale(self.beta)
 
     @property
     def gain(self) -> Float[np.ndarray, " N"]:
@@ -85,11 +93,19 @@ class Eigenmodes:
 
     def impulse_response(self, steps: int) -> Float[np.ndarray, " steps"]:
         """Δx_k of a unit gradient at k = 0, less the drift (`Linearization.impulse_response`)."""
-        steps = whole_number("steps", steps)
-        powers = self.beta[None, :] ** np.arange(steps)[:, None]
-        response = -np.real(powers @ self.alpha)
+        response = self.mode_response("all", steps)
         response[0] -= self.feedthrough
-        late = (self.lag > 0) & (self.lag < steps)
+        return response
+
+    def mode_response(self, keep: Sequence[int] | str, steps: int) -> Float[np.ndarray, " steps"]:
+        """What the modes ``keep`` add to `impulse_response`, conjugates included.
+
+        Raises `UserError` as `with_conjugates` does.
+        """
+        steps, kept = whole_number("steps", steps), self.with_conjugates(keep)
+        powers = self.beta[None, kept] ** np.arange(steps)[:, None]
+        response = -np.real(powers @ self.alpha[kept])
+        late = kept[(self.lag[kept] > 0) & (self.lag[kept] < steps)]
         np.subtract.at(response, self.lag[late], self.delayed[late].real)
         return response
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.optimize
 
+from optdyn.dynamics._eigenmodes import timescale
 from optdyn.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ class Tracks:
 
     @property
     def timescale(self) -> Float[np.ndarray, "S N"]:
-        """``−1/ln|β|`` in steps; inf where a mode does not decay, 0 at β = 0."""
-        size = np.abs(self.beta)
-        with np.errstate(divide="ignore"):
-            return np.where(size < 1.0, 1.0 / (0.0 - np.log(np.minimum(size, 1.0))), np.inf)
+        """Steps in which each mode decays by a factor e (`optdyn.dynamics.timescale`)."""
+        return timescale(self.beta)
 
 
 def track_modes(checkpoints: Sequence[Eigenmodes]) -> Tracks:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from optdyn.figures._modes import meta_step_axis, timescale
+from optdyn.dynamics import timescale
+from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import (
     BLACK,
     BLUE,

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
+from optdyn.dynamics import timescale
 from optdyn.figures._style import (
     BLACK,
     BLUE,
@@ -35,13 +36,6 @@ ALPHA_DECADES = 6
 GAIN_DECADES = 3
 SHORTEST_TIMESCALE = 0.1
 FEW_CHECKPOINTS = 4
-
-
-def timescale(beta: Complex[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
-    """Steps in which a mode decays by e: −1/ln|β|; infinite where it does not decay."""
-    size = np.abs(beta)
-    with np.errstate(divide="ignore"):
-        return np.where(size < 1.0, -1.0 / np.log(np.where(size < 1.0, size, 0.5)), np.inf)
 
 
 @styled

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optdyn.figures._modes import SHORTEST_TIMESCALE, timescale
+from optdyn.dynamics import timescale
+from optdyn.figures._modes import SHORTEST_TIMESCALE
 from optdyn.figures._style import (
     BLACK,
     BLUE,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optdyn.figures._modes import ALPHA_DECADES, SHORTEST_TIMESCALE, references, timescale
+from optdyn.dynamics import timescale
+from optdyn.figures._modes import ALPHA_DECADES, SHORTEST_TIMESCALE, references
 from optdyn.figures._style import BLACK, BLUE, VERMILLION, new_figure, plain_log_ticks, styled
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from optdyn.figures._modes import meta_step_axis, timescale
+from optdyn.dynamics import timescale
+from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import (
     BLUE,
     GREEN,

@@ -12,11 +12,12 @@ from optdyn.figures import entitled, save_figure
 from optdyn.runs._files import write_json
 
 if TYPE_CHECKING:
-    from optdyn.dynamics._dissection import Dissection
+    from optdyn.dynamics import Dissection, Eigenmodes
 
 SUMMARY = "optimizer.json"
 LEADING = 3
 LONGEST, SHORTEST = 400, 20
+GROUPS = {1: "mode", 2: "mode pair"}
 
 
 def save_dissection(found: Dissection, name: str, folder: Path) -> None:
@@ -26,7 +27,7 @@ def save_dissection(found: Dissection, name: str, folder: Path) -> None:
     spectrum: dict[str, Any] = {
         part: getattr(modes, part) for part in ("beta", "alpha", "gain", "feedthrough")
     }
-    impulse, stability, identification = _impulse(found), found.stability, found.identification
+    impulse, stability, identification = impulse_parts(modes), found.stability, found.identification
     drawn = {
         "optimizer_modes": (figures.optimizer_modes(**spectrum), spectrum),
         "optimizer_impulse": (figures.optimizer_impulse(**impulse), impulse),
@@ -41,11 +42,13 @@ def save_dissection(found: Dissection, name: str, folder: Path) -> None:
         save_figure(entitled(figure, title), data, folder, file)
 
 
-def _impulse(found: Dissection) -> dict[str, Any]:
-    """The linear response over a few of its timescales, and the leading modes' parts."""
-    modes = found.modes
+def impulse_parts(modes: Eigenmodes) -> dict[str, Any]:
+    """The linear response over a few of its timescales, and the leading modes' parts.
+
+    As `optdyn.figures.optimizer_impulse` draws them.
+    """
     driven = np.flatnonzero(modes.gain > 1e-3 * np.max(modes.gain, initial=0.0))
-    longest = np.max(modes.timescale[driven], initial=0.0)
+    longest = np.max(modes.timescale[driven], initial=np.max(modes.lag[driven], initial=0))
     steps = int(np.clip(4 * longest, SHORTEST, LONGEST)) if np.isfinite(longest) else LONGEST
     parts: list[np.ndarray] = []
     labels: list[str] = []
@@ -53,16 +56,13 @@ def _impulse(found: Dissection) -> dict[str, Any]:
     for first in driven.tolist():
         if first in taken or len(parts) == LEADING:
             continue
-        pair = modes.with_conjugates([first])
-        taken.update(pair.tolist())
-        powers = modes.beta[pair][None, :] ** np.arange(steps)[:, None]
-        part = -np.real(powers @ modes.alpha[pair])
-        part[1] -= np.real(np.sum(modes.delayed[pair]))
-        parts.append(part)
+        group = modes.with_conjugates([first])
+        taken.update(group.tolist())
+        parts.append(modes.mode_response(group.tolist(), steps))
         size = f"|β| = {abs(modes.beta[first]):.4g}"
-        labels.append(f"mode pair, {size}" if len(pair) == 2 else f"mode, {size}")
+        labels.append(f"{GROUPS.get(len(group), f'{len(group)} modes together')}, {size}")
     return {
-        "linear": found.linearization.impulse_response(steps),
+        "linear": modes.linearization.impulse_response(steps),
         "modes": np.array(parts).reshape(len(parts), steps),
         "labels": labels,
         "feedthrough": modes.feedthrough,
