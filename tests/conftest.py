@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,18 @@ from optdyn.runs._run_folder import open_run
 
 FULL = os.environ.get("SUITE") == "full"
 FIGURES: dict[str, object] = {}
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+collect_ignore = [] if HAS_TORCH else ["pytorch"]
 
 # A machine that is busy is no fault of the code. A commit gets the same verdict each
 # time: new examples are sought by the suites at full length.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("searching", deadline=None)
 hypothesis.settings.load_profile("searching" if FULL else "repeatable")
+
+
+def pytest_report_header() -> list[str]:
+    return [] if HAS_TORCH else ["left out: tests/pytorch, without PyTorch (make test-torch)"]
 
 
 @pytest.fixture(scope="session")
