@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,8 @@ class ComponentwiseRNN:
         ) -> tuple[PyTree, RNNState]:
             del params
             _require_floats("gradients", gradients)
-            leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, gradients))
+            leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(gradients)]
+            treedef: Any = jax.tree.structure(gradients)
             _require_same_tree(gradients, state.h)
             pairs = [
                 advance(g, h) if g.size else (g, h)
@@ -141,9 +142,10 @@ class ComponentwiseRNN:
 
 def _require_same_tree(gradients: PyTree, h: PyTree) -> None:
     """Raise `UserError` unless the state has one more axis on each of the gradients' leaves."""
-    given, treedef = jax.tree_util.tree_flatten_with_path(gradients)
+    given = jax.tree_util.tree_leaves_with_path(gradients)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (gradients, h)]
     advice = "(give init the same pytree of parameters)"
-    if treedef != jax.tree.structure(h):
+    if structures[0] != structures[1]:
         raise UserError(f"gradients: not the tree that the state was made for {advice}")
     for (path, leaf), state in zip(given, jax.tree.leaves(h), strict=True):
         if np.shape(leaf) != state.shape[:-1]:

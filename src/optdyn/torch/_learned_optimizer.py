@@ -158,6 +158,6 @@ def _resolve(optimizer: str | Path | ComponentwiseRNN, stage: str) -> Componentw
 
 
 def _fingerprint(rnn: ComponentwiseRNN) -> str:
-    from optdyn.experiments.checkpoints import fingerprint
+    from optdyn.runs._checkpoints import fingerprint
 
     return fingerprint(rnn)
