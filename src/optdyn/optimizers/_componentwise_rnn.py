@@ -110,11 +110,11 @@ class ComponentwiseRNN:
 
         def init(params: PyTree) -> RNNState:
             _require_floats("parameters", params)
-            return RNNState(
-                h=jax.tree.map(
-                    lambda leaf: jnp.broadcast_to(self.h0, (*np.shape(leaf), size)), params
-                )
-            )
+
+            def rows(leaf: Any) -> Array:
+                return jnp.tile(self.h0, (np.size(leaf), 1)).reshape(*np.shape(leaf), size)
+
+            return RNNState(h=jax.tree.map(rows, params))
 
         def advance(g: Array, h: Array) -> tuple[Array, Array]:
             encoded = self.architecture.encoding(jnp.ravel(g).astype(self.w.dtype))
