@@ -30,16 +30,6 @@ def rotating(g, s, x=None):
     return -0.1 * v.real, v
 
 
-@pytest.mark.parametrize("k", [2, 3, 7])
-@pytest.mark.parametrize("inner", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)])
-def test_steps_that_come_in_cycles_are_refused(k: int, inner: optax.GradientTransformation) -> None:
-    every = optax.MultiSteps(inner, k).gradient_transformation()
-    for tx in (every, optax.chain(optax.apply_every(k), inner)):
-        for call in (linearize, settle, identify):
-            with pytest.raises(UserError, match=rf"not the same at every step.* {k} steps"):
-                call(tx)
-
-
 def test_a_cycle_of_one_step_is_none() -> None:
     tx = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 1).gradient_transformation()
     modes = eigenmodes(linearize(tx))
@@ -75,7 +65,7 @@ def test_count_sets_counters_of_every_kind(dtype: Any, own: bool) -> None:
 def test_sums_of_gradients_are_no_counters() -> None:
     # Under gradients of 1 they look like one.
     tx = pair(jnp.zeros_like, lambda g, s, x=None: (-0.1 * (s + g), s + g))
-    assert step_map(tx).layout.counters == ()
+    assert step_map(tx).clock.counters == ()
     assert eigenmodes(linearize(tx, count=9)).beta == pytest.approx([1.0])
 
 

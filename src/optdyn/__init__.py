@@ -21,6 +21,8 @@ _HOME = {
     "Problem": "tasks",
     "Task": "tasks",
     "UserError": "errors",
+    "closed_loop_radius": "dynamics",
+    "dissect": "dynamics",
     "eigenmodes": "dynamics",
     "evaluate": "evaluation",
     "find_fixed_points": "dynamics",

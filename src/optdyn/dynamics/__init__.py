@@ -12,11 +12,13 @@ from optdyn.dynamics._fixed_points import FixedPoints, Status, find_fixed_points
 from optdyn.dynamics._identification import Fit, Identification, identify
 from optdyn.dynamics._linearization import Linearization, linearize
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.dynamics._place import Place
 from optdyn.dynamics._reduction import linear_optimizer, reduce, transients
 from optdyn.dynamics._responses import Responses, responses, reversal_threshold
 from optdyn.dynamics._separability import componentwise, require_componentwise
+from optdyn.dynamics._settling import settle
 from optdyn.dynamics._stability import StabilityMap, stability_map
-from optdyn.dynamics._step_map import StepMap, settle, step_map
+from optdyn.dynamics._step_map import StepMap, step_map
 from optdyn.dynamics._theory import (
     closed_loop_radius,
     is_stable,
@@ -33,6 +35,7 @@ __all__ = [
     "Identification",
     "Linearization",
     "OperatingPoint",
+    "Place",
     "Responses",
     "StabilityMap",
     "Status",

@@ -12,8 +12,9 @@ from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch
 from optdyn.dynamics._identification import Identification, identify
 from optdyn.dynamics._linearization import Linearization, linearize
 from optdyn.dynamics._operating_point import operating_point
+from optdyn.dynamics._settling import settle
 from optdyn.dynamics._stability import StabilityMap, stability_map
-from optdyn.dynamics._step_map import StepMap, settle, step_map
+from optdyn.dynamics._step_map import StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_number
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def natural_linearization(
     Raises `UserError` when none is smooth, with what is wrong at the last.
     """
     s, at_count = gradient_scale, "" if count is None else f", counters at {count}"
-    counted = bool(step.layout.counters) and count is None
+    counted = bool(step.clock.counters) and count is None
     long_after = f", counters at {LONG}" if counted else at_count
     if gradients is not None:
         with contextlib.suppress(UserError):  # a kink at zero gradient, or no fixed point
@@ -168,7 +169,7 @@ def natural_linearization(
         return linearize(step, count=count), "the initial state, at zero gradient" + at_count
     if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
         start: dict[str, Any] = {"count": count}
-        if not step.layout.countdowns:
+        if not step.clock.countdowns:
             # Flags such as "is this the first step" have settled; counters start at 0.
             start = {"state": noisy, "h": step.h, "count": count or 0}
         text = "the initial state, at zero gradient" + at_count

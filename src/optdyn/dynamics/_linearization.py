@@ -9,18 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics._influence import hold_common_factor
+from optdyn.dynamics._jacobians import value_and_jacobian
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
+from optdyn.dynamics._timing import timing
 from optdyn.dynamics._units import state_units
-from optdyn.errors import UserError, finite_number, first_line, whole_number
+from optdyn.errors import finite_number, whole_number
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, PyTree
+    from typing import Unpack
 
-# One-sided slopes are taken at these distances from the operating point, and have
-# to come this near to the derivative, relative to the largest slope seen.
-PROBE_DISTANCES = tuple(2.0**-k for k in range(8, 52, 4))
-SLOPE_TOLERANCE = 1e-2
+    from jaxtyping import Float
+
+    from optdyn.dynamics._place import Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Linearization:
     keeps an iterate z) and depend on x only through distances from them. Where such a
     p exists that h − p·x makes the system independent of x, the state here is
     h − p·x, and E and weight_decay are zero. Otherwise p = 0 and the state is h.
+
+    ``cycle``: where steps come in cycles of p (every p-th acts, say), the linear systems of
+    the p steps that follow the operating point, along the path that the optimizer itself takes.
+    Then A … residual above are those of the whole cycle at a constant gradient, x moving
+    with the updates within it: one map from cycle to cycle. `closed_loop_radius` goes through
+    the single steps. Empty where every step is alike; ``period`` is p, or 1.
+
+    ``held``: in words, the factor common to all components that acts and is held at its value;
+    "" for none. ``varies``: the step depends on counters besides (a schedule, a bias
+    correction), which are frozen where they are, at ``count`` (None: no counters).
     """
 
     A: Float[np.ndarray, "N N"]
@@ -53,6 +65,15 @@ class Linearization:
     param: float
     names: tuple[str, ...]
     comoving: Float[np.ndarray, " N"]
+    cycle: tuple[Linearization, ...] = ()
+    held: str = ""
+    varies: bool = False
+    count: int | None = None
+
+    @property
+    def period(self) -> int:
+        """The steps that one application of A stands for."""
+        return max(1, len(self.cycle))
 
     @property
     def size(self) -> int:
@@ -67,7 +88,8 @@ class Linearization:
     def impulse_response(self, steps: int) -> Float[np.ndarray, " steps"]:
         """Δx_k of a unit gradient at k = 0, less the drift: D, CB, CAB, CA²B, ….
 
-        At fixed x; where ``comoving`` is not zero, with x moved by these updates.
+        At fixed x; where ``comoving`` is not zero, with x moved by these updates. Where
+        there is a ``cycle``, k counts cycles, all of the first at that gradient.
         """
         steps = whole_number("steps", steps)
         response = np.empty(steps)
@@ -82,20 +104,21 @@ class Linearization:
 def linearize(
     tx: Optimizer | StepMap,
     *,
-    state: PyTree | None = None,
     h: Float[np.ndarray, " N"] | None = None,
-    gradient: float = 0.0,
-    param: float = 0.0,
-    count: int | None = None,
+    param: float | None = None,
+    **place: Unpack[Place],
 ) -> Linearization:
     """Linearise one component of an optimizer at an operating point.
 
-    The operating point is ``gradient``, ``param`` and a state: ``state``, a state of
-    ``tx`` for a parameter of shape (1,) (by default ``tx.init``'s; `settle` makes
-    stationary ones; ``optax.tree_utils.tree_set(state, nu=...)`` sets one leaf), then
-    ``h`` [N], which replaces its per-component vector (see `StepMap`; a fixed point
-    found by `find_fixed_points`), then ``count``, which sets every counter. Counters
-    and hyperparameters are frozen: of a schedule, its value at ``count`` counts.
+    Which component, in which training: see `optdyn.dynamics.Place`: ``params``, ``leaf``,
+    ``index``, ``state``, ``gradient``, ``count``. Without ``params`` it is one component by
+    itself: ``state`` is one for a parameter of shape (1,) (by default ``tx.init``'s;
+    `settle` makes stationary ones; ``optax.tree_utils.tree_set(state, nu=...)`` sets one
+    leaf), ``gradient`` a number. ``h`` [N] replaces the component's own vector in that state
+    (see `StepMap`; a fixed point found by `find_fixed_points`), ``param`` its own value.
+    Everything in the tree counts: masks, partitions, rates by leaf. Counters and
+    hyperparameters are frozen: of a schedule, its value at ``count`` counts. A factor common
+    to all components (clipping by norm, trust ratios) is held at the value that it has there.
 
     >>> import optax
     >>> lin = linearize(optax.sgd(0.5, momentum=0.75))
@@ -103,16 +126,41 @@ def linearize(
     ([[0.75]], [1.0], [-0.375], -0.5)
 
     Raises `UserError` for what `step_map` refuses, a state that does not fit, an update
-    that JAX cannot differentiate, and an operating point where it has no derivative
-    (Adam at zero second moment; a sign or clip at its threshold) or is not finite.
+    that JAX cannot differentiate, an operating point where it has no derivative
+    (Adam at zero second moment; a sign or clip at its threshold) or is not finite, and for
+    components that turn one another's updates.
     """
-    gradient, param = finite_number("gradient", gradient), finite_number("param", param)
-    step = step_map(tx, state=state, count=count)
+    step = step_map(tx, **place)
+    with double_precision():
+        gradient = step.around.own_gradient
+        x = step.around.own_param if param is None else finite_number("param", param)
     h_star = step.h if h is None else state_vector(step, h)
-    z = np.concatenate([h_star, [gradient, param]])
-    value, jacobian = _value_and_jacobian(step, z)
-    n = len(h_star)
-    full = Linearization(
+    time = timing(step)
+    z = np.concatenate([h_star, [gradient, x]])
+    if time.period == 1:
+        found = _in_comoving_state(_one_step(step, z))
+    else:
+        found = _whole_cycle(step, z, time.period)
+    return dataclasses.replace(found, varies=time.varies, count=_count(step))
+
+
+def _count(step: StepMap) -> int | None:
+    """Where the counters stand: the largest, where they differ."""
+    parts = jax.tree.leaves(step.state)
+    return max((int(np.max(parts[i])) for i in step.clock.counters), default=None)
+
+
+def _one_step(step: StepMap, z: Float[np.ndarray, " inputs"]) -> Linearization:
+    value, jacobian = value_and_jacobian(step, z)
+    held = hold_common_factor(step, z, jacobian)
+    return _system(step.names, z, value, held.jacobian, held.words)
+
+
+def _system(
+    names: tuple[str, ...], z: np.ndarray, value: np.ndarray, jacobian: np.ndarray, held: str
+) -> Linearization:
+    n = len(z) - 2
+    return Linearization(
         A=jacobian[:n, :n],
         B=jacobian[:n, n],
         C=jacobian[n, :n],
@@ -120,14 +168,39 @@ def linearize(
         E=jacobian[:n, n + 1],
         weight_decay=float(jacobian[n, n + 1]),
         drift=float(value[n]),
-        residual=value[:n] - h_star,
-        state=h_star,
-        gradient=gradient,
-        param=param,
-        names=step.names,
+        residual=value[:n] - z[:n],
+        state=z[:n],
+        gradient=float(z[n]),
+        param=float(z[n + 1]),
+        names=names,
         comoving=np.zeros(n),
+        held=held,
     )
-    return _in_comoving_state(full)
+
+
+def _whole_cycle(step: StepMap, z: Float[np.ndarray, " inputs"], period: int) -> Linearization:
+    """The systems of ``period`` steps along the optimizer's own path, and their composition."""
+    n = len(z) - 2
+    # Of [h, x] and the gradient: what they are after some steps, and its derivative.
+    point, slope = z.copy(), np.eye(n + 2)
+    steps = []
+    for _ in range(period):
+        one = _one_step(step, point)
+        steps.append(one)
+        jacobian = np.eye(n + 2)
+        jacobian[:n] = np.column_stack([one.A, one.B, one.E])
+        jacobian[n + 1] += np.concatenate([one.C, [one.D, one.weight_decay]])
+        slope = jacobian @ slope
+        with double_precision():
+            here = step.state_with(jnp.asarray(point[:n]))
+            after, _ = step.advance(here, point[n], point[n + 1])
+        step = dataclasses.replace(step, state=after)
+        point = np.concatenate([one.state + one.residual, [z[n], point[n + 1] + one.drift]])
+    value = np.append(point[:n], point[n + 1] - z[n + 1])
+    moves = np.vstack([slope[:n], slope[n + 1] - np.eye(n + 2)[n + 1]])
+    held = next((one.held for one in steps if one.held), "")
+    whole = _system(step.names, z, value, moves, held)
+    return dataclasses.replace(whole, cycle=tuple(steps))
 
 
 def _in_comoving_state(lin: Linearization) -> Linearization:
@@ -154,106 +227,4 @@ def _in_comoving_state(lin: Linearization) -> Linearization:
         residual=lin.residual - p * lin.drift,
         state=lin.state - p * lin.param,
         comoving=p,
-    )
-
-
-def _value_and_jacobian(
-    step: StepMap, z: Float[np.ndarray, " inputs"]
-) -> tuple[Float[np.ndarray, " outputs"], Float[np.ndarray, "outputs inputs"]]:
-    """``[h', Δx]`` and its Jacobian at z = [h, g, x]. Raises `UserError` where there is none."""
-    with double_precision():
-        try:
-            value, jacobian = (np.array(part) for part in _outputs_and_jacobian(step, z))
-        except Exception as error:  # the user's own code may raise anything
-            raise UserError(
-                f"optimizer: JAX cannot differentiate its update: {first_line(error)} "
-                "(allowed: updates written in JAX)"
-            ) from error
-        if not np.all(np.isfinite(value)):
-            raise UserError(_not_finite(step, z, value))
-        wrong = ~np.isfinite(jacobian)
-        if not np.any(wrong):
-            wrong = _slopes_disagree(step, z, value, jacobian)
-    if np.any(wrong):
-        raise UserError(_undefined(step, z, wrong))
-    return value, jacobian
-
-
-def _outputs(step: StepMap, z: Float[jax.Array, " inputs"]) -> Float[jax.Array, " outputs"]:
-    h_next, dx = step(z[:-2], z[-2], z[-1])
-    return jnp.append(h_next, dx)
-
-
-@jax.jit
-def _outputs_and_jacobian(
-    step: StepMap, z: Float[jax.Array, " inputs"]
-) -> tuple[Float[jax.Array, " outputs"], Float[jax.Array, "outputs inputs"]]:
-    # Reverse mode: learned optimizers define their own reverse pass.
-    return _outputs(step, z), jax.jacrev(_outputs, argnums=1)(step, z)
-
-
-_outputs_at_each = jax.jit(jax.vmap(_outputs, in_axes=(None, 0)))
-
-
-def _slopes_disagree(
-    step: StepMap,
-    z: Float[np.ndarray, " inputs"],
-    value: Float[np.ndarray, " outputs"],
-    jacobian: Float[np.ndarray, "outputs inputs"],
-) -> np.ndarray:
-    """[outputs, inputs]: where one-sided slopes do not approach the derivative.
-
-    The gap between them shrinks in proportion to the distance on a smooth function;
-    at a kink it stays, at a jump it grows. Judged are entries with at least three
-    distances at which rounding is too small to hide the gap.
-    """
-    size = np.where(z == 0.0, 1.0, np.abs(z))
-    # What the terms of each output sum up to before they cancel bounds its rounding.
-    terms = np.abs(value) + np.abs(jacobian) @ np.abs(z)
-    largest_slope = np.abs(jacobian)
-    approached = np.zeros(jacobian.shape, bool)
-    informative = np.zeros(jacobian.shape, int)
-    for distance in PROBE_DISTANCES:
-        gap, noise = np.zeros(jacobian.shape), np.zeros(jacobian.shape)
-        for move in (distance * size, -distance * size):
-            moved = np.asarray(_outputs_at_each(step, z[None, :] + np.diag(move))).T
-            slope = (moved - value[:, None]) / move[None, :]
-            gap = np.maximum(gap, np.abs(slope - jacobian))
-            magnitude = np.maximum(np.abs(moved), terms[:, None])
-            noise = np.maximum(noise, 10 * step.precision * magnitude / np.abs(move)[None, :])
-            largest_slope = np.fmax(largest_slope, np.abs(slope))
-        allowed = SLOPE_TOLERANCE * largest_slope
-        telling = noise <= allowed
-        approached |= telling & (gap <= allowed + noise)
-        informative += telling
-    return (informative >= 3) & ~approached
-
-
-def _not_finite(step: StepMap, z: np.ndarray, value: np.ndarray) -> str:
-    output = [*step.names, "Δx"][int(np.argwhere(~np.isfinite(value))[-1, 0])]
-    return (
-        f"operating point: {output} is not finite {_where(step, z)} (allowed: finite "
-        "hyperparameters, and a state and gradient that do not overflow)"
-    )
-
-
-def _undefined(step: StepMap, z: Float[np.ndarray, " inputs"], wrong: np.ndarray) -> str:
-    inputs, outputs = [*step.names, "gradient", "param"], [*step.names, "Δx"]
-    row, column = np.argwhere(wrong)[-1]
-    remedy = (
-        "another param="
-        if inputs[column] == "param"
-        else "state=settle(tx, gradient_scale) where a second moment is zero, a non-zero "
-        "gradient= at a sign, another one at a clip"
-    )
-    return (
-        f"operating point: ∂{outputs[row]}/∂{inputs[column]} does not exist {_where(step, z)} "
-        f"(allowed: a smooth point: {remedy})"
-    )
-
-
-def _where(step: StepMap, z: np.ndarray) -> str:
-    zeros = [name for name, entry in zip(step.names, z[:-2], strict=True) if entry == 0.0]
-    return f"at gradient {z[-2]:g}, param {z[-1]:g}" + (
-        f" and zero state {', '.join(zeros[:4])}{', …' * (len(zeros) > 4)}" if zeros else ""
     )

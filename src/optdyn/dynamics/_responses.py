@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics._jacobians import copies_at_once
+from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
 from optdyn.errors import finite_number, require_number, require_positive_int, whole_number
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     import optax
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, PyTree
+
+    from optdyn.dynamics._place import Place
 
 DECADES = np.arange(-3.0, 4.0)
 KINDS = ("impulse", "constant", "increase", "alternating", "chirp")
 INCREASE = 10.0
 THRESHOLD_RANGE = (1e-6, 1e6)
+
+PROGRAMS: Remembered[Callable[..., Array]] = Remembered()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +65,8 @@ def responses(
     gradient_scale: float = 1.0,
     steps: int = 100,
     h: Float[np.ndarray, " N"] | None = None,
+    frozen: tuple[int, ...] = (),
+    **place: Unpack[Place],
 ) -> Responses:
     """Probe an optimizer over six decades of gradients about ``gradient_scale``.
 
@@ -71,14 +82,9 @@ def responses(
     kinds = tuple(kind for kind in KINDS for _ in levels)
     gradients = np.concatenate([level * _shape(kind, steps) for kind in KINDS for level in levels])
     gradients = gradients.reshape(len(kinds), steps)
-    step = step_map(tx)
+    step = step_map(tx, **place)
     vector = step.h if h is None else state_vector(step, h)
-    with double_precision():
-        both = np.concatenate([gradients, -gradients])
-        # One component at a time: how a state for many is laid out is the optimizer's affair.
-        start = step.state_with(jnp.asarray(vector))
-        probed = jax.vmap(lambda g: respond(step.tx, g[None], start)[0])
-        updates = np.asarray(jax.jit(probed)(both))
+    updates = component_responses(step, np.concatenate([gradients, -gradients]), vector, frozen)
     positive, negative = np.split(updates, 2)
     return Responses(
         gradients=gradients,
@@ -86,6 +92,41 @@ def responses(
         kinds=kinds,
         amplitudes=np.tile(levels, len(KINDS)),
     )
+
+
+def component_responses(
+    step: StepMap,
+    gradients: Float[np.ndarray, "P T"],
+    h: Float[np.ndarray, " N"],
+    frozen: tuple[int, ...] = (),
+) -> Float[np.ndarray, "P T"]:
+    """The updates of one component to each row of gradients, from the state h, x held.
+
+    Leaves of the state at the positions ``frozen`` stay as they are (a schedule's counters).
+    """
+    run = PROGRAMS.recall((step.kind, frozen), lambda: _compiled(frozen))
+    with double_precision():
+        return np.asarray(run(step, jnp.asarray(h), jnp.asarray(gradients)))
+
+
+def _compiled(frozen: tuple[int, ...]) -> Callable[..., Array]:
+    def run(step: StepMap, h: Array, gradients: Float[Array, "P T"]) -> Float[Array, "P T"]:
+        start = jax.tree.map(jnp.asarray, step.state_with(h))
+        first = jax.tree.leaves(start)
+        x = step.around.of(step.around.params)
+
+        def advance(state: PyTree, g: Float[Array, ""]) -> tuple[PyTree, Float[Array, ""]]:
+            after, dx = step.advance(state, g, x)
+            parts, treedef = jax.tree.flatten(after)
+            parts = [first[i] if i in frozen else part for i, part in enumerate(parts)]
+            return jax.tree.unflatten(treedef, parts), dx
+
+        def probed(row: Float[Array, " T"]) -> Float[Array, " T"]:
+            return jax.lax.scan(advance, start, row)[1]
+
+        return jax.lax.map(probed, gradients, batch_size=copies_at_once(step, len(gradients)))
+
+    return jax.jit(run)
 
 
 def respond(
@@ -122,26 +163,24 @@ def reversal_threshold(
     """
     require_number("gradient_scale", gradient_scale)
     require_positive_int("lag", lag, minimum=0)
-    built = step_map(tx).tx
+    step = step_map(tx)
     low, high = np.log(THRESHOLD_RANGE)
-    with double_precision():
-        run = jax.jit(lambda g: respond(built, g))
 
-        def turned(log_c: Float[np.ndarray, " C"]) -> np.ndarray:
-            probes = np.zeros((len(log_c), lag + 2))
-            probes[:, 0], probes[:, -1] = gradient_scale, -gradient_scale * np.exp(log_c)
-            updates = np.asarray(run(probes))
-            return updates[:, -1] * np.sign(updates[:, 0]) <= 0.0
+    def turned(log_c: Float[np.ndarray, " C"]) -> np.ndarray:
+        probes = np.zeros((len(log_c), lag + 2))
+        probes[:, 0], probes[:, -1] = gradient_scale, -gradient_scale * np.exp(log_c)
+        updates = component_responses(step, probes, step.h)
+        return updates[:, -1] * np.sign(updates[:, 0]) <= 0.0
 
-        for _ in range(8):
-            ends = np.linspace(low, high, 65)
-            beyond = turned(ends)
-            if beyond[0]:
-                return 0.0 if low == np.log(THRESHOLD_RANGE[0]) else float(np.exp(low))
-            if not np.any(beyond):
-                return float("inf") if high == np.log(THRESHOLD_RANGE[1]) else float(np.exp(high))
-            first = int(np.argmax(beyond))
-            low, high = ends[first - 1], ends[first]
+    for _ in range(8):
+        ends = np.linspace(low, high, 65)
+        beyond = turned(ends)
+        if beyond[0]:
+            return 0.0 if low == np.log(THRESHOLD_RANGE[0]) else float(np.exp(low))
+        if not np.any(beyond):
+            return float("inf") if high == np.log(THRESHOLD_RANGE[1]) else float(np.exp(high))
+        first = int(np.argmax(beyond))
+        low, high = ends[first - 1], ends[first]
     return float(np.exp((low + high) / 2))
 
 

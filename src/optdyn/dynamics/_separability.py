@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +37,19 @@ class Coupling:
     ``response``: the largest such change, relative to the largest update; zero for a
     component-wise optimizer. ``common_factor``: at every step all other updates changed
     by one factor, as a norm that all components share makes them. ``matrices_only``: the
-    components of a vector are not coupled, or it takes no vectors.
+    components of a vector are not coupled, or it takes no vectors. ``silent_up_to``: the largest
+    size of gradients tried at which nothing is coupled, 0 for none and inf for all.
     """
 
     response: float
     common_factor: bool
     matrices_only: bool
+    silent_up_to: float
+
+    @property
+    def avoidable(self) -> bool:
+        """Whether small gradients couple nothing, as below the threshold of a clip by norm."""
+        return self.silent_up_to > 0.0
 
     @property
     def reason(self) -> str:
@@ -71,19 +79,19 @@ def coupling(tx: optax.GradientTransformation, n: int = 3) -> Coupling:
 @functools.lru_cache(maxsize=16)  # every analysis of one optimizer asks again
 def _coupling(tx: optax.GradientTransformation, n: int) -> Coupling:
     try:
-        response, common_factor = _largest_response(tx, (n, n))
+        found = _responses(tx, (n, n))
     except UserError:
         with contextlib.suppress(UserError):
-            return Coupling(*_largest_response(tx, (n * n,)), matrices_only=False)
+            return _responses(tx, (n * n,))
         raise
-    if response <= TOLERANCE and _treats_large_otherwise(tx, n):
-        response, common_factor = _largest_response(tx, (LARGE, LARGE))
-    if response <= TOLERANCE:
-        return Coupling(response, common_factor=False, matrices_only=False)
+    if found.response <= TOLERANCE and _treats_large_otherwise(tx, n):
+        found = _responses(tx, (LARGE, LARGE))
+    if found.response <= TOLERANCE:
+        return found
     on_vectors = 0.0
     with contextlib.suppress(UserError):
-        on_vectors, _ = _largest_response(tx, (n * n,))
-    return Coupling(response, common_factor, matrices_only=on_vectors <= TOLERANCE)
+        on_vectors = _responses(tx, (n * n,)).response
+    return dataclasses.replace(found, matrices_only=on_vectors <= TOLERANCE)
 
 
 def componentwise(tx: optax.GradientTransformation, n: int = 3) -> bool:
@@ -91,15 +99,20 @@ def componentwise(tx: optax.GradientTransformation, n: int = 3) -> bool:
     return coupling(tx, n).response <= TOLERANCE
 
 
-def require_componentwise(tx: optax.GradientTransformation) -> None:
-    """Raise `UserError` unless ``tx`` is component-wise, with what couples the components."""
+def require_componentwise(tx: optax.GradientTransformation) -> Coupling:
+    """What couples the components, if it can be avoided.
+
+    Raises `UserError` where it acts on gradients of every size, or turns them.
+    """
     found = coupling(tx)
-    if found.response > TOLERANCE:
+    if found.response > TOLERANCE and not found.avoidable:
         raise UserError(
             "optimizer: not component-wise: changing the gradient of one component changed the "
             f"updates of others by {found.response:.2g} of their size: {found.reason} (allowed: "
-            "optimizers that treat each component by itself)"
+            "optimizers that treat each component by itself; one factor in a training: params=, "
+            "state= and gradient= of it; any other: optdyn.closed_loop)"
         )
+    return found
 
 
 def hashable(tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -128,10 +141,8 @@ def _treats_large_otherwise(tx: optax.GradientTransformation, n: int) -> bool:
     )
 
 
-def _largest_response(
-    tx: optax.GradientTransformation, shape: tuple[int, ...]
-) -> tuple[float, bool]:
-    """The largest change over all gradient scales, and whether each was one common factor."""
+def _responses(tx: optax.GradientTransformation, shape: tuple[int, ...]) -> Coupling:
+    """What is seen at each scale of gradients, on an array of that shape."""
     with double_precision():
         draws = np.asarray(jax.random.normal(stream(0, "componentwise"), (STEPS, *shape)))
         # Gradients that keep their direction: estimated step sizes only grow on those.
@@ -171,12 +182,21 @@ def _largest_response(
                 f"optimizer: cannot be run on an array of parameters: {told} "
                 "(allowed: tx.init(params) and tx.update(gradients, state, params))"
             ) from error
-    return max(responses), all(common)
+    scales = dict(zip(GRADIENT_SCALES, responses, strict=True))
+    silent = list(itertools.takewhile(lambda scale: scales[scale] <= TOLERANCE, scales))
+    limit = np.inf if len(silent) == len(scales) else max(silent, default=0.0)
+    return Coupling(max(responses), bool(common) and all(common), False, float(limit))
 
 
 def keep_precision(state: PyTree, before: PyTree) -> PyTree:
     """``state`` with the dtypes of ``before``, as a scan needs it."""
-    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), state, before)
+
+    def like(new: Any, old: Any) -> Any:
+        # Random keys have a dtype of their own, which no array is brought to.
+        key = jnp.issubdtype(old.dtype, jax.dtypes.extended)
+        return new if key else jnp.asarray(new, old.dtype)
+
+    return jax.tree.map(like, state, before)
 
 
 def _largest_change(

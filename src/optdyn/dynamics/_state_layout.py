@@ -1,168 +1,179 @@
-"""What of an optimizer's state is its memory, what counts steps, and what stays as it is."""
+"""What of an optimizer's state is one component's memory, what counts steps, what stays."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.dynamics._separability import keep_precision
-from optdyn.errors import UserError
-from optdyn.random_streams import stream
+from optdyn.dynamics._place import Surroundings, leaf_names
+from optdyn.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import optax
-    from jaxtyping import Array, Float, PyTree
+    from jaxtyping import Int, PyTree
 
-STEPS = 2000
-"""Longer cycles of steps are not found."""
-STEP_NUMBERS = np.arange(STEPS + 1)
+# So far a gradient is moved to see which entries of the state answer.
+MOVE = 0.37
 
 
 @dataclasses.dataclass(frozen=True)
 class StateLayout:
-    """Positions in the flattened state of one component.
+    """Positions in the flattened state.
 
-    ``memory``: the float leaves that exist once a component; ``names`` has a name for each
-    entry of them. ``counters``: the integer leaves that grow from step to step, and the float
-    ones that grow by 1 whatever the gradient. ``countdowns``: names of integers that fall.
+    ``memory``: the float leaves with entries that belong to the component; ``names`` has a name
+    for each such entry. ``others``: float leaves that belong to other leaves of the parameters.
+    ``shared``: float leaves that belong to none (hyperparameters, norms, sums over everything).
     """
 
     memory: tuple[int, ...]
     names: tuple[str, ...]
-    counters: tuple[int, ...]
-    countdowns: tuple[str, ...]
+    others: tuple[int, ...]
+    shared: tuple[int, ...]
 
 
-def initial_state(tx: optax.GradientTransformation) -> PyTree:
-    """What ``tx.init`` gives for one component, but flags as they are after the first step.
+def initial_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
+    """What ``tx.init`` gives, but flags as they are after the first step.
 
     (Such as "is this the first step".) Call it inside `optdyn.precision.double_precision`.
     """
-    params = jnp.zeros((1,), jnp.float64)
     state = jax.tree.map(jnp.asarray, tx.init(params))
     if not any(_is_flag(leaf) for leaf in jax.tree.leaves(state)):
         return state
-    _, after = tx.update(params, state, params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    _, after = tx.update(zeros, state, params)
     return jax.tree.map(lambda old, new: jnp.asarray(new) if _is_flag(old) else old, state, after)
 
 
-def state_layout(tx: optax.GradientTransformation, state: PyTree) -> StateLayout:
-    """Which leaves of ``state``, one component's, are what.
+def state_layout(
+    tx: optax.GradientTransformation,
+    state: PyTree,
+    around: Surroundings,
+    counters: tuple[int, ...],
+) -> tuple[StateLayout, tuple[Int[np.ndarray, " k"], ...]]:
+    """Which float leaves of ``state`` are what, and the component's entries of each memory leaf.
 
-    Raises `UserError` where a step does not do the same thing each time (it acts at every
-    k-th one alone, say), and where memory is not held in real floating-point numbers.
+    A leaf belongs to a leaf of the parameters when its shape follows it; entries are found by
+    the shape and, where that does not tell, by what answers the component's gradient.
+    ``counters`` are left out. Raises `UserError` where memory is complex, and where more
+    answers one component than can be its own.
     """
-    # A leaf belongs to the component when it grows with the number of components.
-    wider = jax.tree.leaves(jax.eval_shape(tx.init, jax.ShapeDtypeStruct((2,), jnp.float64)))
-    paths = jax.tree_util.tree_flatten_with_path(state)[0]
-    clocks = _float_counters(tx, state)
-    memory, discrete, names = [], {}, []
-    for i, ((path, leaf), wide) in enumerate(zip(paths, wider, strict=True)):
-        own = leaf.shape != wide.shape
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "state"
-        if own and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+    names = ["state" if name == "params" else name for name in leaf_names(state)]
+    count = len(jax.tree.leaves(around.params))
+    own = _following(tx, state, around, [around.leaf])
+    everyone = _following(tx, state, around, range(count)) if count > 1 else own
+    answers: list[np.ndarray] | None = None
+    memory: dict[int, np.ndarray] = {}
+    others: list[int] = []
+    shared: list[int] = []
+    shown: list[str] = []
+    for i, leaf in enumerate(jax.tree.leaves(state)):
+        if own[i] and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise UserError(
-                f"optimizer: its {name} is {leaf.dtype} (allowed: memory in real numbers)"
+                f"optimizer: its {names[i]} is {leaf.dtype} (allowed: memory in real numbers)"
             )
-        if own and jnp.issubdtype(leaf.dtype, jnp.floating) and i not in clocks:
-            memory.append(i)
-            names += [f"{name}[{k}]" for k in range(leaf.size)] if leaf.size > 1 else [name]
-        elif (own or leaf.ndim == 0) and leaf.size and _is_discrete(leaf):
-            discrete[i] = name
-    counters, countdowns = _counters(tx, state, discrete)
-    return StateLayout(
-        tuple(memory), tuple(names), tuple(sorted(clocks + counters)), tuple(countdowns)
-    )
+        if i in counters or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        if not own[i]:
+            (others if everyone[i] else shared).append(i)
+            continue
+        found = _entries_by_shape(leaf.shape, around)
+        if found is None:
+            answers = _answers(tx, state, around) if answers is None else answers
+            found = answers[i]
+        memory[i] = found
+        shown += [f"{names[i]}[{k}]" for k in range(len(found))] if len(found) != 1 else [names[i]]
+    layout = StateLayout(tuple(memory), tuple(shown), tuple(others), tuple(shared))
+    return layout, tuple(memory.values())
 
 
-def _float_counters(tx: optax.GradientTransformation, state: PyTree) -> list[int]:
-    """The float leaves that every step makes larger by 1."""
-    params = jnp.zeros((1,), jnp.float64)
-    _, after = tx.update(params, state, params)
-    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
-    stepped = [
-        i
-        for i, (old, new) in enumerate(pairs)
-        if jnp.issubdtype(old.dtype, jnp.floating) and old.size and np.all(new - old == 1)
-    ]
+def _following(
+    tx: optax.GradientTransformation, state: PyTree, around: Surroundings, leaves: Any
+) -> list[bool]:
+    """For each leaf of ``state``: whether its shape follows that of those ``leaves``."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(state)]
+    params, treedef = jax.tree.flatten(around.params)
+    wider = [jax.ShapeDtypeStruct(jnp.shape(p), p.dtype) for p in params]
+    for k in leaves:
+        shape = wider[k].shape
+        longer = (shape[0] + 1, *shape[1:]) if shape else (1,)
+        wider[k] = jax.ShapeDtypeStruct(longer, params[k].dtype)
+    try:
+        after = jax.tree.leaves(jax.eval_shape(tx.init, jax.tree.unflatten(treedef, wider)))
+        if len(after) == len(shapes):
+            return [a.shape != b for a, b in zip(after, shapes, strict=True)]
+    except Exception:  # an optimizer made for parameters of these shapes alone
+        pass
+    return _named_alike(state, around, leaves)
+
+
+def _named_alike(state: PyTree, around: Surroundings, leaves: Any) -> list[bool]:
+    """As `_following`, by the path: it ends as that of a leaf of the parameters does."""
+    params = jax.tree_util.tree_leaves_with_path(around.params)
+    wanted = [(tuple(params[k][0]), jnp.shape(params[k][1])) for k in leaves]
     return [
-        i
-        for i, *histories in zip(stepped, *_histories(tx, state, tuple(stepped)), strict=True)
-        if all(np.all(values[0].T[..., None] + STEP_NUMBERS == values.T) for values in histories)
+        any(
+            tuple(path[len(path) - len(end) :]) == end and jnp.shape(leaf) == shape
+            for end, shape in wanted
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     ]
 
 
-def _counters(
-    tx: optax.GradientTransformation, state: PyTree, discrete: dict[int, str]
-) -> tuple[list[int], list[str]]:
-    """Those of the ``discrete`` leaves that grow, and the names of those that fall.
+def _entries_by_shape(shape: tuple[int, ...], around: Surroundings) -> np.ndarray | None:
+    """The component's entries of a leaf whose shape holds that of the parameters, if one does."""
+    own = jnp.shape(jax.tree.leaves(around.params)[around.leaf])
+    n, size, index = math.prod(own), math.prod(shape), int(around.index)
+    if sum(np.size(leaf) for leaf in jax.tree.leaves(around.params)) == 1:
+        return np.arange(size)
+    first = shape[: len(own)] == own
+    last = shape[len(shape) - len(own) :] == own
+    if first and (not last or n == size):
+        return index * (size // n) + np.arange(size // n)
+    if last and not first:
+        return index + n * np.arange(size // n)
+    return None
 
-    Raises `UserError` as `state_layout` says.
-    """
-    constant, other = _histories(tx, state, tuple(discrete))
-    counters, countdowns = [], []
-    for (i, name), values, others in zip(discrete.items(), constant, other, strict=True):
-        if not np.array_equal(values, others):
+
+def _answers(
+    tx: optax.GradientTransformation, state: PyTree, around: Surroundings
+) -> list[np.ndarray]:
+    """The entries of each leaf that a step changes otherwise when the component's gradient is."""
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(
+        lambda p: jnp.asarray(0.1 * rng.normal(size=jnp.shape(p))).astype(p.dtype), around.params
+    )
+    moved = around.put(gradients, around.of(gradients) + MOVE)
+    try:
+        one, other = (tx.update(g, state, around.params)[1] for g in (gradients, moved))
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(_cannot_run(error)) from error
+    found = []
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            found.append(np.zeros(0, np.int64))
+            continue
+        changed = np.flatnonzero(np.ravel(np.asarray(a) != np.asarray(b)))
+        if len(changed) > 1 and len(changed) == a.size:
             raise UserError(
-                f"optimizer: its {name} ({values.dtype}) depends on the gradients "
-                "(allowed: memory in floating-point numbers)"
+                "optimizer: not component-wise: every entry of a state of shape "
+                f"{a.shape} answers one component (allowed: optimizers that treat each component "
+                "by itself; for any other: optdyn.closed_loop)"
             )
-        changes = np.diff(values.astype(np.int64), axis=0)
-        falls = np.flatnonzero(np.any(changes < 0, axis=tuple(range(1, changes.ndim))))
-        # A flag may fall once, after the first step.
-        allowed = 1 if values.dtype == bool else 0
-        if len(falls) and not np.any(changes > 0) and values.dtype != bool:
-            countdowns.append(name)
-        elif len(falls) > allowed:
-            raise UserError(
-                f"optimizer: not the same at every step: its {name} starts anew after "
-                f"{falls[allowed] + 1} steps (allowed: optimizers that act alike at each step; "
-                "of one inside another that acts at every k-th step, the inner one)"
-            )
-        if values.dtype != bool and np.any(values[-1] > values[0]):
-            counters.append(i)
-    return counters, countdowns
+        found.append(changed)
+    return found
 
 
-def _histories(
-    tx: optax.GradientTransformation, state: PyTree, positions: tuple[int, ...]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The leaves at ``positions``, at the start and after each step: [steps + 1, ...].
-
-    First under a constant gradient, then under a random one.
-    """
-    if not positions:
-        return [], []
-    params = jnp.zeros((1,), jnp.float64)
-
-    def chosen(tree: PyTree) -> list[Array]:
-        leaves = jax.tree.leaves(tree)
-        return [leaves[i] for i in positions]
-
-    def advance(before: PyTree, gradient: Float[Array, ""]) -> tuple[PyTree, list[Array]]:
-        _, after = tx.update(gradient[None], before, params)
-        after = keep_precision(after, before)
-        return after, chosen(after)
-
-    @jax.jit
-    def run(gradients: Float[Array, " steps"]) -> list[Array]:
-        return jax.lax.scan(advance, state, gradients)[1]
-
-    def history(gradients: Float[Array, " steps"]) -> list[np.ndarray]:
-        pairs = zip(chosen(state), run(gradients), strict=True)
-        return [np.concatenate([np.asarray(a)[None], np.asarray(b)]) for a, b in pairs]
-
-    drawn = jax.random.normal(stream(0, "state layout"), (STEPS,), jnp.float64)
-    return history(jnp.ones(STEPS, jnp.float64)), history(drawn)
+def _cannot_run(error: Exception) -> str:
+    return (
+        f"optimizer: cannot be run on these parameters: {first_line(error)} "
+        "(allowed: tx.init(params) and tx.update(gradients, state, params))"
+    )
 
 
 def _is_flag(leaf: Any) -> bool:
     return bool(leaf.dtype == np.bool_ and leaf.ndim == 0)
-
-
-def _is_discrete(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == np.bool_)

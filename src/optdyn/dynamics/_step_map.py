@@ -12,19 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.dynamics._separability import hashable, keep_precision, require_componentwise
-from optdyn.dynamics._state_layout import StateLayout, initial_state, state_layout
-from optdyn.errors import (
-    UserError,
-    finite_number,
-    first_line,
-    require_number,
-    whole_number,
+from optdyn.dynamics._clockwork import Clockwork, clockwork, widened
+from optdyn.dynamics._place import PLACE, Place, Surroundings, gradient_tree, surroundings
+from optdyn.dynamics._remembered import Remembered
+from optdyn.dynamics._separability import (
+    TOLERANCE,
+    hashable,
+    keep_precision,
+    require_componentwise,
 )
+from optdyn.dynamics._state_layout import StateLayout, initial_state, state_layout
+from optdyn.errors import UserError, first_line, whole_number
 from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from typing import Unpack
+
+    from jaxtyping import Array, Float, Int, PyTree
+
+# Where one factor may couple components, they are looked at among others: an array of this shape.
+AMONG_OTHERS = (3, 3)
+CLOCKS: Remembered[Clockwork] = Remembered()
 
 
 class HasOptax(Protocol):
@@ -42,57 +50,61 @@ class StepMap:
     """``(h [N], g, x) -> (h' [N], Δx)``: one step of one component. Made by `step_map`.
 
     ``build(parameters)`` is the optimizer. A StepMap is a pytree, so that what is
-    compiled for one serves all that differ in ``parameters`` and ``state`` alone:
-    every checkpoint of a learned optimizer (`with_parameters`).
+    compiled for one serves all that differ in ``parameters``, ``state`` and ``around``
+    alone: every checkpoint of a learned optimizer (`with_parameters`).
 
-    The vector h holds the memory that ``layout`` names: the float leaves of the
-    optimizer's state that exist once a component. Everything else in ``state``, counters,
-    hyperparameters, running sums that all components share, is frozen at the value
-    it has there. Call it inside `optdyn.precision.double_precision`; jit, vmap and
-    reverse-mode differentiation apply.
+    The vector h holds the memory that ``layout`` names: the ``entries`` of the float leaves
+    of the optimizer's state that belong to the component. Everything else in ``state``,
+    counters, hyperparameters, running sums that all components share, is frozen at the value
+    it has there, and the other components at what ``around`` says. Call it inside
+    `optdyn.precision.double_precision`; jit, vmap and differentiation apply.
+
+    ``alone``: it is one component by itself, of no training. Then one factor common to all
+    would have no value; ``silent_up_to`` is the size of gradients below which none acts (inf:
+    none ever does).
     """
 
     parameters: PyTree
     state: PyTree
+    around: Surroundings
+    entries: tuple[Int[np.ndarray, " k"], ...]
     build: Callable[[PyTree], optax.GradientTransformation]
     layout: StateLayout
+    clock: Clockwork
+    alone: bool
+    silent_up_to: float
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Counters stand with the structure: optax computes schedules from them in float32,
-        exactly only where the compiler knows their values.
-        """
-        parts, treedef = jax.tree.flatten(self.state)
-        counters = {i: np.asarray(parts[i]) for i in self.layout.counters}
-        arrays = [part for i, part in enumerate(parts) if i not in counters]
-        values = tuple((i, a.dtype.str, a.shape, a.tobytes()) for i, a in counters.items())
-        return (self.parameters, arrays), (treedef, values, self.build, self.layout)
+        children = (self.parameters, self.state, self.around, self.entries)
+        fixed = (self.build, self.layout, self.clock, self.alone, self.silent_up_to)
+        return children, fixed
 
     @classmethod
     def tree_unflatten(cls, fixed: tuple[Any, ...], children: tuple[Any, ...]) -> StepMap:
-        treedef, counters, build, layout = fixed
-        parameters, arrays = children
-        parts = list(arrays)
-        for i, dtype, shape, value in counters:
-            parts.insert(i, np.frombuffer(value, dtype).reshape(shape))
-        return cls(parameters, treedef.unflatten(parts), build, layout)
+        return cls(*children, *fixed)
 
     @property
     def tx(self) -> optax.GradientTransformation:
         """The optimizer."""
         return self.build(self.parameters)
 
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What programs compiled for this step map depend on."""
+        return (self.build, self.layout, self.clock)
+
     def with_parameters(self, parameters: PyTree) -> StepMap:
         """The same optimizer with other parameters, in its initial state."""
         with double_precision():
             wide = to_float64(parameters)
-            state = initial_state(self.build(wide))
+            state = initial_state(self.build(wide), self.around.params)
         return dataclasses.replace(self, parameters=wide, state=state)
 
     @property
     def h(self) -> Float[np.ndarray, " N"]:
         """The state vector that ``state`` holds."""
-        parts = jax.tree.leaves(self.state)
-        return np.concatenate([np.zeros(0), *(np.ravel(parts[i]) for i in self.layout.memory)])
+        with double_precision():
+            return np.asarray(self.vector(self.state))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,20 +121,48 @@ class StepMap:
         self,
         h: Float[Array, " N"],
         g: Float[Array, ""] | float,
-        x: Float[Array, ""] | float = 0.0,
+        x: Float[Array, ""] | float | None = None,
     ) -> tuple[Float[Array, " N"], Float[Array, ""]]:
-        gradient, param = (jnp.reshape(jnp.asarray(a, jnp.float64), (1,)) for a in (g, x))
-        updates, after = self.tx.update(gradient, self.state_with(h), param)
-        h_next = _vector(jax.tree.leaves(after), self.layout.memory)
-        return h_next, updates[0].astype(jnp.float64)
+        x = self.around.of(self.around.params) if x is None else x
+        updates, after = self.update(self.state_with(h), g, x)
+        return self.vector(after), self.around.of(updates).astype(jnp.float64)
+
+    def update(
+        self, state: PyTree, g: Float[Array, ""] | float, x: Float[Array, ""] | float
+    ) -> tuple[PyTree, PyTree]:
+        """One step of the optimizer, all components: updates and the state after it."""
+        gradients = self.around.put(self.around.gradients, g)
+        return self.update_all(state, gradients, self.around.put(self.around.params, x))
+
+    def update_all(self, state: PyTree, gradients: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        """The optimizer's own update, counters as wide as `Clockwork.wide` says."""
+        parts, treedef = jax.tree.flatten(state)
+        wide = jax.tree.unflatten(treedef, widened(parts, self.clock))
+        return self.tx.update(gradients, wide, params)
+
+    def advance(
+        self, state: PyTree, g: Float[Array, ""] | float, x: Float[Array, ""] | float
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        """One step with counters and all: the state after it (in its precision) and Δx."""
+        updates, after = self.update(state, g, x)
+        return keep_precision(after, state), self.around.of(updates).astype(jnp.float64)
+
+    def vector(self, state: PyTree) -> Float[Array, " N"]:
+        """The component's memory within a state of the optimizer."""
+        parts = jax.tree.leaves(state)
+        pairs = zip(self.layout.memory, self.entries, strict=True)
+        chosen = [jnp.ravel(jnp.asarray(parts[i]))[at].astype(jnp.float64) for i, at in pairs]
+        return jnp.concatenate(chosen) if chosen else jnp.zeros((0,), jnp.float64)
 
     def state_with(self, h: Float[Array, " N"]) -> PyTree:
         """``state`` with the vector h."""
         parts, treedef = jax.tree.flatten(self.state)
         start = 0
-        for i in self.layout.memory:
-            stop = start + parts[i].size
-            parts[i] = h[start:stop].reshape(parts[i].shape).astype(parts[i].dtype)
+        for i, at in zip(self.layout.memory, self.entries, strict=True):
+            stop = start + len(at)
+            part = jnp.asarray(parts[i])
+            flat = jnp.ravel(part).at[at].set(h[start:stop].astype(part.dtype))
+            parts[i] = flat.reshape(part.shape)
             start = stop
         return jax.tree.unflatten(treedef, parts)
 
@@ -145,89 +185,40 @@ def _as_optax(parameters: Any) -> optax.GradientTransformation:
         raise UserError(f"optimizer: its as_optax() fails: {first_line(error)}") from error
 
 
-def step_map(
-    tx: Optimizer | StepMap,
-    *,
-    state: PyTree | None = None,
-    count: int | None = None,
-) -> StepMap:
-    """One component of ``tx`` as a `StepMap` (a StepMap is taken as it is).
+def step_map(tx: Optimizer | StepMap, **place: Unpack[Place]) -> StepMap:
+    """One component of ``tx`` as a `StepMap`; of a StepMap the same one, elsewhere if asked.
 
     ``tx`` is an optax pair, or a pytree of parameters with a method ``as_optax()``
     that gives one, such as a learned optimizer; its parameters are taken in float64.
-    ``state``: the optimizer state for a parameter of shape (1,), whose shared part is
-    frozen; by default the one that ``tx.init`` gives, with flags as they are after the
-    first step. ``count``: sets every counter (an integer leaf that grows from step to step,
-    a float one that grows by 1), and with it schedules and bias corrections. Leaves keep the
-    precision that ``tx.init`` gives them for float64 parameters.
+    Which component, in which training: see `Place`. Without ``params`` it is one component by
+    itself, its ``state`` one for a parameter of shape (1,). Flags in the initial state are as
+    after the first step. ``count`` sets every counter (an integer leaf that grows from step to
+    step, a float one that grows by 1), and with it schedules and bias corrections. Parameters
+    are taken in float64; leaves of the state have the precision that ``tx.init`` then gives them.
+
+    Without ``params``, where one factor couples the components but not at small gradients
+    (clipping by a norm), the component is one of nine alike, and so is its state.
 
     Raises `UserError` for anything but an optimizer, for one that is not component-wise,
-    does not act alike at every step or keeps its memory in other than real
-    floating-point numbers, and for a ``state`` of another structure.
+    draws random numbers, acts differently at each step in no cycle or has a memory in other
+    than real floating-point numbers, for a ``state`` of another structure, and as
+    `optdyn.dynamics.Place` says.
     """
+    unknown = sorted(set(place) - PLACE)
+    if unknown:
+        raise UserError(f"{unknown[0]}: unknown (allowed: {', '.join(sorted(PLACE))})")
     if isinstance(tx, StepMap):
-        step = tx
+        step = _moved(tx, place)
     else:
-        step = _initial_step_map(tx)
+        step = _initial_step_map(tx, place)
+    state, count = place.get("state"), place.get("count")
     if state is not None:
         step = dataclasses.replace(step, state=_conform(state, step.state))
     if count is not None:
-        count = whole_number("count", count, minimum=0)
-        step = dataclasses.replace(step, state=_set_counters(step, count))
+        step = dataclasses.replace(
+            step, state=set_counters(step, whole_number("count", count, minimum=0))
+        )
     return step
-
-
-def settle(
-    tx: Optimizer | StepMap,
-    gradient_scale: float = 1.0,
-    *,
-    alternating: bool = True,
-    steps: int = 20_000,
-    param: float = 0.0,
-) -> PyTree:
-    """The state of ``tx`` that a long history of gradients of one size leads to.
-
-    ``gradient_scale`` is that size s. ``alternating``: gradients +s, −s, +s, … and the
-    mean of the last two vectors h, the stationary state of a zero-mean gradient: odd
-    moments are 0, even ones as under a constant |g| = s (for Adam: first moment 0, second
-    moment s²). Otherwise the last state under the constant gradient s. ``param`` is held.
-    Counters end at ``steps``.
-    The result is a state for one component, to be given to `optdyn.dynamics.linearize`.
-    Raises `UserError` for an optimizer that is not component-wise.
-
-    >>> state = settle(optax.scale_by_rms(0.9), 0.5)
-    >>> round(float(state.nu[0]), 12)
-    0.25
-    """
-    gradient_scale, param = (
-        finite_number("gradient_scale", gradient_scale),
-        finite_number("param", param),
-    )
-    require_number("gradient_scale", gradient_scale, inclusive=True)
-    steps = whole_number("steps", steps, minimum=2)
-    step = step_map(tx)
-    with double_precision():
-        params = jnp.full((1,), param, jnp.float64)
-        signs = np.where(np.arange(steps) % 2, -1.0 if alternating else 1.0, 1.0)
-
-        def advance(before: PyTree, gradient: Float[Array, ""]) -> tuple[PyTree, None]:
-            _, after = step.tx.update(gradient[None], before, params)
-            return keep_precision(after, before), None
-
-        @jax.jit
-        def run(start: PyTree, gradients: Float[Array, " steps"]) -> tuple[PyTree, PyTree]:
-            previous, _ = jax.lax.scan(advance, start, gradients[:-1])
-            return previous, advance(previous, gradients[-1])[0]
-
-        start = jax.tree.map(jnp.asarray, step.tx.init(params))
-        previous, last = run(start, jnp.asarray(gradient_scale * signs))
-        if not alternating:
-            return last
-        parts, treedef = jax.tree.flatten(last)
-        for i, part in enumerate(jax.tree.leaves(previous)):
-            if i in step.layout.memory:
-                parts[i] = (parts[i] + part) / 2
-        return jax.tree.unflatten(treedef, parts)
 
 
 def state_vector(step: StepMap, h: object) -> Float[np.ndarray, " N"]:
@@ -244,7 +235,36 @@ def state_vector(step: StepMap, h: object) -> Float[np.ndarray, " N"]:
     return vector
 
 
-def _initial_step_map(optimizer: Optimizer) -> StepMap:
+def set_counters(step: StepMap, count: int, counters: tuple[int, ...] | None = None) -> PyTree:
+    """The state with those counters (default: all) at ``count``, or at the most they can hold."""
+    if step.clock.countdowns:
+        raise UserError(
+            f"count: the optimizer's {step.clock.countdowns[0]} counts down (allowed: state= "
+            "with it as it is at the step wanted)"
+        )
+    parts, treedef = jax.tree.flatten(step.state)
+    with double_precision():
+        for i in step.clock.counters if counters is None else counters:
+            whole = jnp.issubdtype(parts[i].dtype, jnp.integer)
+            most = int((jnp.iinfo if whole else jnp.finfo)(parts[i].dtype).max)
+            parts[i] = jnp.full_like(parts[i], min(count, most))
+    return jax.tree.unflatten(treedef, parts)
+
+
+def _moved(step: StepMap, place: Place) -> StepMap:
+    if any(place.get(name) is not None for name in ("params", "leaf", "index")):
+        raise UserError(
+            "params, leaf and index: not allowed beside a StepMap, which has its own (allowed: "
+            "the optimizer itself, or step_map(tx, params=..., leaf=...))"
+        )
+    if place.get("gradient") is None:
+        return step
+    with double_precision():
+        gradients = gradient_tree(place["gradient"], step.around.params)
+    return dataclasses.replace(step, around=dataclasses.replace(step.around, gradients=gradients))
+
+
+def _initial_step_map(optimizer: Optimizer, place: Place) -> StepMap:
     with double_precision():
         plain = isinstance(optimizer, optax.GradientTransformation)
         if not plain and not callable(getattr(optimizer, "as_optax", None)):
@@ -255,23 +275,48 @@ def _initial_step_map(optimizer: Optimizer) -> StepMap:
         parameters = () if plain else to_float64(optimizer)
         build = _Fixed(hashable(optimizer)) if plain else _as_optax
         tx = build(parameters)
-        require_componentwise(tx)
+        alone, silent_up_to = place.get("params") is None, np.inf
+        if alone:
+            found = require_componentwise(tx)
+            silent_up_to = found.silent_up_to
+            if found.response > TOLERANCE:
+                zeros = np.zeros(AMONG_OTHERS)
+                place = Place(params=zeros, gradient=place.get("gradient"))
+        around = surroundings(place)
         try:
-            state = initial_state(tx)
-            layout = state_layout(tx, state)
+            state = initial_state(tx, around.params)
+            clock = _clockwork(build, parameters, state, around.params)
+            layout, entries = state_layout(tx, state, around, clock.counters)
         except UserError:
             raise
         except Exception as error:  # the user's own code may raise anything
             raise UserError(
-                f"optimizer: cannot be run on one component: {first_line(error)} "
-                "(allowed: optimizers that take parameters of shape (1,))"
+                f"optimizer: cannot be run on {'one component' if alone else 'params'}: "
+                f"{first_line(error)} (allowed: optimizers that take parameters of shape (1,), "
+                "or those that params= gives)"
             ) from error
-        return StepMap(parameters, state, build, layout)
+        return StepMap(
+            parameters=parameters,
+            state=state,
+            around=around,
+            entries=entries,
+            build=build,
+            layout=layout,
+            clock=clock,
+            alone=alone,
+            silent_up_to=silent_up_to,
+        )
 
 
-def _vector(parts: list[Array], positions: tuple[int, ...]) -> Float[Array, " N"]:
-    chosen = [jnp.ravel(parts[i]).astype(jnp.float64) for i in positions]
-    return jnp.concatenate(chosen) if chosen else jnp.zeros((0,), jnp.float64)
+def _clockwork(build: Any, parameters: PyTree, state: PyTree, params: PyTree) -> Clockwork:
+    """The optimizer's clockwork, remembered: it is the same whatever the values."""
+
+    def kind(tree: PyTree) -> tuple[Any, ...]:
+        leaves, treedef = jax.tree.flatten(tree)
+        return (treedef, *((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves))
+
+    key = (build, kind(parameters), kind(state), kind(params))
+    return CLOCKS.recall(key, lambda: clockwork(build(parameters), state, params))
 
 
 def _conform(state: PyTree, template: PyTree) -> PyTree:
@@ -282,8 +327,8 @@ def _conform(state: PyTree, template: PyTree) -> PyTree:
         with double_precision(), contextlib.suppress(TypeError, ValueError):  # not numbers
             return jax.tree.map(_in_precision, state, template)
     raise UserError(
-        "state: not a state of this optimizer for one component "
-        "(allowed: what tx.init gives for a parameter of shape (1,), or settle(tx))"
+        "state: not a state of this optimizer for these parameters (allowed: what tx.init(params) "
+        "gives, with params= the parameters, by default one of shape (1,); or settle(tx))"
     )
 
 
@@ -296,18 +341,3 @@ def _in_precision(leaf: Any, like: Array) -> Array:
     if narrow and np.array_equal(given, np.asarray(like).astype(given.dtype)):
         return like
     return jnp.asarray(given, like.dtype)
-
-
-def _set_counters(step: StepMap, count: int) -> PyTree:
-    if step.layout.countdowns:
-        raise UserError(
-            f"count: the optimizer's {step.layout.countdowns[0]} counts down (allowed: state= "
-            "with it as it is at the step wanted)"
-        )
-    parts, treedef = jax.tree.flatten(step.state)
-    with double_precision():
-        for i in step.layout.counters:
-            whole = jnp.issubdtype(parts[i].dtype, jnp.integer)
-            most = int((jnp.iinfo if whole else jnp.finfo)(parts[i].dtype).max)
-            parts[i] = jnp.full_like(parts[i], min(count, most))
-    return jax.tree.unflatten(treedef, parts)

@@ -113,15 +113,23 @@ def _learning_rate(lin: Linearization) -> float:
 
 
 def _radii(lin: Linearization, curvatures: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    radii = []
+    for curvature in np.asarray(curvatures, np.float64):
+        loop = np.eye(lin.size + 1)
+        for one in lin.cycle or (lin,):
+            loop = _loop(one, curvature) @ loop
+        radii.append(np.max(np.abs(np.linalg.eigvals(loop))) ** (1.0 / lin.period))
+    return np.array(radii)
+
+
+def _loop(lin: Linearization, curvature: float) -> Float[np.ndarray, "N+1 N+1"]:
+    """One step of [h, x] with the gradient λx."""
     n = lin.size
     loop = np.zeros((n + 1, n + 1))
     loop[:n, :n], loop[n, :n] = lin.A, lin.C
-    radii = []
-    for curvature in np.asarray(curvatures, np.float64):
-        loop[:n, n] = lin.B * curvature + lin.E
-        loop[n, n] = 1.0 + lin.D * curvature + lin.weight_decay
-        radii.append(np.max(np.abs(np.linalg.eigvals(loop))))
-    return np.array(radii)
+    loop[:n, n] = lin.B * curvature + lin.E
+    loop[n, n] = 1.0 + lin.D * curvature + lin.weight_decay
+    return loop
 
 
 def _require_spectrum(m: float, L: float) -> None:
@@ -140,21 +148,33 @@ def _in_the_loop(system: Linearization | Eigenmodes) -> Linearization:
     require_linear(lin)
     inside = _variables_in_the_loop(lin)
     lin = dataclasses.replace(
-        lin,
-        A=lin.A[np.ix_(inside, inside)],
-        names=tuple(itertools.compress(lin.names, inside)),
-        **{name: getattr(lin, name)[inside] for name in VECTORS},
+        _part(lin, inside), cycle=tuple(_part(one, inside) for one in lin.cycle)
     )
+    if lin.cycle:  # modes of the whole cycle are not those of its steps
+        return lin
     modes = eigenmodes(lin)
     if modes.degenerate or np.all(modes.used):
         return lin
     return truncate(modes, np.flatnonzero(modes.used).tolist())
 
 
+def _part(lin: Linearization, inside: np.ndarray) -> Linearization:
+    """The system of some of its variables alone."""
+    return dataclasses.replace(
+        lin,
+        A=lin.A[np.ix_(inside, inside)],
+        names=tuple(itertools.compress(lin.names, inside)),
+        **{name: getattr(lin, name)[inside] for name in VECTORS},
+    )
+
+
 def _variables_in_the_loop(lin: Linearization) -> np.ndarray:
     """[N]: the state variables that x drives, directly or not, and that drive x."""
-    reads = lin.A != 0.0  # [i, j]: variable i reads variable j
-    driven, driving = (lin.B != 0.0) | (lin.E != 0.0), lin.C != 0.0
+    steps = lin.cycle or (lin,)
+    # [i, j]: variable i reads variable j, at some step of the cycle
+    reads = np.any([one.A != 0.0 for one in steps], axis=0)
+    driven = np.any([(one.B != 0.0) | (one.E != 0.0) for one in steps], axis=0)
+    driving = np.any([one.C != 0.0 for one in steps], axis=0)
     for _ in range(lin.size):
         wider = driven | np.any(reads & driven[None, :], axis=1)
         wider_back = driving | np.any(reads & driving[:, None], axis=0)

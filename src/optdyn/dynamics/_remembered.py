@@ -1,0 +1,31 @@
+"""What was found about the optimizers looked at last."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+MOST = 32
+"""So many are remembered: a scan over thousands of optimizers takes no more memory than that."""
+
+
+class Remembered(Generic[T]):
+    """The results of the last calls by key, as `functools.lru_cache` keeps them.
+
+    Unlike there, the arguments (states, parameters, whole trainings) are not held.
+    """
+
+    def __init__(self) -> None:
+        self._found: collections.OrderedDict[Hashable, T] = collections.OrderedDict()
+
+    def recall(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gave for an equal ``key``, or gives now."""
+        if key in self._found:
+            self._found.move_to_end(key)
+            return self._found[key]
+        made = self._found[key] = make()
+        while len(self._found) > MOST:
+            self._found.popitem(last=False)
+        return made
