@@ -38,7 +38,8 @@ from benchmarks.cluster_model import (
 )
 from benchmarks.limit import count_products
 from benchmarks.settings import UNITS
-from optdyn.meta_training._gradient import UnrollOptions, meta_value_and_grad, step_memory
+from optdyn.meta_training import UnrollOptions, meta_value_and_grad
+from optdyn.meta_training._exact import step_memory
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.optimizers.native.build import SWITCH
 from optdyn.random_streams import stream

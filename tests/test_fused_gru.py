@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import helpers
-from optdyn.meta_training._gradient import UnrollOptions, meta_value_and_grad
+from optdyn.meta_training import UnrollOptions, meta_value_and_grad
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.optimizers import _fused_gru as fused_gru
 from optdyn.optimizers._cells import GRU, step_and_readout

@@ -26,7 +26,12 @@ def stream(seed: int, name: str) -> Key[Array, ""]:
     Raises `UserError` unless the seed is an integer that 32 bits hold.
     """
     require_positive_int("seed", seed, minimum=0, maximum=LARGEST_SEED)
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return derived(jax.random.key(seed), name)
+
+
+def derived(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The key for what is called ``name`` beside all else that is drawn from ``key``."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def keys_at(root: Key[Array, ""], indices: Array) -> Key[Array, " n"]:

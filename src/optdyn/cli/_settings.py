@@ -21,6 +21,7 @@ from optdyn.cli._options import (
 from optdyn.errors import UserError
 from optdyn.inner_loop._objective import NORMALIZATIONS
 from optdyn.meta_training._trainer import MetaTraining
+from optdyn.meta_training._unroll_options import GRADIENTS
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._cells import CELLS
 from optdyn.optimizers._componentwise_rnn import Architecture
@@ -173,6 +174,20 @@ class ProtocolSettings(ObjectiveSettings):
     )
     state_dtype: str = choice(
         PROTOCOL.state_dtype, "how the optimizer's state is stored between steps", STATE_DTYPES
+    )
+    gradient: str = choice(
+        PROTOCOL.gradient,
+        "how the meta-gradient is estimated: by backpropagation (exact), by antithetic evolution "
+        "strategies (es), or by both, weighed by their inverse variances (combined)",
+        GRADIENTS,
+    )
+    es_sigma: float = number(
+        PROTOCOL.es_sigma, "standard deviation of evolution strategies' perturbations"
+    )
+    es_pairs: int = integer(
+        PROTOCOL.es_pairs,
+        "antithetic pairs of perturbations for each problem",
+        maximum=LARGEST_BATCH,
     )
 
     def protocol(self, learning_rate: float) -> MetaTraining:

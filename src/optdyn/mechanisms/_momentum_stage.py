@@ -11,7 +11,7 @@ import numpy as np
 from optdyn.dynamics import Eigenmodes, StepMap, reduce, step_map
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
 from optdyn.inner_loop._problem_set import ProblemSet
-from optdyn.meta_training._gradient import MetaOptimizer
+from optdyn.meta_training._unroll_options import MetaOptimizer
 from optdyn.optimizers._baselines import momentum
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Meta-training: gradients through the whole unroll and the outer loop around them."""
 
-from optdyn.meta_training._gradient import Diagnostics, UnrollOptions, meta_value_and_grad
+from optdyn.meta_training._gradient import meta_value_and_grad
 from optdyn.meta_training._trainer import (
     MetaTraining,
     Metrics,
@@ -8,6 +8,7 @@ from optdyn.meta_training._trainer import (
     make_meta_step,
     start_training,
 )
+from optdyn.meta_training._unroll_options import Diagnostics, UnrollOptions
 
 __all__ = [
     "Diagnostics",

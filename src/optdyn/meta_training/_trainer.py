@@ -12,7 +12,8 @@ import optax
 
 from optdyn.errors import require_number, require_positive_int
 from optdyn.inner_loop._objective import Objective
-from optdyn.meta_training._gradient import MetaOptimizer, UnrollOptions, meta_value_and_grad
+from optdyn.meta_training._gradient import meta_value_and_grad
+from optdyn.meta_training._unroll_options import MetaOptimizer, UnrollOptions
 from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ class MetaTraining:
     ``unroll_length`` inner steps.
     ``learning_rate`` is the one number the paper tunes; it decays by ``decay``
     every ``decay_every`` meta-steps. ``clip`` bounds each entry of the
-    meta-gradient, ``l2`` multiplies ‖θ‖². For ``normalization``,
-    ``max_cotangent_norm``, ``segment``, ``chunk``, ``memory_budget`` and
-    ``state_dtype`` see `UnrollOptions`.
+    meta-gradient, ``l2`` multiplies ‖θ‖². ``gradient``: how it is estimated, the paper's
+    ``"exact"``, ``"es"`` or ``"combined"``. For it, ``normalization``,
+    ``max_cotangent_norm``, ``segment``, ``chunk``, ``memory_budget``, ``state_dtype``,
+    ``es_sigma`` and ``es_pairs`` see `UnrollOptions`.
     """
 
     num_meta_steps: int = 5000
@@ -52,6 +54,9 @@ class MetaTraining:
     chunk: int | None = None
     memory_budget: int | None = None
     state_dtype: str = "float32"
+    gradient: str = "exact"
+    es_sigma: float = 0.01
+    es_pairs: int = 1
 
     def __post_init__(self) -> None:
         for name in ("num_meta_steps", "unroll_length", "batch_size", "decay_every"):
@@ -76,6 +81,9 @@ class MetaTraining:
             chunk=self.chunk,
             memory_budget=self.memory_budget,
             state_dtype=self.state_dtype,
+            gradient=self.gradient,
+            es_sigma=self.es_sigma,
+            es_pairs=self.es_pairs,
         )
 
     def schedule(self) -> optax.Schedule:

@@ -1,0 +1,187 @@
+"""The exact meta-gradient: backpropagation through the whole unroll, problem by problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from optdyn.inner_loop._objective import exploded
+from optdyn.inner_loop._unroll import unroll
+from optdyn.meta_training._components import COMPONENT_AXIS, spread_components
+from optdyn.meta_training._containment import (
+    contain_cotangents,
+    contain_gradients,
+    hold_exploded,
+)
+from optdyn.meta_training._memory import StepMemory, fit_to_budget
+from optdyn.meta_training._second_order import with_hessian_products
+from optdyn.meta_training._unroll_options import (
+    Diagnostics,
+    Estimator,
+    MetaOptimizer,
+    Setting,
+    UnrollOptions,
+    reversible,
+)
+from optdyn.optimizers._state_precision import store_state_in
+from optdyn.random_streams import keys_at, stream
+from optdyn.tasks._base import Task, joint, sample_batch
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Key, PyTree
+
+SIZE_STREAM = "problems traced for their size"
+
+
+def _sums(
+    optimizer: MetaOptimizer,
+    keys: Key[Array, " batch"],
+    counts: Bool[Array, " batch"] | None,
+    setting: Setting,
+) -> tuple[tuple[Array, Array, Array], PyTree]:
+    """Sums over problems: (meta-losses, problems counted, problems contained), gradient."""
+    one_chunk = functools.partial(chunk_sums, optimizer, setting=setting)
+    chunk = setting.options.chunk
+    if chunk is None or chunk >= keys.shape[0]:
+        counts_and_losses, gradient = one_chunk((keys, counts))
+    else:
+        chunks = jax.tree.map(lambda rows: rows.reshape(-1, chunk), (keys, counts))
+
+        def add(total: PyTree, chunk: tuple[Array, Array | None]) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, one_chunk(chunk)), None
+
+        first = jax.tree.map(lambda rows: rows[0], chunks)
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_chunk, first)
+        )
+        counts_and_losses, gradient = jax.lax.scan(add, zeros, chunks)[0]
+    if setting.parts > 1:
+        gradient = jax.lax.psum(gradient, COMPONENT_AXIS)
+    return counts_and_losses, gradient
+
+
+def _finish(sums: PyTree, batch_size: int) -> tuple[Array, PyTree, Diagnostics]:
+    counts_and_losses, gradient = sums
+    value, diagnostics = judged(counts_and_losses, batch_size, 1.0)
+    return value, jax.tree.map(lambda leaf: leaf / batch_size, gradient), diagnostics
+
+
+EXACT = Estimator(_sums, _finish)
+"""Backpropagation through the unroll. Its sums are of all the problems' gradients."""
+
+
+def judged(
+    counts_and_losses: tuple[Array, Array, Array], batch_size: int, exact_share: Array | float
+) -> tuple[Array, Diagnostics]:
+    """The value and the diagnostics of (meta-losses, problems counted, problems contained)."""
+    total, counted, contained = counts_and_losses
+    value = jnp.where(counted > 0, total / jnp.maximum(counted, 1), jnp.inf)
+    return value, Diagnostics(
+        exploded=(batch_size - counted).astype(jnp.int32),
+        contained=contained.astype(jnp.int32),
+        exact_share=jnp.asarray(exact_share, value.dtype),
+    )
+
+
+def chunk_sums(
+    optimizer: MetaOptimizer,
+    problems: tuple[Key[Array, " batch"], Bool[Array, " batch"] | None],
+    setting: Setting,
+) -> tuple[tuple[Array, Array, Array], PyTree]:
+    """The sums of `EXACT` over problems in memory at once, of these components alone."""
+    keys, counts = problems
+    objective, probe = _objective(keys, counts, setting)
+    (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
+        objective, argnums=(0, 1), has_aux=True
+    )(optimizer, probe)
+    contained = (events > 0) | (replaced > 0)
+    if counts is not None:
+        contained &= counts
+    return (total, counted, jnp.sum(contained)), gradient
+
+
+def _objective(
+    keys: Key[Array, " batch"],
+    counts: Bool[Array, " batch"] | None,
+    setting: Setting,
+) -> tuple[Callable[..., Any], Float[Array, " batch"]]:
+    """The sum of the problems' meta-losses, of (optimizer, probe), and the probe.
+
+    Its auxiliary output is (the sum over problems that did not explode, their
+    number, the steps at which each problem's gradient was replaced); for the
+    probe see `contain_cotangents`.
+    """
+    task, options, parts = setting
+    batch = keys.shape[0]
+    problem = with_hessian_products(joint(sample_batch(task, keys)))
+    bound, axis = options.max_cotangent_norm, COMPONENT_AXIS if parts > 1 else None
+
+    def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        def contain(previous: PyTree, following: PyTree) -> PyTree:
+            params, state = hold_exploded(previous, following)
+            params, inner = contain_cotangents((params, state.inner), probe, bound, axis)
+            return params, state._replace(inner=inner)
+
+        tx = store_state_in(options.state_dtype, reversible(opt))
+        trajectory = unroll(
+            contain_gradients(spread_components(tx, parts)),
+            problem,
+            options.num_steps,
+            between_steps=contain,
+            segment=options.segment,
+        )
+        each = options.objective.meta_loss(trajectory.losses)
+        replaced, held = trajectory.state.events.T
+        blown = exploded(trajectory.losses) | (held > 0) | ~jnp.isfinite(each)
+        if counts is not None:
+            blown, each = blown | ~counts, jnp.where(counts, each, 0.0)
+        kept = jnp.where(blown, 0.0, each)
+        differentiated = kept if bound is None else each
+        return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown), replaced)
+
+    return objective, jnp.zeros((batch,), problem.params.dtype)
+
+
+def fitted(
+    optimizer: MetaOptimizer, task: Task, batch: int, options: UnrollOptions, budget: int
+) -> UnrollOptions:
+    """``options`` with the segment and chunk with which ``batch`` problems fit ``budget``."""
+    segment, chunk = fit_to_budget(
+        step_memory(optimizer, task, options),
+        budget,
+        num_steps=options.num_steps,
+        batch=batch,
+        segment=options.segment,
+        chunk=options.chunk,
+    )
+    return dataclasses.replace(options, segment=segment, chunk=chunk)
+
+
+def step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) -> StepMemory:
+    """What one problem keeps a step: the traced reverse pass of 3 steps less that of 2."""
+
+    def kept(num_steps: int) -> int:
+        plain = dataclasses.replace(options, num_steps=num_steps, segment=None)
+
+        def reverse_pass(opt: MetaOptimizer) -> PyTree:
+            objective, probe = _objective(
+                keys_at(stream(0, SIZE_STREAM), jnp.arange(1)), None, Setting(task, plain)
+            )
+            return jax.vjp(objective, opt, probe, has_aux=True)[1]
+
+        return _bytes(jax.eval_shape(reverse_pass, optimizer))
+
+    def carry(opt: MetaOptimizer) -> PyTree:
+        params = task.sample(stream(0, SIZE_STREAM)).params
+        return params, store_state_in(options.state_dtype, reversible(opt)).init(params)
+
+    return StepMemory(kept=kept(3) - kept(2), carry=_bytes(jax.eval_shape(carry, optimizer)))
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
