@@ -27,11 +27,12 @@ from optdyn.search import (
     best,
     load_table,
     random_search,
+    rerun_best,
     score,
     tuning_problems,
 )
-from optdyn.search._random_search import TUNING_STREAM
-from optdyn.tasks import Problem, Task, make_task
+from optdyn.search._random_search import RESCORING_STREAM, TUNING_STREAM
+from optdyn.tasks import Problem, Task, describe_task, make_task
 
 COARSE = Grid((Axis("alpha", "log", 1e-5, 0.01, 20), Axis("beta", "one_minus_log", 0.0, 0.99, 15)))
 
@@ -309,6 +310,37 @@ def test_the_rows_with_the_best_scores_are_rescored_and_the_best_of_them_wins(
     assert found.row == int(np.nanargmin(table.rescores))
     assert found.score == np.nanmin(table.rescores)
     assert found.tuning_score == table.scores[found.row]
+
+
+def test_a_stand_in_scores_all_and_the_task_itself_the_best() -> None:
+    task, cheap = make_task("linear_regression", n=4), make_task("linear_regression", n=2)
+    momentum, objective = BASELINES["momentum"], Objective(10)
+    protocol = SearchProtocol(
+        objective, 10, 3, rescore_top=2, rescore_problems=4, max_rounds=1, stand_in={"n": 2}
+    )
+    table = random_search(momentum, task, seed=0, protocol=protocol)
+    assert table.settings.task_options == describe_task(task).options
+    assert table.settings.stand_in == {"n": 2}
+    rows = table.hyperparameters()
+    expected = score(momentum, problems(cheap, 3, objective), rows)
+    np.testing.assert_allclose(table.scores, expected, rtol=1e-5)
+    fresh = ProblemSet(task, 0, 4, objective, RESCORING_STREAM)
+    top = np.argsort(table.scores)[:2]
+    expected = score(momentum, fresh, {name: column[top] for name, column in rows.items()})
+    np.testing.assert_allclose(table.rescores[top], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        rerun_best(table, momentum, task), best(table).tuning_score, rtol=1e-5
+    )
+
+
+def test_a_stand_in_that_the_task_does_not_take_is_refused() -> None:
+    with pytest.raises(UserError, match="task rosenbrock: unknown option 'points'"):
+        random_search(
+            BASELINES["momentum"],
+            make_task("rosenbrock"),
+            seed=0,
+            protocol=SearchProtocol(stand_in={"points": 8}),
+        )
 
 
 def test_a_search_in_which_everything_diverges_says_so() -> None:

@@ -71,6 +71,7 @@ def tune_command(search: SearchSettings) -> str:
         problems=search.num_problems,
         rescore_top=search.rescore_top,
         rescore_problems=search.rescore_problems,
+        stand_in=tuple(search.stand_in.items()),
     )
     return command_line("tune", settings)
 

@@ -276,6 +276,23 @@ class TuneSettings(EngineSettings, OutputSettings, ObjectiveSettings, TaskSettin
     problems: int = integer(32, "problems that score each combination", maximum=LARGEST_BATCH)
     rescore_top: int = integer(50, "best combinations to score again, on fresh problems")
     rescore_problems: int = integer(64, "fresh problems for that", maximum=LARGEST_BATCH)
+    stand_in: tuple[tuple[str, Any], ...] = option(
+        (),
+        "an option of the task for all combinations but the best, which are scored again on the "
+        "task itself, such as points=256 to save time; may be repeated",
+        _read_task_option,
+        metavar="NAME=VALUE",
+        repeat=True,
+    )
+
+    def stand_in_options(self) -> dict[str, Any]:
+        """The stand-in's options; raises `UserError` for one that the task does not take."""
+        options = dict(self.stand_in)
+        try:
+            make_task(self.task, **{**self.task_options(), **options})
+        except UserError as error:
+            raise UserError(f"--stand-in: {error}") from None
+        return options
 
 
 @dataclasses.dataclass(frozen=True)

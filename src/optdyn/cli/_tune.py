@@ -32,6 +32,7 @@ def command(argv: list[str]) -> None:
             normalization=settings.normalization,
             rescore_top=settings.rescore_top,
             rescore_problems=settings.rescore_problems,
+            stand_in=settings.stand_in_options(),
             mesh=mesh,
             engine=engine,
         )

@@ -66,14 +66,15 @@ def tune(
     normalization: str = "none",
     rescore_top: int = 50,
     rescore_problems: int = 64,
+    stand_in: dict[str, Any] | None = None,
     mesh: Mesh | None = None,
     engine: Engine = LocalEngine(),
 ) -> SearchTable:
     """`random_search`, with its table kept in the task's ``tuning/<baseline>.parquet``.
 
     Goes on after the last chunk of an interrupted search; leaves a finished one
-    as it is. ``mesh``, ``engine``: see `random_search`. Raises `UserError` for settings
-    that differ from the folder's.
+    as it is. ``stand_in``: see `SearchProtocol`; ``mesh``, ``engine``: see `random_search`.
+    Raises `UserError` for settings that differ from the folder's.
     """
     baseline, task = get_baseline(baseline_name), make_task(task_name, **task_options)
     counts: dict[str, Any] = {
@@ -84,6 +85,8 @@ def tune(
         "rescore_problems": rescore_problems,
     }
     settings = {"task_options": task_options, "seed": seed, "normalization": normalization}
+    if stand_in:
+        settings["stand_in"] = stand_in
     run.settle(f"tune/{task_name}/{baseline_name}", {**settings, **counts})
     protocol = SearchProtocol(
         objective=Objective(num_steps, normalization),
@@ -91,6 +94,7 @@ def tune(
         num_problems=num_problems,
         rescore_top=rescore_top,
         rescore_problems=rescore_problems,
+        stand_in=stand_in or {},
     )
     path = table_path(run.task_folder(task_name), baseline_name)
     with progress(f"tuning {baseline_name} on {task_name}", num_samples) as advance:

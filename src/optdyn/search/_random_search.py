@@ -30,7 +30,7 @@ from optdyn.search._search_table import (
     require_same_settings,
 )
 from optdyn.tasks import Problem
-from optdyn.tasks._description import describe_task, task_from
+from optdyn.tasks._description import describe_task, task_from, with_options
 
 if TYPE_CHECKING:
     import optax
@@ -145,7 +145,7 @@ def random_search(
 
     tuning = tuning_problems(task, settings)
     rescoring = dataclasses.replace(
-        tuning, number=protocol.rescore_problems, stream=RESCORING_STREAM
+        tuning, task=task, number=protocol.rescore_problems, stream=RESCORING_STREAM
     )
     at_once = execution.at_once or _runs_at_once(baseline, tuning.problems)
     runs_per_chunk = execution.runs_per_chunk or max(FEWEST_RUNS, at_once)
@@ -175,9 +175,12 @@ def random_search(
 
 
 def tuning_problems(task: Task, settings: SearchSettings) -> ProblemSet:
-    """The problems of ``task`` on which a search with ``settings`` scores combinations."""
+    """The problems of ``task`` on which a search with ``settings`` scores combinations.
+
+    Raises `UserError` for a ``stand_in`` option that the task does not take.
+    """
     return ProblemSet(
-        task,
+        with_options(task, settings.stand_in),
         seed=settings.seed,
         number=settings.num_problems,
         objective=settings.objective,
@@ -196,6 +199,7 @@ def rerun_best(table: SearchTable, baseline: Baseline, task: Task) -> float:
     protocol = SearchProtocol(
         objective=settings.objective,
         grid=settings.grid,
+        stand_in=settings.stand_in,
         **{name: getattr(settings, name) for name in COUNTS},
     )
     require_same_settings(settings, SearchSettings.of(baseline, task, settings.seed, protocol))

@@ -29,7 +29,9 @@ class SearchProtocol:
     ``num_samples`` distinct combinations are scored on ``num_problems`` problems; the best
     ``rescore_top`` of them again on ``rescore_problems`` others. ``grid``: which they are
     drawn from (None: the baseline's own). A grid whose best lies on an edge is widened, for
-    at most ``max_rounds`` rounds in all.
+    at most ``max_rounds`` rounds in all. ``stand_in``: options that stand over the task's own
+    where all combinations are scored, such as fewer points of a data set; the best are scored
+    again on the task itself, so that it judges the winner.
 
     Raises `UserError` for a bad count, or what is no grid.
     """
@@ -41,6 +43,7 @@ class SearchProtocol:
     rescore_problems: int = 64
     max_rounds: int = 8
     grid: Grid | None = None
+    stand_in: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -66,6 +69,7 @@ class SearchSettings:
     rescore_top: int = 50
     rescore_problems: int = 64
     max_rounds: int = 8
+    stand_in: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -89,6 +93,7 @@ class SearchSettings:
             grid=Grid(baseline.grid) if protocol.grid is None else protocol.grid,
             num_steps=protocol.objective.num_steps,
             normalization=protocol.objective.normalization,
+            stand_in=protocol.stand_in,
             **{name: getattr(protocol, name) for name in COUNTS},
         )
 

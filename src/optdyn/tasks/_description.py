@@ -38,6 +38,21 @@ def describe_task(task: Task) -> TaskDescription:
     return TaskDescription((names or [own])[0], json.loads(json.dumps(options, default=repr)))
 
 
+def with_options(task: Task, options: dict[str, Any]) -> Task:
+    """``task`` with some of its ``options`` replaced.
+
+    Raises `UserError` for an option that it does not have, or a value that is not allowed.
+    """
+    if not options:
+        return task
+    described = describe_task(task)
+    for option in options:
+        if option not in described.options:
+            told = ", ".join(described.options) or "it has none"
+            raise UserError(f"task {described.name}: unknown option {shown(option)} (has: {told})")
+    return task_from(described.name, **{**described.options, **options})
+
+
 def task_from(text: str, **options: Any) -> Task:
     """The task that ``text`` names, with its ``options``.
 
