@@ -11,6 +11,7 @@ from optdyn.distillation._ladder import (
     leading_momentum,
     tuned_in_parts,
 )
+from optdyn.distillation._linear_reference import LinearReference, tune_linear_references
 from optdyn.distillation._parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Forgetting",
     "Guess",
     "Kept",
+    "LinearReference",
     "Momenta",
     "Saturation",
     "Schedule",
@@ -33,5 +35,6 @@ __all__ = [
     "imitate",
     "imitation_error",
     "leading_momentum",
+    "tune_linear_references",
     "tuned_in_parts",
 ]

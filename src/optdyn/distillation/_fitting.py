@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from optdyn.errors import UserError, require_number, require_positive_int
+from optdyn.meta_training._gradient import MetaOptimizer
 from optdyn.meta_training._trainer import MetaTraining, make_meta_step, start_training
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from optdyn.distillation._chain import Distilled
     from optdyn.tasks import Task
+
+Fitted = TypeVar("Fitted", bound=MetaOptimizer)
 
 CHECKS = 12
 """How often a fit is scored on its way, evenly spread."""
@@ -75,13 +78,13 @@ def imitate(optimizer: Distilled, shown: Demonstration, fitting: Fitting) -> Dis
 
 
 def fit(
-    optimizer: Distilled,
+    optimizer: Fitted,
     task: Task,
     protocol: MetaTraining,
     fitting: Fitting,
     seed: int,
-    score: Callable[[Distilled], float],
-) -> Distilled:
+    score: Callable[[Fitted], float],
+) -> Fitted:
     """``optimizer`` with its numbers fitted to the meta-objective on training problems.
 
     By the project's own meta-gradient, through the same unroll as ``protocol``'s and
