@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+import helpers
 from optdyn.errors import UserError
-from optdyn.meta_training import MetaTraining
+from optdyn.meta_training import MetaTraining, make_meta_step, start_training
+from optdyn.precision import to_float64
 
 
 def test_defaults_are_the_papers():
@@ -74,3 +76,24 @@ def test_the_penalty_is_the_squared_norm_times_its_strength():
 def test_bad_settings_are_named(setting, value):
     with pytest.raises(UserError, match=setting):
         MetaTraining(**{setting: value})
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_running_average_is_the_mean_at_first_and_forgets_later():
+    protocol = MetaTraining(unroll_length=3, batch_size=2, learning_rate=0.1, average_over=3)
+    rnn = to_float64(helpers.random_rnn(units=2))
+    meta_step = make_meta_step(helpers.small_task("linear_regression"), protocol, seed=0)
+    state, seen = start_training(rnn, protocol), []
+    for _ in range(5):
+        state, _ = meta_step(state)
+        seen.append(helpers.as_vector(state.optimizer))
+    mean = np.mean(seen[:3], axis=0)
+    for theta in seen[3:]:
+        mean = mean + (theta - mean) / 3
+    np.testing.assert_allclose(helpers.as_vector(state.averaged), mean, rtol=1e-9, atol=1e-12)
+
+
+def test_without_an_average_training_gives_the_meta_parameters():
+    state = start_training(helpers.random_rnn(units=2), MetaTraining())
+    assert state.average is None
+    assert state.averaged is state.optimizer

@@ -34,8 +34,10 @@ class MetaTraining:
     ``unroll_length`` inner steps.
     ``learning_rate`` is the one number the paper tunes; it decays by ``decay``
     every ``decay_every`` meta-steps. ``clip`` bounds each entry of the
-    meta-gradient, ``l2`` multiplies ‖θ‖². ``gradient``: how it is estimated, the paper's
-    ``"exact"``, ``"es"`` or ``"combined"``. For it, ``normalization``,
+    meta-gradient, ``l2`` multiplies ‖θ‖². ``average_over`` meta-steps: what training
+    gives is the running average of the meta-parameters over about so many (None: the
+    meta-parameters themselves), see `TrainingState`. ``gradient``: how it is estimated, the
+    paper's ``"exact"``, ``"es"`` or ``"combined"``. For it, ``normalization``,
     ``max_cotangent_norm``, ``segment``, ``chunk``, ``memory_budget``, ``state_dtype``,
     ``es_sigma`` and ``es_pairs`` see `UnrollOptions`.
     """
@@ -48,6 +50,7 @@ class MetaTraining:
     decay_every: int = 500
     clip: float = 5.0
     l2: float = 1e-5
+    average_over: int | None = None
     normalization: str = "none"
     max_cotangent_norm: float | None = None
     segment: int | None = None
@@ -64,6 +67,8 @@ class MetaTraining:
         for name in ("learning_rate", "decay", "clip"):
             require_number(name, getattr(self, name))
         require_number("l2", self.l2, inclusive=True)
+        if self.average_over is not None:
+            require_positive_int("average_over", self.average_over)
         self.unroll_options()
 
     @property
@@ -104,11 +109,24 @@ class MetaTraining:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """All that a run needs to go on: meta-parameters, Adam's state, steps done."""
+    """All that a run needs to go on: meta-parameters, Adam's state, steps done.
+
+    ``average``: ``θ̄_k = θ̄_{k−1} + (θ_k − θ̄_{k−1}) / min(k, n)`` with n the protocol's
+    ``average_over``: the mean of all meta-parameters at first, later one whose weights
+    fall by 1/e over n meta-steps (Polyak and Juditsky 1992). A high meta learning rate
+    makes the meta-parameters move to and fro; their average does not. Training itself
+    goes on from ``optimizer``. None where the protocol asks for no average.
+    """
 
     optimizer: Any
     adam: PyTree
     meta_step: Int[Array, ""]
+    average: Any = None
+
+    @property
+    def averaged(self) -> Any:
+        """What training gives: the average where there is one, else the meta-parameters."""
+        return self.optimizer if self.average is None else self.average
 
 
 @jax.tree_util.register_dataclass
@@ -128,6 +146,7 @@ def start_training(optimizer: MetaOptimizer, protocol: MetaTraining) -> Training
         optimizer=optimizer,
         adam=protocol.meta_optimizer().init(optimizer),
         meta_step=jnp.zeros((), jnp.int32),
+        average=None if protocol.average_over is None else optimizer,
     )
 
 
@@ -158,11 +177,12 @@ def make_meta_step(
         )
         updates, adam = meta_optimizer.update(gradient, state.adam, state.optimizer)
         updates = jax.tree.map(lambda leaf: rate_factor * leaf, updates)
-        following = TrainingState(
-            optimizer=optax.apply_updates(state.optimizer, updates),
-            adam=adam,
-            meta_step=state.meta_step + 1,
-        )
+        optimizer, count = optax.apply_updates(state.optimizer, updates), state.meta_step + 1
+        average = state.average
+        if protocol.average_over is not None:
+            share = 1.0 / jnp.minimum(count, protocol.average_over)
+            average = optax.incremental_update(optimizer, average, share)
+        following = TrainingState(optimizer, adam, count, average)
         return following, Metrics(
             meta_objective=value,
             gradient_norm=optax.tree.norm(gradient),

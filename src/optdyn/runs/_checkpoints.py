@@ -43,7 +43,7 @@ KEPT_FOR_RESUME = 3
 GROWTH = 1.1
 REGULARLY = 250
 DTYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
-OPTIMIZER = "optimizer"
+OPTIMIZER, AVERAGE = "optimizer", "average"
 LONGEST_FAULT = 300
 """Characters; a name in a damaged header can be megabytes."""
 FILE_NAME = re.compile(r"(step|resume)-(\d{1,9})\.safetensors")
@@ -95,15 +95,16 @@ def save_state(path: Path, state: TrainingState, card: Card) -> None:
 
 
 def load_optimizer(path: Path) -> tuple[ComponentwiseRNN, Card]:
-    """The learned optimizer in a checkpoint of either kind.
+    """The learned optimizer in a checkpoint of either kind (`TrainingState.averaged`).
 
     Raises `UserError`, naming the first fault, for a file that is damaged, of
     another format, or does not hold the architecture its card tells of.
     """
     arrays, card = _load(path)
-    chosen = {name: array for name, array in arrays.items() if name.startswith(f"{OPTIMIZER}.")}
-    like = {OPTIMIZER: _optimizer_shapes(card.architecture)}
-    return _filled(like, chosen, path)[OPTIMIZER], card
+    part = AVERAGE if any(name.startswith(f"{AVERAGE}.") for name in arrays) else OPTIMIZER
+    chosen = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
+    like = {part: _optimizer_shapes(card.architecture)}
+    return _filled(like, chosen, path)[part], card
 
 
 def load_state(path: Path) -> tuple[TrainingState, Card]:

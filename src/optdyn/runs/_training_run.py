@@ -269,7 +269,7 @@ class _Loop:
 
     def _save_for_analysis(self, state: TrainingState, step: int) -> None:
         path = analysis_path(self.folder / CHECKPOINTS, step)
-        save_optimizer(path, state.optimizer, self._card_at(step))
+        save_optimizer(path, state.averaged, self._card_at(step))
 
     def _save_for_resume(self, state: TrainingState, step: int) -> None:
         self.log.flush()
