@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optdyn.dynamics import Eigenmodes, StepMap, reduce, step_map
+from optdyn.dynamics import Eigenmodes, StepMap, reduce, step_map, timescale
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.errors import UserError
 from optdyn.inner_loop._problem_set import ProblemSet
 from optdyn.meta_training._unroll_options import MetaOptimizer
 from optdyn.optimizers._baselines import momentum
@@ -56,6 +57,69 @@ class StageRow:
     deviation: float
 
 
+@dataclasses.dataclass(frozen=True)
+class StageThresholds:
+    """What a checkpoint must show to be momentum, as appendix A and Fig. 7 tell it.
+
+    Fixed before any training was looked at. The largest relative difference from the best
+    tuned momentum of ``meta_objective`` (the learned optimizer's), ``momentum_ratio``
+    (that of momentum run with the leading mode), ``alpha``, ``beta`` and ``timescale``
+    (the leading mode's); the smallest ``gain_gap``, which says that one mode stands out;
+    and the largest ``deviation``, which says that this mode alone follows the whole.
+    """
+
+    meta_objective: float = 0.05
+    momentum_ratio: float = 0.05
+    alpha: float = 0.10
+    beta: float = 0.10
+    timescale: float = 0.15
+    gain_gap: float = 10.0
+    deviation: float = 0.05
+
+    def near(self, meta_objective: float, tuned: TunedMomentum) -> bool:
+        """Whether an optimizer performs like tuned momentum."""
+        return abs(meta_objective / tuned.meta_objective - 1.0) <= self.meta_objective
+
+    def strain(self, row: StageRow, tuned: TunedMomentum) -> dict[str, float]:
+        """Each measure over its threshold, by the names of the thresholds: met where ≤ 1.
+
+        Infinite where something diverged, and for a mode that oscillates or grows.
+        """
+        monotone = not row.oscillating and 0.0 < row.beta < 1.0
+        timescales = timescale(np.array([row.beta, tuned.beta])) if monotone else [np.inf, 1.0]
+        strains = {
+            "meta_objective": _departure(row.meta_objective, tuned.meta_objective)
+            / self.meta_objective,
+            "momentum_ratio": _departure(row.momentum_ratio, 1.0) / self.momentum_ratio,
+            "alpha": _departure(row.alpha, tuned.alpha) / self.alpha,
+            "beta": _departure(row.beta, tuned.beta) / self.beta,
+            "timescale": _departure(*timescales) / self.timescale,
+            "gain_gap": self.gain_gap / row.gain_gap if row.gain_gap > 0 else np.inf,
+            "deviation": row.deviation / self.deviation,
+        }
+        return {name: float(v) if np.isfinite(v) else np.inf for name, v in strains.items()}
+
+    def met(self, row: StageRow, tuned: TunedMomentum) -> bool:
+        """Whether ``row`` meets every threshold."""
+        return max(self.strain(row, tuned).values()) <= 1.0
+
+    def choose(self, rows: Sequence[StageRow], tuned: TunedMomentum) -> StageRow:
+        """The rule that names the momentum stage, fixed in advance.
+
+        Of the checkpoints that perform like tuned momentum, the one whose largest
+        `strain` is smallest; where none performs so, the one whose meta-objective is
+        nearest (relative difference). The earliest of equals.
+
+        Raises `UserError` when there is no row.
+        """
+        if not rows:
+            raise UserError("momentum stage: there are no checkpoints to choose from")
+        like_momentum = [row for row in rows if self.near(row.meta_objective, tuned)]
+        if like_momentum:
+            return min(like_momentum, key=lambda row: max(self.strain(row, tuned).values()))
+        return min(rows, key=lambda row: self.strain(row, tuned)["meta_objective"])
+
+
 class MomentumComparison:
     """Measures checkpoints of one learned optimizer against tuned momentum.
 
@@ -84,6 +148,15 @@ class MomentumComparison:
         tx = reduce(point.modes, keep=[0], h0=point.h0)
         return self.validation.curves(lambda: tx)()
 
+    def measure(self, meta_step: int, optimizer: MetaOptimizer) -> StageRow:
+        """`row` of ``optimizer``, run here whole and reduced to its leading mode.
+
+        Raises `UserError` where it has no fixed point.
+        """
+        point = self.operating_point(optimizer)
+        full, one_mode = self.learned_curves(optimizer), self.one_mode_curves(point)
+        return self.row(meta_step, point, full, one_mode)
+
     def row(
         self,
         meta_step: int,
@@ -109,6 +182,11 @@ class MomentumComparison:
                 validation.mean_curve(full).mean, validation.mean_curve(one_mode).mean
             ),
         )
+
+
+def _departure(value: float, reference: float) -> float:
+    """The size of their relative difference."""
+    return abs(value / reference - 1.0)
 
 
 def _as_optax(optimizer: MetaOptimizer) -> optax.GradientTransformation:
