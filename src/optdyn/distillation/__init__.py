@@ -1,7 +1,7 @@
 """Readable optimizers fitted to learned ones: what explains them, part by part."""
 
 from optdyn.distillation._chain import Distilled, from_values
-from optdyn.distillation._comparison import Kept, advantage_kept
+from optdyn.distillation._comparison import Kept, advantage_kept, share_of_advantage
 from optdyn.distillation._export import as_code
 from optdyn.distillation._fitting import Demonstration, Fitting, fit, imitate, imitation_error
 from optdyn.distillation._ladder import (
@@ -11,6 +11,7 @@ from optdyn.distillation._ladder import (
     leading_momentum,
     tuned_in_parts,
 )
+from optdyn.distillation._linear_account import LinearAccount, linear_account
 from optdyn.distillation._linear_reference import LinearReference, tune_linear_references
 from optdyn.distillation._parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
 
@@ -23,6 +24,7 @@ __all__ = [
     "Forgetting",
     "Guess",
     "Kept",
+    "LinearAccount",
     "LinearReference",
     "Momenta",
     "Saturation",
@@ -35,6 +37,8 @@ __all__ = [
     "imitate",
     "imitation_error",
     "leading_momentum",
+    "linear_account",
+    "share_of_advantage",
     "tune_linear_references",
     "tuned_in_parts",
 ]

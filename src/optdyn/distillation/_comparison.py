@@ -32,16 +32,31 @@ def advantage_kept(
 ) -> Kept:
     """``mean(baseline − candidate)/mean(baseline − learned)`` of meta-objectives.
 
-    On the same problems; the standard error is that of a ratio of means (delta
-    method, paired). Raises `UserError` for different numbers of problems.
+    On the same problems. Raises `UserError` for different numbers of problems.
     """
-    if not candidate.shape == learned.shape == baseline.shape:
-        raise UserError("advantage kept: the meta-objectives are not of the same problems")
-    rows = np.stack([baseline - candidate, baseline - learned]).astype(np.float64)
+    return share_of_advantage(baseline, candidate, learned, baseline)
+
+
+def share_of_advantage(
+    before: Float[np.ndarray, " problems"],
+    after: Float[np.ndarray, " problems"],
+    learned: Float[np.ndarray, " problems"],
+    baseline: Float[np.ndarray, " problems"],
+) -> Kept:
+    """``mean(before − after)/mean(baseline − learned)`` of meta-objectives.
+
+    What the step from one optimizer to another wins of a learned one's advantage. On the
+    same problems; the standard error is that of a ratio of means (delta method, paired).
+    Raises `UserError` for different numbers of problems.
+    """
+    if not before.shape == after.shape == learned.shape == baseline.shape:
+        raise UserError("advantage: the meta-objectives are not of the same problems")
+    with np.errstate(invalid="ignore"):  # both may have diverged
+        rows = np.stack([before - after, baseline - learned]).astype(np.float64)
     if not np.all(np.isfinite(rows)) or not np.mean(rows[1]) > 0:
         return Kept(float("nan"), float("nan"))
-    kept, whole = np.mean(rows, axis=1)
-    fraction = kept / whole
+    won, whole = np.mean(rows, axis=1)
+    fraction = won / whole
     if rows.shape[1] < 2:
         return Kept(float(fraction), float("inf"))
     spread = np.std(rows[0] - fraction * rows[1], ddof=1) / whole

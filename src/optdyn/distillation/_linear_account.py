@@ -1,0 +1,88 @@
+"""How far linear dynamics alone account for what a learned optimizer does."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optdyn.distillation._comparison import Kept, share_of_advantage
+from optdyn.dynamics import reduce
+from optdyn.inner_loop._statistics import MeanAndError, mean_and_error
+from optdyn.mechanisms._momentum_stage import deviation
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Float
+
+    from optdyn.dynamics._operating_point import OperatingPoint
+    from optdyn.inner_loop import ProblemSet
+    from optdyn.meta_training._gradient import MetaOptimizer
+
+STEPS = ("baseline", "linear at rest", "linear", "full")
+"""The optimizers on the way from a baseline to the learned one.
+
+``linear at rest``: linearised at the fixed point, all modes, and started there. ``linear``: the
+same with the learned optimizer's initial state, so with its initial transient. ``full``: the
+learned optimizer itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearAccount:
+    """The optimizers of `STEPS` on the same problems.
+
+    ``scores``: each one's meta-objective; ``diverged``: on how many problems it is not
+    finite. ``ratio``: the meta-objective of ``linear`` over that of ``full``; ``deviation``:
+    the median over steps 1 … T of the relative difference of their mean loss curves.
+    The learned optimizer's advantage over the baseline is split where those steps are:
+    ``linear_dynamics`` is won from ``baseline`` to ``linear at rest``, ``initial_transient``
+    from there to ``linear``, ``nonlinearity`` from there to ``full``. The three fractions add
+    up to 1; one is negative where its step loses. NaN where an optimizer diverged or there is
+    no advantage.
+    """
+
+    scores: dict[str, MeanAndError[float]]
+    diverged: dict[str, int]
+    ratio: float
+    deviation: float
+    linear_dynamics: Kept
+    initial_transient: Kept
+    nonlinearity: Kept
+
+
+def linear_account(
+    problems: ProblemSet,
+    optimizer: MetaOptimizer,
+    point: OperatingPoint,
+    baseline: optax.GradientTransformation,
+) -> LinearAccount:
+    """Run the optimizers of `STEPS`; ``point`` is where ``optimizer`` is linearised."""
+    optimizers = (
+        baseline,
+        reduce(point.modes),
+        reduce(point.modes, h0=point.h0),
+        optimizer.as_optax(),
+    )
+    losses = {
+        name: problems.curves(lambda tx=tx: tx)()
+        for name, tx in zip(STEPS, optimizers, strict=True)
+    }
+    each = {name: problems.scores(curves) for name, curves in losses.items()}
+    scores = {name: mean_and_error(values) for name, values in each.items()}
+    with np.errstate(invalid="ignore"):
+        ratio = scores["linear"].mean / scores["full"].mean
+    linear, full = (problems.mean_curve(losses[name]).mean for name in ("linear", "full"))
+    return LinearAccount(
+        scores=scores,
+        diverged={name: int(np.sum(~np.isfinite(values))) for name, values in each.items()},
+        ratio=float(ratio),
+        deviation=deviation(full, linear),
+        linear_dynamics=_step(each, "baseline", "linear at rest"),
+        initial_transient=_step(each, "linear at rest", "linear"),
+        nonlinearity=_step(each, "linear", "full"),
+    )
+
+
+def _step(each: dict[str, Float[np.ndarray, " problems"]], before: str, after: str) -> Kept:
+    return share_of_advantage(each[before], each[after], each["full"], each["baseline"])
