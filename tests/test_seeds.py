@@ -1,0 +1,74 @@
+"""Headline numbers of a training, and their spread over seeds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import helpers
+from optdyn.errors import UserError
+from optdyn.evaluation import evaluate_on
+from optdyn.inner_loop import Objective, ProblemSet
+from optdyn.optimizers._baselines import gradient_descent, momentum
+from optdyn.study._seeds import headline_numbers, reproduce_seeds, spread_over_seeds
+
+PROBLEMS = ProblemSet(helpers.small_task("linear_regression"), 0, 4, Objective(12), "unseen")
+BASELINES = {"momentum": momentum(0.3, 0.5), "gradient_descent": gradient_descent(1e-3)}
+
+
+@pytest.fixture(scope="module")
+def headlines() -> dict[str, float]:
+    return headline_numbers(helpers.random_rnn(units=3), PROBLEMS, BASELINES)
+
+
+def test_the_advantage_is_that_of_the_evaluations(headlines):
+    learned = evaluate_on(helpers.random_rnn(units=3).as_optax(), PROBLEMS)
+    for name, tx in BASELINES.items():
+        other = evaluate_on(tx, PROBLEMS)
+        assert headlines[f"advantage_over_{name}"] == pytest.approx(1 - learned.mean / other.mean)
+        each = other.meta_objectives - learned.meta_objectives
+        below = np.mean(each) / (np.std(each, ddof=1) / math.sqrt(len(each)))
+        assert headlines[f"standard_errors_below_{name}"] == pytest.approx(below)
+
+
+def test_the_parts_of_the_advantage_add_up_and_the_schedule_is_told(headlines):
+    parts = [headlines[n] for n in ("linear_dynamics", "initial_transient", "nonlinearity")]
+    # No advantage over the best baseline: then there is nothing to split.
+    assert math.isnan(sum(parts)) == (headlines["advantage_over_momentum"] <= 0)
+    assert np.isnan(parts).all() or sum(parts) == pytest.approx(1.0, abs=1e-9)
+    assert 0.0 < headlines["decay"] <= 1.0
+    assert headlines["warm_up"] >= 1.0
+    assert 0.0 < headlines["saturation"] <= 1.1
+
+
+def test_the_spread_is_over_the_seeds_that_tell_a_number():
+    rows = [{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 2.0}, {"a": 5.0, "b": math.inf}]
+    found = spread_over_seeds(rows)
+    assert found["a"].values == (1.0, 3.0, 5.0)
+    assert (found["a"].mean, found["a"].standard_deviation) == (3.0, 2.0)
+    assert (found["a"].smallest, found["a"].largest) == (1.0, 5.0)
+    assert (found["b"].mean, found["b"].standard_deviation) == (2.0, math.inf)
+
+
+def test_each_seed_is_trained_once_and_earlier_ones_are_taken_over():
+    told = []
+    found = reproduce_seeds(
+        lambda seed: helpers.random_rnn(units=2, seed=seed),
+        lambda optimizer: {"a": float(optimizer.w[0])},
+        (4, 7),
+        done={4: {"a": 0.5}},
+        on_seed=lambda seed, numbers: told.append(seed),
+    )
+    assert told == [7]
+    assert found["a"].values == (0.5, float(helpers.random_rnn(units=2, seed=7).w[0]))
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(UserError, match="no training"):
+        spread_over_seeds([])
+    with pytest.raises(UserError, match="different numbers"):
+        spread_over_seeds([{"a": 1.0}, {"b": 1.0}])
+    with pytest.raises(UserError, match="baselines"):
+        headline_numbers(helpers.random_rnn(units=3), PROBLEMS, {})
