@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from optdyn.dynamics._operating_point import OperatingPoint
     from optdyn.inner_loop import ProblemSet
-    from optdyn.meta_training._gradient import MetaOptimizer
+    from optdyn.meta_training._unroll_options import MetaOptimizer
 
 STEPS = ("baseline", "linear at rest", "linear", "full")
 """The optimizers on the way from a baseline to the learned one.

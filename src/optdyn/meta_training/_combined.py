@@ -82,7 +82,7 @@ def _finish(sums: PyTree, batch_size: int) -> tuple[Array, PyTree, Diagnostics]:
 def _leaves(moments: Moments) -> list[tuple[Array, Array, Array]]:
     """Each leaf's number of gradients, sum and sum of squares."""
     totals, squares = jax.tree.leaves(moments.total), jax.tree.leaves(moments.squares)
-    return [(moments.count, total, square) for total, square in zip(totals, squares, strict=True)]
+    return [(moments.number, total, square) for total, square in zip(totals, squares, strict=True)]
 
 
 def _precision(count: Array, total: Array, squares: Array) -> Array:

@@ -48,13 +48,13 @@ class Moments(NamedTuple):
     gradients and of these squared (of the meta-parameters' structure).
     """
 
-    count: Float[Array, ""]
+    number: Float[Array, ""]
     total: PyTree
     squares: PyTree
 
     def mean(self) -> PyTree:
         """The mean gradient; 0 where there is none."""
-        return jax.tree.map(lambda total: total / jnp.maximum(self.count, 1), self.total)
+        return jax.tree.map(lambda total: total / jnp.maximum(self.number, 1), self.total)
 
 
 def moments_of(gradients: PyTree, counts: Bool[Array, " batch"]) -> Moments:
@@ -70,7 +70,7 @@ def moments_of(gradients: PyTree, counts: Bool[Array, " batch"]) -> Moments:
         return jnp.sum(jnp.where(chosen, leaf, 0.0) ** power, axis=0)
 
     return Moments(
-        count=jnp.sum(sound).astype(jax.tree.leaves(gradients)[0].dtype),
+        number=jnp.sum(sound).astype(jax.tree.leaves(gradients)[0].dtype),
         total=jax.tree.map(lambda leaf: total(leaf, 1), gradients),
         squares=jax.tree.map(lambda leaf: total(leaf, 2), gradients),
     )
