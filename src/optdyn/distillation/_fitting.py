@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from optdyn.errors import UserError, require_number, require_positive_int
-from optdyn.meta_training._unroll_options import MetaOptimizer
 from optdyn.meta_training._trainer import MetaTraining, make_meta_step, start_training
+from optdyn.meta_training._unroll_options import MetaOptimizer
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
