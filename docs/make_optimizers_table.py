@@ -13,7 +13,7 @@ import optax
 from optdyn.dynamics._dissection import Dissection, dissect
 from optdyn.errors import UserError
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
-from optdyn.runs._files import write_bytes
+from optdyn.runs._store import write_bytes
 
 PLACE = Path(__file__).with_name("optimizers_table.md")
 INTRODUCTION = """\

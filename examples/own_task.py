@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import optdyn
-from optdyn import evaluation, figures, meta_training, search
+from optdyn import evaluation, figures, search
 from optdyn.optimizers._baselines import BASELINES
 
 
@@ -23,15 +23,14 @@ class Classification:
 
 
 meta_steps, combinations = map(int, sys.argv[1:] or (1000, 300))
-task, how = Classification(), optdyn.MetaTraining(learning_rate=1e-2, max_cotangent_norm=1.0)
+task = Classification()
+how = optdyn.MetaTraining(meta_steps, learning_rate=1e-2, max_cotangent_norm=1.0)
 net = optdyn.Architecture(units=16, encoding=optdyn.Encoding("asinh", gain=10.0), output_scale=0.1)
-state = meta_training.start_training(optdyn.ComponentwiseRNN.init(jax.random.key(0), net), how)
-meta_step = meta_training.make_meta_step(task, how, seed=0)
-for _ in range(meta_steps):
-    state, _ = meta_step(state)
+start = optdyn.ComponentwiseRNN.init(jax.random.key(0), net)
+rnn = optdyn.meta_train(task, start, how, seed=0)
 how_long = search.SearchProtocol(num_samples=combinations)
 table = optdyn.random_search(BASELINES["momentum"], task, seed=0, protocol=how_long)
-best, rnn = figures.MomentumPoint(**search.best(table).hyperparameters), state.optimizer
+best = figures.MomentumPoint(**search.best(table).hyperparameters)
 rivals = {"learned": rnn.as_optax(), "momentum": BASELINES["momentum"].factory(**vars(best))}
 runs = {name: optdyn.evaluate(tx, task, seed=0).losses for name, tx in rivals.items()}
 curves = [figures.Curve(n, **vars(evaluation.mean_curve(run))) for n, run in runs.items()]

@@ -17,13 +17,16 @@ import jax
 import pytest
 
 from helpers import TINY_RECIPES
+from optdyn.inner_loop import Objective
 from optdyn.precision import double_precision
 from optdyn.pretrained import load_shipped
-from optdyn.runs._analysis_run import AnalysisSettings, analyze_task
+from optdyn.runs._analysis_run import analyze_task
 from optdyn.runs._explorer_run import explore_task
-from optdyn.runs._files import write_bytes
 from optdyn.runs._mechanisms_run import explain_task
+from optdyn.runs._results import HeldOut
 from optdyn.runs._run_folder import open_run
+from optdyn.runs._store import write_bytes
+from optdyn.tasks import TwoMoons
 
 FULL = os.environ.get("SUITE") == "full"
 FIGURES: dict[str, object] = {}
@@ -116,12 +119,12 @@ def _make_tiny_study(out: Path) -> None:
 def small_moons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder: the shipped two-moons optimizer analysed on a small network."""
     out = tmp_path_factory.mktemp("moons") / "run"
-    options: dict[str, object] = {"width": 3, "depth": 1, "points": 16}
-    settings = AnalysisSettings(seed=0, num_problems=2, num_steps=8)
+    task = TwoMoons(width=3, depth=1, points=16)
+    held_out = HeldOut(seed=0, num_problems=2, objective=Objective(num_steps=8))
     with open_run(out) as run:
         for place, content in load_shipped("two_moons").files.items():
             write_bytes(out / "two_moons" / place, content)
-        analyze_task(run, "two_moons", options, settings)
-        explain_task(run, "two_moons", options, settings)
-        explore_task(run, "two_moons", options, settings, settings)
+        analyze_task(run, task, held_out)
+        explain_task(run, task, held_out)
+        explore_task(run, task, held_out, held_out)
     return out

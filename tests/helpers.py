@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
-from optdyn.study._recipes import Distillation, Recipe
+from optdyn.runs import Distillation
+from optdyn.study._recipes import Recipe
 from optdyn.tasks import TASKS, Task
 
 SMALL_OPTIONS = {

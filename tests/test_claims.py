@@ -7,6 +7,8 @@ import math
 import pytest
 
 from optdyn.errors import UserError
+from optdyn.evaluation import MeanAndError
+from optdyn.runs._results import EvaluationSummary, Score
 from optdyn.study._claims import at_least, at_most, comparison_claims, interior_claims
 from optdyn.study._recipes import SCALES, recipe_for
 
@@ -31,19 +33,19 @@ def test_a_claim_passes_only_on_a_number_that_meets_it(claim, passed):
 
 
 def test_a_win_must_exceed_two_standard_errors():
-    evaluation = {
-        "optimizers": {
-            "learned": {"mean": 0.5, "standard_error": 0.1},
-            "momentum": {"mean": 1.0, "standard_error": 0.1},
-            "adam": {"mean": 0.6, "standard_error": 0.1},
-            "rmsprop": {"mean": None, "standard_error": None},
+    diverged = MeanAndError(math.inf, math.inf)
+    scores = {"learned": 0.5, "momentum": 1.0, "adam": 0.6}
+    evaluation = EvaluationSummary(
+        {
+            **{name: Score(mean, 0.1, exploded=0) for name, mean in scores.items()},
+            "rmsprop": Score(**vars(diverged), exploded=3),
         },
-        "learned_minus": {
-            "momentum": {"mean": -0.5, "standard_error": 0.1},
-            "adam": {"mean": -0.1, "standard_error": 0.08},
-            "rmsprop": {"mean": None, "standard_error": None},
+        {
+            "momentum": MeanAndError(-0.5, 0.1),
+            "adam": MeanAndError(-0.1, 0.08),
+            "rmsprop": diverged,
         },
-    }
+    )
     claims = {c.id: c for c in comparison_claims("t", evaluation, {"momentum": 0.25})}
     assert claims["t.learned_beats_momentum"].measured == pytest.approx(5.0)
     assert claims["t.learned_beats_momentum"].passed

@@ -38,7 +38,7 @@ from optdyn.optimizers._encodings import ENCODINGS
 from optdyn.runs import _training_run as training_run
 from optdyn.runs._checkpoints import analysis_checkpoints
 from optdyn.search._learning_rate import LearningRateSearch
-from optdyn.tasks import TASKS
+from optdyn.tasks import TASKS, LinearRegression
 
 ON_TASK = ["--task", "rosenbrock", "--devices", "1"]
 TINY = [*ON_TASK, "--units", "4", "--unroll-length", "10", "--batch-size", "2"]
@@ -169,9 +169,9 @@ def test_train_continues_evaluates_and_refuses_other_settings(
     monkeypatch.setattr(training_run, "make_meta_step", functools.cache(make_meta_step))
     append = training_run.MetricsLog.append
 
-    def interrupting(log: training_run.MetricsLog, row: dict[str, float]) -> None:
+    def interrupting(log: training_run.MetricsLog, row: training_run.TrainingRow) -> None:
         append(log, row)
-        if row["meta_step"] == 4:
+        if row.meta_step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -249,7 +249,7 @@ def test_options_reach_the_settings() -> None:
     assert train.architecture().encoding.gain == 2.0
     assert train.protocol(0.1).num_meta_steps == 7
     assert train.protocol(0.1).chunk == 4
-    assert train.task_options() == {"n": 3, "low": -1.5}
+    assert train.make_task() == LinearRegression(n=3, low=-1.5)
 
 
 def test_choices_come_from_the_registries(capsys: pytest.CaptureFixture[str]) -> None:

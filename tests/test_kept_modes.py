@@ -16,11 +16,11 @@ from optdyn.inner_loop import Objective, ProblemSet
 from optdyn.inner_loop._problem_set import VALIDATION_STREAM
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
-from optdyn.runs._analysis_run import AnalysisSettings
-from optdyn.runs._explorer_run import explore_task
-from optdyn.runs._files import read_signed_json
+from optdyn.runs._analysis_run import read_analysis
+from optdyn.runs._explorer_run import explore_task, read_explorer
+from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import RunFolder
-from optdyn.tasks import LinearRegression
+from optdyn.tasks import LinearRegression, TwoMoons
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +78,19 @@ def test_choices_are_nested_from_the_strongest_and_keep_pairs_together() -> None
 def test_a_task_whose_loss_the_page_cannot_compute_has_its_losses_stored(
     small_moons: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = read_signed_json(small_moons / "two_moons" / "explorer.json")
-    analysis = read_signed_json(small_moons / "two_moons" / "analysis.json")
-    assert "problems" not in kept
-    stages = sorted({analysis["momentum_stage"], analysis["final"]})
-    assert [int(step) for step in kept["choices"]] == stages
-    rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
-    for step, found in kept["choices"].items():
-        (alone,) = (s for s in found["sets"] if s["name"] == "the strongest mode")
-        curves = rows[int(step)]["curves"]
+    kept = read_explorer(small_moons / "two_moons")
+    analysis = read_analysis(small_moons / "two_moons" / "analysis.json")
+    assert kept.problems is None
+    assert kept.choices is not None
+    assert [int(step) for step in kept.choices] == sorted({analysis.momentum_stage, analysis.final})
+    for step, found in kept.choices.items():
+        (alone,) = (s for s in found.sets if s.name == "the strongest mode")
+        curves = analysis.row(int(step)).curves
         # On the same problems here, so the same as the analysis's.
-        np.testing.assert_allclose(found["full"], curves["full"], rtol=1e-4)
-        np.testing.assert_allclose(alone["curve"], curves["one_mode"], rtol=1e-3)
-    settings = AnalysisSettings(**kept["inputs"]["settings"][0])
-    options = kept["inputs"]["task_options"]
-    assert explore_task(RunFolder(small_moons), "two_moons", options, settings, settings) == {
-        **kept
-    }
+        np.testing.assert_allclose(found.full, curves.full, rtol=1e-4)
+        np.testing.assert_allclose(alone.curve, curves.one_mode, rtol=1e-3)
+    held_out = kept.inputs.settings[0]
+    task = TwoMoons(**kept.inputs.task_options)
+    again = explore_task(RunFolder(small_moons), task, held_out, held_out)
+    assert to_plain(again) == to_plain(kept)
     assert "trying sets" not in capsys.readouterr().out

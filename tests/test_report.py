@@ -18,7 +18,9 @@ from PIL import Image
 
 from optdyn import figures
 from optdyn.errors import UserError
-from optdyn.runs._files import write_signed_json
+from optdyn.runs._metrics_log import MetricsLog, TrainingRow
+from optdyn.runs._results import LossesAtSteps, LossesRow
+from optdyn.runs._store import write_result
 from optdyn.study.page import _pictures as pictures
 from optdyn.study.page import build_report
 
@@ -103,6 +105,7 @@ def run(tmp_path: Path, drawn: Path) -> Path:
     (folder / "timings.json").write_text(json.dumps({"rosenbrock": {"train": 61.25}}))
     config = {
         "format": "optdyn run",
+        "format_version": 2,
         "versions": {"jax": "0.10.2"},
         "settings": {
             "train/rosenbrock": {
@@ -113,15 +116,14 @@ def run(tmp_path: Path, drawn: Path) -> Path:
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
-    rows = [
-        {"meta_step": k, "meta_objective": 0.5 / (k + 1), "exploded": k % 2, "seconds": 0.5}
-        for k in range(4)
-    ]
-    log = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "rosenbrock" / "training.jsonl").write_text(log + '{"meta_step": 4, "me')
-    told = {"mean": [90.5, None], "median": [40.25, 0.125]}
-    losses = {"steps": [0, 10], "problems": 64, "optimizers": {"adam": told}}
-    write_signed_json(folder / "rosenbrock" / "losses_at_steps.json", losses)
+    with MetricsLog(folder / "rosenbrock" / "training.jsonl") as log:
+        for k in range(4):
+            log.append(TrainingRow(k, 0.5 / (k + 1), 1.0, exploded=k % 2, contained=0, seconds=0.5))
+    with (folder / "rosenbrock" / "training.jsonl").open("a") as torn:
+        torn.write('{"meta_step": 4, "me')
+    row = LossesRow(np.array([90.5, np.inf]), np.array([40.25, 0.125]))
+    losses = LossesAtSteps(np.array([0, 10]), 64, {"adam": row})
+    write_result(folder / "rosenbrock" / "losses_at_steps.json", losses)
     return folder
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optdyn.runs._analysis_run import read_analysis
 from optdyn.runs._explorer_run import read_explorer
-from optdyn.runs._files import read_signed_json, write_signed_json
+from optdyn.runs._store import read_result, write_result
 from optdyn.runs._tuning_run import load_tables
 from optdyn.search import best
 from optdyn.study.page import build_report
@@ -41,16 +42,17 @@ def test_every_part_of_a_study_is_there(tiny_study: Path) -> None:
     assert list(tasks) == TASKS[:2]  # nothing of two_moons is in this study
     for name, task in tasks.items():
         assert task["missing"] == {}
-        analysis = read_signed_json(tiny_study / name / "analysis.json")
+        analysis = read_analysis(tiny_study / name / "analysis.json")
         stages = task["analysis"]["stages"]
         assert [stage["meta_step"] for stage in stages] == [
-            row["meta_step"] for row in analysis["checkpoints"]
+            row.meta_step for row in analysis.checkpoints
         ]
         assert len(stages) <= STAGES_SHOWN + 1
-        for stage, row in zip(stages, analysis["checkpoints"], strict=True):
-            pairs = np.array(row["modes"]["start"])
-            np.testing.assert_allclose(stage["start"], pairs.T, rtol=1e-6, atol=1e-30)
-            np.testing.assert_allclose(stage["full"], row["curves"]["full"], rtol=1e-3)
+        for stage, row in zip(stages, analysis.checkpoints, strict=True):
+            start = row.modes.start
+            pairs = [start.real, start.imag]
+            np.testing.assert_allclose(stage["start"], pairs, rtol=1e-6, atol=1e-30)
+            np.testing.assert_allclose(stage["full"], row.curves.full, rtol=1e-3)
             assert len(stage["one_mode"]) == 9
         assert task["keep"]["num_steps"] == 8
         assert len(task["keep"]["problems"]["start"]) == 2
@@ -83,7 +85,7 @@ def test_a_missing_part_says_why(partial: Path) -> None:
     task = shown(partial)["rosenbrock"]
     assert task["analysis"] is task["mechanisms"] is task["searches"] is None
     assert "has not been analysed" in task["missing"]["analysis"]
-    assert "not valid JSON" in task["missing"]["mechanisms"]
+    assert "damaged" in task["missing"]["mechanisms"]
     assert "no baseline has been tuned" in task["missing"]["searches"]
     assert all("\n" not in reason for reason in task["missing"].values())
     (partial / "rosenbrock" / "explorer.json").unlink()
@@ -93,14 +95,14 @@ def test_a_missing_part_says_why(partial: Path) -> None:
 
 def test_results_of_an_earlier_layout_are_told_from_damage(partial: Path) -> None:
     for name, take in (("analysis.json", "curves"), ("mechanisms.json", "path")):
-        result = read_signed_json(partial / "rosenbrock" / name)
+        result = read_result(partial / "rosenbrock" / name, dict)
         rows = result["checkpoints"] if name == "analysis.json" else [result["mechanisms"]]
         for row in rows:
             row.pop(take)
-        write_signed_json(partial / "rosenbrock" / name, result)
+        write_result(partial / "rosenbrock" / name, result)
     missing = shown(partial)["rosenbrock"]["missing"]
     assert set(missing) == {"analysis", "mechanisms"}
-    assert all("made by an earlier version" in reason for reason in missing.values())
+    assert all("made by another version" in reason for reason in missing.values())
 
 
 def test_no_text_in_the_data_ends_its_element() -> None:

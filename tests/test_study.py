@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,23 @@ import pytest
 from helpers import TINY_RECIPE, TINY_RECIPES
 from optdyn.cli._export import train_command, tune_command
 from optdyn.errors import UserError
+from optdyn.evaluation import MeanAndError
 from optdyn.pretrained import _shipped as shipped
 from optdyn.pretrained import export_task
+from optdyn.pretrained._shipped import MANIFEST, Manifest, read_manifest
 from optdyn.runs import _distillation_fit as distillation_fit
 from optdyn.runs import _distillation_run as distillation_run
 from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
-from optdyn.runs._files import read_signed_json, write_signed_json
-from optdyn.runs._fitted_sizes import FITTED, read_fitted
+from optdyn.runs._distillation_fit import FITTED, Distilling, read_fitted
+from optdyn.runs._results import EvaluationSummary, Rerun, Score
 from optdyn.runs._run_folder import RunFolder, open_run
 from optdyn.runs._search_run import read_searches
+from optdyn.runs._store import write_result
 from optdyn.study._claims import Claim, comparison_claims, rerun_claims
 from optdyn.study._mechanism_claims import FITS_SHIPPED
 from optdyn.study._recipes import LAPTOP, SCALES, Recipe, recipe_for
 from optdyn.study._shipped import place_searches
-from optdyn.tasks import TASKS
+from optdyn.tasks import TASKS, Rosenbrock
 
 # The package's attribute of this name is the function.
 study = importlib.import_module("optdyn.study._reproduce")
@@ -166,9 +171,15 @@ def test_readable_optimizers_for_another_task_are_refused(
     shipping = tmp_path / "shipping"
     export_task(RunFolder(tiny_study), "rosenbrock", shipping, train_command, tune_command)
     path = shipping / "rosenbrock" / FITTED
-    found = read_signed_json(path)
-    found["inputs"]["protocol"]["normalization"] = "none"
-    write_signed_json(path, found)
+    found = read_fitted(path)
+    protocol = dataclasses.replace(found.inputs.protocol, normalization="none")
+    inputs = dataclasses.replace(found.inputs, protocol=protocol)
+    write_result(path, dataclasses.replace(found, inputs=inputs))
+    content = path.read_bytes()
+    manifest = read_manifest(shipping / "rosenbrock")
+    listed = shipped.ShippedFile(len(content), hashlib.sha256(content).hexdigest(), "")
+    files = {**manifest.files, FITTED: listed}
+    write_result(shipping / "rosenbrock" / MANIFEST, Manifest("rosenbrock", files))
     monkeypatch.setattr(shipped, "FOLDER", shipping)
     with pytest.raises(UserError, match="readable optimizers were fitted for another task or meta"):
         run_study(monkeypatch, tmp_path / "run", "rosenbrock", {"rosenbrock": SHIPPED})
@@ -176,15 +187,15 @@ def test_readable_optimizers_for_another_task_are_refused(
 
 def test_a_size_is_no_worse_than_the_tuned_baselines_that_it_contains(tiny_study: Path) -> None:
     for task in ("linear_regression", "rosenbrock"):
-        sizes = read_fitted(tiny_study / task / FITTED)["sizes"]
+        sizes = read_fitted(tiny_study / task / FITTED).sizes
         for size in sizes:
             expected = {"tuned momentum"}
-            if "adaptive" in size["values"]:
+            if "adaptive" in size.values:
                 expected |= {"tuned rmsprop"}
-            assert {name for name in size["starts"] if name.startswith("tuned")} == expected
-            known = [score for score in size["starts"].values() if score is not None]
-            assert size["validation"] <= min(known)
-        levels = [size["validation"] for size in sizes]
+            assert {name for name in size.starts if name.startswith("tuned")} == expected
+            known = [score for score in size.starts.values() if math.isfinite(score)]
+            assert size.validation <= min(known)
+        levels = [size.validation for size in sizes]
         assert levels == sorted(levels, reverse=True)
 
 
@@ -209,13 +220,13 @@ def test_fitting_goes_on_after_its_last_size(
     optimizer, _ = load_optimizer(analysis_checkpoints(folder / "checkpoints")[-1])
     before = (folder / FITTED).read_bytes()
     (folder / FITTED).unlink()
-    command = json.loads(before)["command"]
+    what = Distilling(task.protocol, task.distillation, 0, json.loads(before)["command"])
     monkeypatch.setattr(distillation_fit, "fit", None)
-    arguments = (folder, "rosenbrock", {}, optimizer, task.protocol, task.distillation)
-    distillation_fit.fit_sizes(*arguments, 0, command)
+    distillation_fit.fit_sizes(folder, Rosenbrock(), optimizer, what)
     assert (folder / FITTED).read_bytes() == before
-    with pytest.raises(TypeError, match="not callable"):  # another seed: nothing is kept
-        distillation_fit.fit_sizes(*arguments, 1, command)
+    other = dataclasses.replace(what, seed=1)
+    with pytest.raises(TypeError, match="not callable"):  # another seed: nothing is reused
+        distillation_fit.fit_sizes(folder, Rosenbrock(), optimizer, other)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -230,19 +241,21 @@ def test_every_task_has_a_recipe(scale: str) -> None:
 
 
 def test_what_diverged_fails_its_claims_and_stops_nothing() -> None:
-    scores = {"mean": None, "standard_error": None}
-    finite = {"mean": 0.5, "standard_error": 0.1}
+    diverged, finite = MeanAndError(math.inf, math.inf), MeanAndError(0.5, 0.1)
 
-    def lower(learned: dict[str, Any], momentum: dict[str, Any]) -> list[Claim]:
-        optimizers = {"learned": learned, "momentum": momentum}
-        summary = {"optimizers": optimizers, "learned_minus": {"momentum": scores}}
+    def lower(learned: MeanAndError[float], momentum: MeanAndError[float]) -> list[Claim]:
+        optimizers = {
+            "learned": Score(learned.mean, learned.standard_error, 0),
+            "momentum": Score(momentum.mean, momentum.standard_error, 0),
+        }
+        summary = EvaluationSummary(optimizers, {"momentum": diverged})
         return comparison_claims("rosenbrock", summary, {"momentum": 0.25})
 
-    assert [claim.passed for claim in lower(finite, scores)] == [True, False]
-    assert [claim.passed for claim in lower(scores, finite)] == [False, False]
-    (rerun,) = rerun_claims("rosenbrock", {"adam": {"stored": 0.5, "rerun": None}})
+    assert [claim.passed for claim in lower(finite, diverged)] == [True, False]
+    assert [claim.passed for claim in lower(diverged, finite)] == [False, False]
+    (rerun,) = rerun_claims("rosenbrock", {"adam": Rerun({}, 0.5, math.inf)})
     assert not rerun.passed
-    assert not rerun_claims("rosenbrock", {"adam": {"stored": 1.0, "rerun": 1.0001}})[0].passed
+    assert not rerun_claims("rosenbrock", {"adam": Rerun({}, 1.0, 1.0001)})[0].passed
 
 
 def test_searches_that_ship_are_placed_in_a_run(tmp_path: Path) -> None:
@@ -250,7 +263,7 @@ def test_searches_that_ship_are_placed_in_a_run(tmp_path: Path) -> None:
         place_searches(run, "rosenbrock")
         place_searches(run, "rosenbrock")
     found = read_searches(tmp_path / "run" / "rosenbrock")
-    assert {search["settings"]["task"] for search in found} == {"rosenbrock"}
-    cells = [search["settings"]["architecture"]["cell"] for search in found]
+    assert {search.settings.task for search in found} == {"rosenbrock"}
+    cells = [search.settings.architecture.cell for search in found]
     assert sorted(cells) == ["gru", "gru", "lstm", "rnn", "ugrnn"]
-    assert sum(len(search["rows"]) for search in found) == 19 + 4 * 8
+    assert sum(len(search.rows) for search in found) == 19 + 4 * 8

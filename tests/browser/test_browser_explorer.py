@@ -13,9 +13,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from optdyn.dynamics import reduce
+from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.mechanisms._momentum_stage import MomentumComparison
+from optdyn.runs._analysis_run import read_analysis
 from optdyn.runs._checkpoints import analysis_path, load_optimizer
-from optdyn.runs._files import read_signed_json
 from optdyn.study.page import build_report
 from optdyn.tasks import make_task
 
@@ -151,10 +152,10 @@ def test_one_mode_run_in_the_page_is_that_of_the_analysis(page: Page, name: str)
 
 def test_modes_run_in_the_page_are_the_reduced_optimizer(page: Page, tiny_study: Path) -> None:
     folder = tiny_study / "linear_regression"
-    settings = read_signed_json(folder / "analysis.json")["inputs"]["settings"]
-    final = read_signed_json(folder / "analysis.json")["final"]
-    optimizer, _ = load_optimizer(analysis_path(folder / "checkpoints", final))
-    validation = AnalysisSettings(**settings).problems(make_task("linear_regression", n=3))
+    analysis = read_analysis(folder / "analysis.json")
+    optimizer, _ = load_optimizer(analysis_path(folder / "checkpoints", analysis.final))
+    task = make_task("linear_regression", n=3)
+    validation = analysis.inputs.settings.problems(task, VALIDATION_STREAM)
     point = MomentumComparison(validation, 0.1, 0.5).operating_point(optimizer)
     page.focus("#stage")
     page.keyboard.press("End")

@@ -122,7 +122,9 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_fewer(
     whole = read_metrics(tmp_path / "whole" / "linear_regression" / METRICS)
     resumed = read_metrics(log)
     assert len(resumed) == META_STEPS
-    curves = [np.array([[row[n] for n in names] for row in rows]) for rows in (resumed, whole)]
+    curves = [
+        np.array([[getattr(row, n) for n in names] for row in rows]) for rows in (resumed, whole)
+    ]
     ends = [
         load_optimizer(analysis_checkpoints(folder / "linear_regression" / CHECKPOINTS)[-1])[0]
         for folder in (out, tmp_path / "whole")

@@ -15,13 +15,15 @@ import pytest
 
 from optdyn.errors import UserError
 from optdyn.inner_loop import Objective
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.runs._run_folder import open_run
-from optdyn.runs._sweep_run import Sweep, run_sweep
+from optdyn.runs._sweep_run import Base, Sweep, run_sweep
 from optdyn.search import Execution, SearchProtocol, random_search
 from optdyn.search._engines import Engine, LocalEngine, Work, start_engine
 from optdyn.search._search_table import SearchTable
-from optdyn.tasks import make_task
+from optdyn.tasks import LinearRegression, make_task
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
@@ -146,10 +148,10 @@ def test_a_search_on_a_cluster_is_the_local_one_to_the_bit(
 
 
 def test_a_sweep_on_a_cluster_is_the_local_one_to_the_bit(engine: Engine, tmp_path: Path) -> None:
+    protocol = MetaTraining(num_meta_steps=2, unroll_length=3, batch_size=2)
     sweep = Sweep(
-        tasks=("linear_regression",), cells=("rnn",), units=(2, 3), seeds=(0,),
-        learning_rates=(1e-3, 1e-2), num_meta_steps=2, unroll_length=3, batch_size=2,
-        num_problems=2,
+        (Base(LinearRegression(), Architecture(), protocol),), cells=("rnn",), units=(2, 3),
+        seeds=(0,), learning_rates=(1e-3, 1e-2), num_problems=2,
     )  # fmt: skip
     found = {}
     for name, each in {"local": LocalEngine(), "ray": engine}.items():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from optdyn.cli import _settings as cli_settings
 from optdyn.cli.main import COMMANDS, main
-from optdyn.runs._files import TEMPORARY, write_json
+from optdyn.runs._store import TEMPORARY, write_json
 from tiny_runs import TASK
 
 pytestmark = pytest.mark.usefixtures("own_compilation_cache")
@@ -227,7 +227,7 @@ def test_checkpoints_that_are_no_files(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_run_folder_with_something_else_in_the_place_of_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
 ) -> None:
-    config = {"format": "optdyn run", "format_version": 1, "versions": {}, "settings": {}}
+    config = {"format": "optdyn run", "format_version": 2, "versions": {}, "settings": {}}
     write_json(tmp_path / "config.json", config)
     (tmp_path / name).unlink(missing_ok=True)
     if name == "config.json":
@@ -257,6 +257,6 @@ def test_foreign_folders_are_refused_and_left_alone(
 def test_empty_runs_are_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    config = {"format": "optdyn run", "format_version": 1, "versions": {}, "settings": {}}
+    config = {"format": "optdyn run", "format_version": 2, "versions": {}, "settings": {}}
     write_json(tmp_path / "config.json", config)
     complaint(capsys, [command, "--out", str(tmp_path), "--task", TASK])

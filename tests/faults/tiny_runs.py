@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,19 @@ from unittest import mock
 
 from optdyn.cli.main import main
 from optdyn.evaluation import _evaluate as evaluation
+from optdyn.inner_loop import Objective
 from optdyn.inner_loop import _batching as batching
 from optdyn.meta_training._trainer import MetaTraining
+from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._componentwise_rnn import Architecture
 from optdyn.runs._evaluation_run import evaluate_all
 from optdyn.runs._metrics_log import read_metrics
+from optdyn.runs._results import HeldOut
 from optdyn.runs._run_folder import LOCK, open_run
-from optdyn.runs._training_run import METRICS, train
+from optdyn.runs._training_run import METRICS, Watch, train
 from optdyn.runs._tuning_run import tune
+from optdyn.search import SearchProtocol
+from optdyn.tasks import Rosenbrock
 
 searching = importlib.import_module("optdyn.search._random_search")
 
@@ -28,7 +34,8 @@ PROTOCOL = MetaTraining(num_meta_steps=20, unroll_length=5, batch_size=2)
 def run_training(folder: Path, protocol: MetaTraining = PROTOCOL) -> None:
     """Meta-train, saving after each meta-step."""
     with open_run(folder) as run:
-        train(run, TASK, {}, ARCHITECTURE, protocol, 0, seconds_between_saves=0.0)
+        watch = Watch(seconds_between_saves=0.0)
+        train(run, Rosenbrock(), ARCHITECTURE, protocol, seed=0, watch=watch)
 
 
 def run_tuning(folder: Path) -> None:
@@ -38,10 +45,10 @@ def run_tuning(folder: Path) -> None:
         mock.patch.object(batching, "ELEMENTS_AT_ONCE", 1),
         mock.patch.object(searching, "FEWEST_RUNS", 8),
     ):
-        tune(
-            run, TASK, {}, "momentum", seed=0, num_samples=60, num_problems=2, num_steps=5,
-            rescore_top=8, rescore_problems=2,
-        )  # fmt: skip
+        protocol = SearchProtocol(
+            Objective(5), num_samples=60, num_problems=2, rescore_top=8, rescore_problems=2
+        )
+        tune(run, Rosenbrock(), BASELINES["momentum"], protocol, seed=0)
 
 
 def run_evaluation(folder: Path) -> None:
@@ -51,7 +58,7 @@ def run_evaluation(folder: Path) -> None:
         mock.patch.object(batching, "ELEMENTS_AT_ONCE", 1),
         mock.patch.object(evaluation, "FEWEST_PROBLEMS", 1),
     ):
-        evaluate_all(run, TASK, {}, seed=0, num_problems=16, num_steps=5)
+        evaluate_all(run, Rosenbrock(), HeldOut(0, 16, Objective(5)))
 
 
 def run_command(folder: Path) -> int:
@@ -75,7 +82,7 @@ def results(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.name == METRICS:
             rows = read_metrics(path)
-            found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+            found[name] = [dataclasses.replace(row, seconds=0.0) for row in rows]
         elif path.is_file() and path.name != LOCK:
             found[name] = path.read_bytes()
     return found

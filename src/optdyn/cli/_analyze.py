@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 from optdyn.cli import _devices as devices
 from optdyn.cli._options import parse_settings
 from optdyn.cli._output import Result, present
 from optdyn.cli._settings import AnalyzeOptimizerSettings, AnalyzeSettings
 from optdyn.cli._targets import load_target
-from optdyn.runs._analysis_run import AnalysisSettings, analyze_task
-from optdyn.runs._files import make_folder
+from optdyn.runs._analysis_run import analyze_task
 from optdyn.runs._interrupts import interruptible
 from optdyn.runs._run_folder import open_run
+from optdyn.runs._store import make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from optdyn.dynamics._dissection import Dissection
     from optdyn.optimizers import ComponentwiseRNN
     from optdyn.runs._cards import Card
+    from optdyn.runs._results import AnalysisResult
 
 MODES_PRINTED = 8
 LEAST_GAIN = 1e-4
@@ -192,44 +194,38 @@ def _squashed(value: float, scale: float) -> float:
 
 def _analyze_run(argv: list[str]) -> None:
     settings = parse_settings(AnalyzeSettings, "analyze", argv)
-    task_options = settings.task_options()
-    judged_on = AnalysisSettings(
-        seed=settings.seed,
-        num_problems=settings.problems,
-        num_steps=settings.unroll_length,
-        normalization=settings.normalization,
-    )
+    task, held_out = settings.make_task(), settings.held_out(settings.seed, settings.problems)
     devices.start(settings.devices)
 
     def work() -> Result:
-        analysis = analyze_task(run, settings.task, task_options, judged_on)
-        return Result({"task": settings.task, **analysis}, _in_short(analysis))
+        analysis = analyze_task(run, task, held_out)
+        return Result({"task": settings.task, **vars(analysis)}, _in_short(analysis))
 
     with open_run(settings.out, create=False) as run:
         message = "the analysis stopped; finished checkpoints are saved"
         present(settings, lambda: interruptible(work, message))
 
 
-def _in_short(analysis: dict[str, Any]) -> list[str]:
+def _in_short(analysis: AnalysisResult) -> list[str]:
     """The momentum stage and the last checkpoint, in a few lines."""
-    tuned = analysis["tuned"]
+    tuned = analysis.tuned
     lines = [
-        f"tuned momentum: learning rate {tuned['alpha']:.4g}, momentum {tuned['beta']:.4g}, "
-        f"meta-objective {tuned['meta_objective']:.4g}"
+        f"tuned momentum: learning rate {tuned.alpha:.4g}, momentum {tuned.beta:.4g}, "
+        f"meta-objective {tuned.meta_objective:.4g}"
     ]
-    rows = {row["meta_step"]: row for row in analysis["checkpoints"]}
-    degenerate = [step for step, row in rows.items() if row["modes"].get("degenerate")]
+    rows = analysis.checkpoints
+    degenerate = [row.meta_step for row in rows if row.modes.degenerate]
     if degenerate:
         lines.append(
             f"eigenvectors nearly parallel at {len(degenerate)} of {len(rows)} checkpoints "
             f"(first at meta-step {degenerate[0]}): there only sums of modes mean anything"
         )
-    for name in ("momentum_stage", "final"):
-        row = rows[analysis[name]]
-        objective = "diverged" if row["meta_objective"] is None else f"{row['meta_objective']:.4g}"
+    for name, step in (("momentum stage", analysis.momentum_stage), ("final", analysis.final)):
+        row = analysis.row(step)
+        known = math.isfinite(row.meta_objective)
+        objective = f"{row.meta_objective:.4g}" if known else "diverged"
         lines.append(
-            f"{name.replace('_', ' ')}: meta-step {row['meta_step']}, "
-            f"meta-objective {objective}; leading mode: "
-            f"learning rate {row['alpha']:.4g}, momentum {row['beta']:.4g}"
+            f"{name}: meta-step {row.meta_step}, meta-objective {objective}; leading mode: "
+            f"learning rate {row.alpha:.4g}, momentum {row.beta:.4g}"
         )
     return lines

@@ -8,16 +8,16 @@ from optdyn.cli._output import Result, present
 from optdyn.cli._settings import EvaluateSettings
 from optdyn.errors import UserError
 from optdyn.runs._checkpoints import load_optimizer
-from optdyn.runs._evaluation_run import SUMMARY, evaluate_all
-from optdyn.runs._files import read_json
+from optdyn.runs._evaluation_run import SUMMARY, evaluate_all, read_evaluations
 from optdyn.runs._interrupts import interruptible
+from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import open_run
 
 
 def command(argv: list[str]) -> None:
     """Parse ``argv``, evaluate, and print each optimizer's meta-objective."""
     settings = parse_settings(EvaluateSettings, "evaluate", argv)
-    task_options = settings.task_options()
+    task = settings.make_task()
     mesh = devices.start(settings.devices)
     if settings.checkpoint is not None:
         try:
@@ -28,17 +28,16 @@ def command(argv: list[str]) -> None:
     def work() -> Result:
         evaluations = evaluate_all(
             run,
-            settings.task,
-            task_options,
-            seed=settings.seed,
-            num_problems=settings.problems,
-            num_steps=settings.unroll_length,
-            normalization=settings.normalization,
+            task,
+            settings.held_out(settings.seed, settings.problems),
             checkpoint=settings.checkpoint,
             mesh=mesh,
         )
         return Result(
-            {"task": settings.task, **read_json(run.task_folder(settings.task) / SUMMARY)},
+            {
+                "task": settings.task,
+                **to_plain(read_evaluations(run.task_folder(task) / SUMMARY)),
+            },
             [
                 f"{name:<18} {evaluation.mean:.4g} ± {evaluation.standard_error:.2g}"
                 for name, evaluation in evaluations.items()

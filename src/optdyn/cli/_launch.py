@@ -9,9 +9,9 @@ from optdyn.cli._options import parse_settings
 from optdyn.cli._settings import TrainSettings
 from optdyn.distributed._launcher import launch
 from optdyn.errors import UserError
-from optdyn.runs._files import require_file
 from optdyn.runs._interrupts import Interrupted, LostProcess, noted_signals
 from optdyn.runs._run_folder import open_run
+from optdyn.runs._store import require_file
 
 DISTRIBUTED = "--distributed"
 BAD_INPUT = 2
@@ -41,7 +41,7 @@ def command(argv: list[str]) -> None:
 def _require_sound(argv: list[str], processes: int) -> None:
     """Tell here, once, what each process would find wrong with the command."""
     settings = parse_settings(TrainSettings, "train", argv)
-    settings.task_options()
+    settings.make_task()
     if processes > settings.batch_size * settings.components:
         raise UserError(
             f"--processes: {processes} is not allowed (at most one for each problem of "

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from optdyn.runs._files import to_plain
+from optdyn.runs._plain import to_plain
 
 if TYPE_CHECKING:
     from optdyn.cli._settings import OutputSettings

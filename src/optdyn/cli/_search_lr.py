@@ -15,20 +15,16 @@ from optdyn.search._learning_rate import ranked
 def command(argv: list[str]) -> None:
     """Parse ``argv``, search, and print the learning rates from best to worst."""
     settings = parse_settings(SearchSettings, "search-lr", argv)
-    task_options, architecture = settings.task_options(), settings.architecture()
+    task, architecture = settings.make_task(), settings.architecture()
     protocol, what = settings.protocol(PROTOCOL.learning_rate), settings.search()
     devices.require_even_batch(settings.batch_size, settings.chunk, settings.devices)
     mesh = devices.start(settings.devices, settings.batch_size, settings.chunk)
 
     def work() -> Result:
-        rows = search(
-            run, settings.task, task_options, architecture, protocol, settings.seed, what,
-            mesh=mesh,
-        )  # fmt: skip
+        rows = search(run, task, architecture, protocol, settings.seed, what, mesh=mesh)
         head = "learning rate  meta-steps  meta-objective"
         lines = [
-            f"{row['learning_rate']:13.4g}  {row['num_meta_steps']:10d}  "
-            f"{row['meta_objective']:14.4g}"
+            f"{row.learning_rate:13.4g}  {row.num_meta_steps:10d}  {row.meta_objective:14.4g}"
             for row in ranked(rows)
         ]
         return Result({"task": settings.task, "trainings": ranked(rows)}, [head, *lines])

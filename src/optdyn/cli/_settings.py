@@ -19,7 +19,7 @@ from optdyn.cli._options import (
     switch,
 )
 from optdyn.errors import UserError
-from optdyn.inner_loop._objective import NORMALIZATIONS
+from optdyn.inner_loop._objective import NORMALIZATIONS, Objective
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.meta_training._unroll_options import GRADIENTS
 from optdyn.optimizers._baselines import BASELINES
@@ -29,9 +29,12 @@ from optdyn.optimizers._encodings import ENCODINGS, Encoding
 from optdyn.optimizers._state_precision import STATE_DTYPES
 from optdyn.random_streams import LARGEST_SEED
 from optdyn.runs._checkpoints import LARGEST_META_STEP
-from optdyn.runs._sweep_run import Sweep
+from optdyn.runs._results import HeldOut
+from optdyn.runs._sweep_run import Base, Sweep
 from optdyn.search._learning_rate import LearningRateSearch
-from optdyn.tasks import TASKS, make_task
+from optdyn.study._recipes import recipe_for
+from optdyn.tasks import TASKS, Task, make_task
+from optdyn.tasks._description import with_options
 
 PROTOCOL = MetaTraining()
 ARCHITECTURE = Architecture()
@@ -100,17 +103,16 @@ class TaskSettings:
         repeat=True,
     )
 
-    def task_options(self) -> dict[str, Any]:
-        """The task's options; raises `UserError` for one that the task does not take."""
+    def make_task(self) -> Task:
+        """The task; raises `UserError` for an option that it does not take."""
         options = dict(self.task_option)
         if len(options) < len(self.task_option):
             names = ", ".join(name for name, _ in self.task_option)
             raise UserError(f"--task-option: {names}: each may be given once")
         try:
-            make_task(self.task, **options)
+            return make_task(self.task, **options)
         except UserError as error:
             raise UserError(f"--task-option: {error}") from None
-        return options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +146,14 @@ class ObjectiveSettings:
     normalization: str = choice(
         PROTOCOL.normalization, "divide each loss curve by its first value, or not", NORMALIZATIONS
     )
+
+    def objective(self) -> Objective:
+        """The objective these options describe."""
+        return Objective(self.unroll_length, self.normalization)
+
+    def held_out(self, seed: int, problems: int) -> HeldOut:
+        """The first ``problems`` held-out problems of a seed, judged by the objective."""
+        return HeldOut(seed, problems, self.objective())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +299,7 @@ class TuneSettings(EngineSettings, OutputSettings, ObjectiveSettings, TaskSettin
         """The stand-in's options; raises `UserError` for one that the task does not take."""
         options = dict(self.stand_in)
         try:
-            make_task(self.task, **{**self.task_options(), **options})
+            with_options(self.make_task(), options)
         except UserError as error:
             raise UserError(f"--stand-in: {error}") from None
         return options
@@ -334,15 +344,26 @@ class SweepSettings(EngineSettings):
 
     def sweep(self) -> Sweep:
         """The sweep these options describe."""
+        given = {
+            "num_meta_steps": self.meta_steps,
+            "unroll_length": self.unroll_length,
+            "batch_size": self.batch_size,
+        }
+        changed: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
+        recipes = {task: recipe_for(task, "laptop") for task in dict.fromkeys(self.tasks)}
         return Sweep(
-            tasks=self.tasks,
+            bases=tuple(
+                Base(
+                    make_task(task, **recipe.task_options),
+                    recipe.architecture,
+                    dataclasses.replace(recipe.protocol, **changed),
+                )
+                for task, recipe in recipes.items()
+            ),
             cells=self.cells,
             units=self.units,
             seeds=self.seeds,
             learning_rates=self.learning_rates,
-            num_meta_steps=self.meta_steps,
-            unroll_length=self.unroll_length,
-            batch_size=self.batch_size,
             num_problems=self.problems,
         )
 

@@ -20,9 +20,9 @@ def command(argv: list[str]) -> None:
     def work() -> None:
         for row in best_rows(run_sweep(run, sweep, engine=engine, mesh=mesh)):
             print(
-                f"best on {row['task']}: cell {row['cell']}, {row['units']} units, seed "
-                f"{row['seed']}, learning rate {row['learning_rate']:.4g}: "
-                f"meta-objective {row['meta_objective']:.6g}"
+                f"best on {row.task}: cell {row.cell}, {row.units} units, seed "
+                f"{row.seed}, learning rate {row.learning_rate:.4g}: "
+                f"meta-objective {row.meta_objective:.6g}"
             )
 
     with open_run(settings.out) as run:

@@ -10,8 +10,9 @@ from optdyn.cli._output import Result, present
 from optdyn.cli._settings import TrainSettings
 from optdyn.distributed import join
 from optdyn.errors import UserError
+from optdyn.optimizers import Architecture, ComponentwiseRNN
 from optdyn.runs._cards import require_architecture
-from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
+from optdyn.runs._checkpoints import analysis_checkpoints, load, load_optimizer
 from optdyn.runs._run_folder import RunFolder, open_run
 from optdyn.runs._training_run import CHECKPOINTS, train, train_along
 
@@ -19,7 +20,7 @@ from optdyn.runs._training_run import CHECKPOINTS, train, train_along
 def command(argv: list[str]) -> None:
     """Parse ``argv``, meta-train alone or as one of several processes, tell what was reached."""
     settings = parse_settings(TrainSettings, "train", argv)
-    task_options, architecture = settings.task_options(), settings.architecture()
+    task, architecture = settings.make_task(), settings.architecture()
     protocol = settings.protocol(settings.learning_rate)
     group, mesh = None, None
     processes = settings.processes()
@@ -32,29 +33,19 @@ def command(argv: list[str]) -> None:
         devices.use_compilation_cache()
         group = join(processes, settings.devices, settings.batch_size, settings.components)
     if group is not None and not group.is_first:
-        train_along(settings.task, task_options, architecture, protocol, settings.seed, group)
+        train_along(task, architecture, protocol, settings.seed, group)
         group.finish()
         return
-    initial = None
+    start: Architecture | ComponentwiseRNN = architecture
     if settings.initial is not None:
         try:
-            initial, _ = load_optimizer(settings.initial)
-            require_architecture(initial.architecture, architecture, str(settings.initial))
+            start = load(settings.initial)
+            require_architecture(start.architecture, architecture, str(settings.initial))
         except UserError as error:
             raise UserError(f"--initial: {error}") from None
 
     def work() -> Result:
-        train(
-            run,
-            settings.task,
-            task_options,
-            architecture,
-            protocol,
-            settings.seed,
-            mesh=mesh,
-            group=group,
-            initial=initial,
-        )
+        train(run, task, start, protocol, seed=settings.seed, devices=group or mesh)
         if group is not None:
             group.finish()
         return _result(run, settings.task)

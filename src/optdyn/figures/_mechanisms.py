@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,29 +24,37 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from optdyn.runs._explained_results import (
+        AdaptationResult,
+        DensityResult,
+        MeasuredMechanisms,
+        PortraitResult,
+        ScheduleResult,
+        UpdateResult,
+    )
+
 SHOWN_QUANTILE = 0.01
 LEGEND_SIZE = 8
 
 
 @styled
-def mechanisms(measured: dict[str, Any], closed_forms: dict[str, Any]) -> Figure:
+def mechanisms(measured: MeasuredMechanisms, closed_forms: dict[str, np.ndarray]) -> Figure:
     """Saturation, schedule, adaptation, state space, impulse and frequency response.
 
-    ``measured`` and ``closed_forms``: as `optdyn.runs._mechanisms_run` keeps
-    them, with what is not finite as NaN.
+    ``measured`` and ``closed_forms``: see `MechanismsResult`.
     """
     figure, panels = new_figure((10.2, 6.6), 2, 3)
-    _update(panels[0], measured["update"], measured["density"])
-    _schedule(panels[1], measured["schedule"])
-    _adaptation(panels[2], measured["adaptation"], closed_forms)
-    _portrait(panels[3], measured["portrait"])
-    linear = measured["linear"]
-    impulse = -np.asarray(linear["impulse"], float)
+    _update(panels[0], measured.update, measured.density)
+    _schedule(panels[1], measured.schedule)
+    _adaptation(panels[2], measured.adaptation, closed_forms)
+    _portrait(panels[3], measured.portrait)
+    linear = measured.linear
+    impulse = -linear.impulse
     panels[4].plot(np.arange(len(impulse)), impulse, color=BLUE)
     panels[4].axhline(0, color=LIGHT_GREY, linewidth=0.8, zorder=0)
     panels[4].set(title="impulse response at rest", xlabel="steps after a unit gradient")
     panels[4].set_ylabel("−Δx (parameter units)")
-    panels[5].plot(linear["frequency"], linear["response"], color=BLUE)
+    panels[5].plot(linear.frequency, linear.response, color=BLUE)
     panels[5].set(
         xscale="log", yscale="log", title="frequency response at rest",
         xlabel="angular frequency (radians/step)", ylabel="gain |Δx/g|",
@@ -57,12 +65,12 @@ def mechanisms(measured: dict[str, Any], closed_forms: dict[str, Any]) -> Figure
     return figure
 
 
-def _update(axes: Axes, update: dict[str, Any], density: dict[str, Any]) -> None:
+def _update(axes: Axes, update: UpdateResult, density: DensityResult) -> None:
     """The update against |g| over the density of gradients."""
-    g = np.asarray(update["gradient"], float)
-    at, quantiles = (np.asarray(density[name], float) for name in ("at", "quantiles"))
+    g = update.gradient
+    at, quantiles = density.at, density.quantiles
     low = max(float(quantiles[at == SHOWN_QUANTILE][0]), g[0])
-    count, edges = np.asarray(density["count"], float), np.asarray(density["edges"], float)
+    count, edges = density.count, density.edges
     behind = axes.twinx()
     behind.fill_between(
         np.sqrt(edges[:-1] * edges[1:]), count / max(count.max(), 1.0), color=LIGHT_GREY,
@@ -72,26 +80,24 @@ def _update(axes: Axes, update: dict[str, Any], density: dict[str, Any]) -> None
     behind.spines["right"].set_visible(False)
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.plot(g, update["rate_start"] * g, color=GREY, linestyle=":", label="linear, at start")
-    axes.plot(g, update["start"], color=BLUE, label="at the start h₀")
-    axes.plot(g, update["rest"], color=VERMILLION, linestyle="--", label="at rest h*")
-    threshold = update["threshold_start"]
+    axes.plot(g, update.rate_start * g, color=GREY, linestyle=":", label="linear, at start")
+    axes.plot(g, update.start, color=BLUE, label="at the start h₀")
+    axes.plot(g, update.rest, color=VERMILLION, linestyle="--", label="at rest h*")
+    threshold = update.threshold_start
     if np.isfinite(threshold):
         axes.axvline(threshold, color=BLACK, linewidth=0.9, linestyle="-.", label="threshold")
     axes.fill_between([], [], color=LIGHT_GREY, alpha=0.55, label="density of |g|")
-    drawn = (g >= low) & (np.asarray(update["start"], float) > 0)
-    shown = np.asarray(update["start"], float)[drawn]
+    drawn = (g >= low) & (update.start > 0)
+    shown = update.start[drawn]
     axes.set(xscale="log", yscale="log", xlim=(low, g[-1]), title="update against gradient")
     axes.set_ylim(0.5 * shown.min(), 20.0 * shown.max())
     axes.set(xlabel="gradient |g|", ylabel="−Δx, odd part (parameter units)")
     axes.legend(loc="upper left", fontsize=LEGEND_SIZE)
 
 
-def _schedule(axes: Axes, schedule: dict[str, Any]) -> None:
-    rate = np.asarray(schedule["rate"], float)
-    mean, error = (
-        np.asarray(schedule["on_problems"][name], float) for name in ("mean", "standard_error")
-    )
+def _schedule(axes: Axes, schedule: ScheduleResult) -> None:
+    rate = schedule.rate
+    mean, error = schedule.on_problems.mean, schedule.on_problems.standard_error
     steps = np.arange(len(rate))
     axes.plot(steps, rate, color=BLUE, label="zero gradients")
     axes.plot(steps, mean, color=VERMILLION, linestyle="--", label="on problems")
@@ -104,8 +110,8 @@ def _schedule(axes: Axes, schedule: dict[str, Any]) -> None:
     axes.legend(loc="upper right", ncols=2, fontsize=LEGEND_SIZE)
 
 
-def _adaptation(axes: Axes, adapted: dict[str, Any], closed_forms: dict[str, Any]) -> None:
-    g, rate = (np.asarray(adapted[name], float) for name in ("gradient", "rate"))
+def _adaptation(axes: Axes, adapted: AdaptationResult, closed_forms: dict[str, np.ndarray]) -> None:
+    g, rate = adapted.gradient, adapted.rate
     for sign, color, marker in ((1, BLUE, "o"), (-1, ORANGE, "s")):
         side = np.sign(g) == sign
         size, height = np.abs(g[side]), rate[side]
@@ -119,7 +125,7 @@ def _adaptation(axes: Axes, adapted: dict[str, Any], closed_forms: dict[str, Any
                 size[uphill], -height[uphill], color=color, marker=marker, markersize=5,
                 markerfacecolor="white", linestyle="none", label="negative",
             )  # fmt: skip
-    size = np.asarray(closed_forms["gradient"], float)
+    size = closed_forms["gradient"]
     styles = (("rmsprop", "RMSProp", GREEN, "-."), ("adam", "Adam", PURPLE, "--"))
     for name, label, color, linestyle in styles:
         if name in closed_forms:
@@ -129,14 +135,14 @@ def _adaptation(axes: Axes, adapted: dict[str, Any], closed_forms: dict[str, Any
     axes.legend(loc="best", fontsize=LEGEND_SIZE)
 
 
-def _portrait(axes: Axes, portrait: dict[str, Any]) -> None:
-    trajectories = np.asarray(portrait["trajectories"], float)
+def _portrait(axes: Axes, portrait: PortraitResult) -> None:
+    trajectories = portrait.trajectories
     for count, path in enumerate(trajectories):
         axes.plot(
             path[:, 0], path[:, 1], color=GREY, linewidth=0.8, alpha=0.8, zorder=1,
             label="trajectories" if count == 0 else None,
         )  # fmt: skip
-    curve = np.asarray(portrait["fixed_curve"], float)
+    curve = portrait.fixed_curve
     axes.plot(
         curve[:, 0], curve[:, 1], color=BLUE, marker=".", linewidth=1.2, label="fixed points h*(g)"
     )
@@ -144,11 +150,11 @@ def _portrait(axes: Axes, portrait: dict[str, Any]) -> None:
         ("start", "start h₀", "o", "white"),
         ("rest", "rest h*", "D", VERMILLION),
     ):
-        x, y = portrait[name][:2]
+        x, y = getattr(portrait, name)[:2]
         axes.scatter(
             [x], [y], marker=marker, facecolor=face, edgecolor=BLACK, s=42, label=label, zorder=4
         )
-    explained = 100 * np.asarray(portrait["explained"], float)
+    explained = 100 * portrait.explained
     axes.set_xlabel(f"component 1 ({explained[0]:.3g} % of variance)")
     axes.set_ylabel(f"component 2 ({explained[1]:.3g} %)")
     axes.set_title("states, principal components")

@@ -12,7 +12,8 @@ import matplotlib
 import numpy as np
 
 from optdyn.figures._style import STYLE
-from optdyn.runs._files import safe_name, to_plain, write_bytes
+from optdyn.runs._plain import to_plain
+from optdyn.runs._store import safe_name, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,11 +1,10 @@
-"""Read what ships: each file beside a JSON card that tells its size and its SHA-256.
+"""Read what ships: the files of each task beside a manifest that lists them.
 
-A folder of it holds, for each task, ``final.safetensors`` and
-``momentum.safetensors`` (checkpoints as `optdyn.runs._checkpoints` writes
-them), ``training.jsonl`` (the log of the training they come from),
-``tuning/<baseline>.parquet`` (finished search tables), ``searches/*.json``
-(searches of the meta learning rate) and ``distillation/fitted.json`` (readable
-optimizers fitted to the learned one); the last two carry their own SHA-256.
+The folder of a task holds ``final.safetensors`` and ``momentum.safetensors`` (checkpoints),
+``training.jsonl`` (the log of the training that they come from), ``tuning/<baseline>.parquet``
+(finished search tables), ``searches/*.json`` (searches of the meta learning rate),
+``distillation/fitted.json`` (readable optimizers fitted to the learned one), and
+``manifest.json``: each file's size, SHA-256, and the command line that made it.
 """
 
 from __future__ import annotations
@@ -17,22 +16,40 @@ from typing import Any
 
 from optdyn.errors import UserError, require_choice, shown
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
-from optdyn.runs._cards import Card, card_from_plain
+from optdyn.runs._cards import Card, same_training
 from optdyn.runs._checkpoints import analysis_path, load_optimizer
-from optdyn.runs._files import is_version, read_bytes, read_json, to_plain
-from optdyn.runs._fitted_sizes import FITTED, read_fitted
-from optdyn.runs._run_folder import first_difference
+from optdyn.runs._distillation_fit import FITTED, read_fitted
+from optdyn.runs._explained_results import FittedResult
+from optdyn.runs._plain import to_plain
+from optdyn.runs._run_folder import first_difference, folder_name
 from optdyn.runs._search_run import SEARCHES, read_search
+from optdyn.runs._store import read_bytes, read_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS
 from optdyn.runs._tuning_run import TUNING, load_tuned, table_path
 from optdyn.search import SearchTable, is_finished
 
 FOLDER = Path(__file__).parent
 """What ships with the package itself."""
-FORMAT = "optdyn pretrained"
-FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
 STAGES = ("final", "momentum")
 CHECKPOINT_SUFFIX = ".safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShippedFile:
+    """A file's size and SHA-256, and the command line that made it."""
+
+    bytes: int
+    sha256: str
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """``manifest.json``: what ships of ``task``, by its place in the task's folder."""
+
+    task: str
+    files: dict[str, ShippedFile]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +57,13 @@ class Shipped:
     """Everything that ships for a task, checked.
 
     ``card``: the final weights' (both stages are of one training). ``fitted``: the
-    readable optimizers, as `read_fitted` gives them (None: none ship). ``files`` maps
-    a place in the task's part of a run folder to the content that belongs there.
+    readable optimizers (None: none ship). ``files``: contents by the place in the task's
+    part of a run folder where they belong.
     """
 
     card: Card
     tables: dict[str, SearchTable]
-    fitted: dict[str, Any] | None
+    fitted: FittedResult | None
     files: dict[str, bytes]
 
 
@@ -87,7 +104,7 @@ def load_pretrained(
     >>> tx = optdyn.load_pretrained("rosenbrock").as_optax()
 
     Raises `UserError`, naming the first fault, for an unknown name or stage and
-    for a file that is missing, damaged, or not what its card tells.
+    for a file that is missing, damaged, or not the one in its manifest.
     """
     if isinstance(name, Path) or (isinstance(name, str) and name.endswith(CHECKPOINT_SUFFIX)):
         return load_optimizer(Path(name))[0]
@@ -104,39 +121,42 @@ def pretrained_card(
     versions; the ``file``, its size in ``bytes`` and ``sha256``; and the
     ``command`` whose run it comes from. ``name``, ``stage`` and ``folder`` as there.
     """
-    _weights(name, stage, folder)
-    return read_json(card_path(_weights_path(name, stage, folder)))
+    _, card = _weights(name, stage, folder)
+    file = f"{stage}{CHECKPOINT_SUFFIX}"
+    listed = read_manifest(_place(folder) / name).files[file]
+    return {"file": file, "stage": stage, **to_plain(listed), **to_plain(card)}
 
 
 def load_shipped(task: str, folder: str | Path | None = None) -> Shipped:
     """Everything that ships for ``task``; raises `UserError` at the first fault."""
-    files, cards = {}, {}
-    for stage in STAGES:
-        _, cards[stage] = _weights(task, stage, folder)
-        place = analysis_path(Path(CHECKPOINTS), cards[stage].meta_step)
-        files[str(place)] = read_checked(_weights_path(task, stage, folder))[0]
+    cards = {stage: _weights(task, stage, folder)[1] for stage in STAGES}
     source = _place(folder) / task
-    differs = first_difference(cards["final"].settings(), cards["momentum"].settings())
+    final, momentum = (same_training(cards[stage].settings()) for stage in STAGES)
+    differs = first_difference(final, momentum)
     if differs:
         raise UserError(f"{source}: its stages are of two trainings ({differs[0]} differs)")
-    files[METRICS] = read_checked(source / METRICS)[0]
+    files = {
+        str(_run_place(place, cards)): read_listed(source, place)
+        for place in read_manifest(source).files
+    }
     tables = {}
     for path in sorted((source / TUNING).glob("*.parquet")):
-        files[str(table_path(Path(), path.stem))] = read_checked(path)[0]
         tables[path.stem] = load_tuned(source, path.stem)
         if not is_finished(tables[path.stem]):
             raise UserError(f"{path}: its search is not finished")
-    fitted = None
-    if (source / FITTED).exists():
-        fitted = read_fitted(source / FITTED)
-        if fitted["task"] != task:
-            raise UserError(f"{source / FITTED}: is of {fitted['task']!r}, not of {task!r}")
-        files[FITTED] = read_bytes(source / FITTED)
-    files |= read_shipped_searches(source)
+    for place in files:
+        if Path(place).parent.name == SEARCHES:
+            read_search(source / place)
+    fitted = read_fitted(source / FITTED) if FITTED in files else None
+    if fitted is not None and folder_name(fitted.task) != task:
+        raise UserError(f"{source / FITTED}: is of {fitted.task!r}, not of {task!r}")
+    unlisted = {str(table_path(Path(), name)) for name in tables} - files.keys()
+    if unlisted or METRICS not in files:
+        raise UserError(f"{source / MANIFEST}: {min(unlisted, default=METRICS)} is not listed")
     return Shipped(cards["final"], tables, fitted, files)
 
 
-def read_shipped_searches(task_folder: Path) -> dict[str, bytes]:
+def shipped_searches(task_folder: Path) -> dict[str, bytes]:
     """The searches of the meta learning rate in a task's folder, checked, by their place."""
     found = {}
     for path in sorted((task_folder / SEARCHES).glob("*.json")):
@@ -145,54 +165,40 @@ def read_shipped_searches(task_folder: Path) -> dict[str, bytes]:
     return found
 
 
-def read_checked(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """A shipped file's content and its card; raises `UserError` unless they agree."""
-    card, where = read_json(card_path(path)), card_path(path)
-    version = card.get("format_version")
-    if card.get("format") != FORMAT or not is_version(version, FORMAT_VERSION):
-        raise UserError(f"{where}: not a card of format {FORMAT!r}, version {FORMAT_VERSION}")
-    for name, kind in (("file", str), ("bytes", int), ("sha256", str), ("command", str)):
-        if not isinstance(card.get(name), kind):
-            raise UserError(f"{where}: {name}: {card.get(name)!r} is not of type {kind.__name__}")
-    if card["file"] != path.name:
-        raise UserError(f"{where}: file: {card['file']!r}, not {path.name!r}")
+def read_manifest(task_folder: Path) -> Manifest:
+    """What ships in a task's folder. Raises `UserError` if it is missing or damaged."""
+    return read_result(task_folder / MANIFEST, Manifest)
+
+
+def read_listed(task_folder: Path, place: str) -> bytes:
+    """A shipped file's content; raises `UserError` unless it is the one in the manifest."""
+    manifest, path = read_manifest(task_folder), task_folder / place
+    listed = manifest.files.get(place)
+    if listed is None:
+        raise UserError(f"{task_folder / MANIFEST}: {place} is not listed")
     content = read_bytes(path)
-    if len(content) != card["bytes"]:
-        raise UserError(f"{path}: damaged ({len(content)} bytes, its card says {card['bytes']})")
-    if hashlib.sha256(content).hexdigest() != card["sha256"]:
-        raise UserError(f"{path}: damaged (its SHA-256 is not the one on its card)")
-    return content, card
+    if (len(content), hashlib.sha256(content).hexdigest()) != (listed.bytes, listed.sha256):
+        raise UserError(f"{path}: damaged ({len(content)} bytes; not the file in its manifest)")
+    return content
 
 
-def card_path(path: Path) -> Path:
-    """Where the card of a shipped file lies."""
-    return path.with_suffix(".json")
+def _run_place(place: str, cards: dict[str, Card]) -> Path:
+    """Where in a run folder the file at ``place`` belongs."""
+    path = Path(place)
+    stage = path.stem if path.suffix == CHECKPOINT_SUFFIX else None
+    return path if stage is None else analysis_path(Path(CHECKPOINTS), cards[stage].meta_step)
 
 
-def _weights_path(name: str, stage: str, folder: str | Path | None) -> Path:
+def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[ComponentwiseRNN, Card]:
     known = shipped_stages(folder)
     if not known:
         raise UserError(f"pretrained name: {shown(name)}: no weights are in {_place(folder)}")
     require_choice("pretrained name", name, list(known))
     require_choice(f"stage of {name}", stage, list(known[name]))
-    return _place(folder) / name / f"{stage}{CHECKPOINT_SUFFIX}"
-
-
-def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[ComponentwiseRNN, Card]:
-    path = _weights_path(name, stage, folder)
-    _, told = read_checked(path)
+    source = _place(folder) / name
+    read_listed(source, f"{stage}{CHECKPOINT_SUFFIX}")
+    path = source / f"{stage}{CHECKPOINT_SUFFIX}"
     optimizer, card = load_optimizer(path)
-    if card.task != name:
+    if folder_name(card.task) != name:
         raise UserError(f"{path}: was trained on {card.task!r}, not on {name!r}")
-    # A card written before a setting existed means its default.
-    names = [field.name for field in dataclasses.fields(Card) if field.name in told]
-    try:
-        told_card = card_from_plain({name: told[name] for name in names})
-    except UserError as error:
-        raise UserError(f"{card_path(path)}: {error}") from error
-    outside_card = {"stage": told.get("stage"), **to_plain(told_card)}
-    differs = first_difference({"stage": stage, **to_plain(card)}, outside_card)
-    if differs:
-        fault, inside, outside = differs
-        raise UserError(f"{card_path(path)}: {fault}: {outside!r}, but {path.name} says {inside!r}")
     return optimizer, card

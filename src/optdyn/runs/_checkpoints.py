@@ -1,17 +1,14 @@
-"""Checkpoints: one safetensors file each, with a card and a checksum inside.
+"""Checkpoints: one sealed safetensors file each, with its card inside.
 
-The card is JSON under the key ``card`` of the file's metadata. It lists every
-array's type and shape and carries a SHA-256 over itself and all the arrays, so
-a file is either exactly what was written or refused. Two kinds lie in a
-``checkpoints`` folder: ``step-…`` holds meta-parameters alone, for analysis,
-and is kept; ``resume-…`` holds the whole training state, and the last few stay.
+Two kinds lie in a ``checkpoints`` folder. ``step-…`` holds meta-parameters alone, for
+analysis, and stays. ``resume-…`` holds the whole training state, and the last few stay.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -24,35 +21,40 @@ import numpy as np
 from optdyn.errors import UserError
 from optdyn.meta_training._trainer import MetaTraining, TrainingState, start_training
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
-from optdyn.runs._cards import Card, card_from_plain, require_architecture
-from optdyn.runs._files import (
-    cannot,
-    is_version,
-    parse_json,
-    require_file,
-    to_plain,
-    write_bytes,
-)
+from optdyn.runs._cards import Card, require_architecture, same_training
+from optdyn.runs._run_folder import first_difference
+from optdyn.runs._store import arrays_bytes, cannot, read_arrays, remove, write_bytes
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
-FORMAT = "optdyn checkpoint"
-FORMAT_VERSION = 1
+FORMAT = "optdyn checkpoint, version 2"
 KEPT_FOR_RESUME = 3
 GROWTH = 1.1
 REGULARLY = 250
-DTYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
+DTYPES = (np.dtype(np.float32), np.dtype(np.int32))
 OPTIMIZER, AVERAGE = "optimizer", "average"
-LONGEST_FAULT = 300
-"""Characters; a name in a damaged header can be megabytes."""
 FILE_NAME = re.compile(r"(step|resume)-(\d{1,9})\.safetensors")
 LARGEST_META_STEP = 10**9 - 1
 """The last one with a file name of its own."""
 
 Arrays = dict[str, np.ndarray]
-Layout = dict[str, list[Any]]
-"""Each array's type code and shape, as JSON holds them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What stands in a checkpoint beside its arrays.
+
+    An optimizer that comes from no training (see `save`) has no card.
+    """
+
+    format: str
+    architecture: Architecture
+    card: Card | None
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise UserError(f"format {self.format!r} is unknown (this is {FORMAT!r})")
 
 
 def analysis_steps(num_meta_steps: int) -> list[int]:
@@ -84,32 +86,52 @@ def analysis_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in _files(folder, "step")]
 
 
+def save(path: str | Path, optimizer: ComponentwiseRNN) -> None:
+    """Write a learned optimizer to a safetensors file, from which `load` reads it.
+
+    The file is written whole or not at all. Raises `UserError` where the disk refuses.
+    """
+    content = Content(FORMAT, optimizer.architecture, None)
+    _save(Path(path), {OPTIMIZER: optimizer}, content)
+
+
+def load(path: str | Path) -> ComponentwiseRNN:
+    """The learned optimizer in a file of `save`, or in a checkpoint of a training.
+
+    Nothing in the file is executed. Raises `UserError`, naming the first fault, for a file
+    that is missing, damaged, or of another format.
+    """
+    return _read(Path(path))[0]
+
+
 def save_optimizer(path: Path, optimizer: ComponentwiseRNN, card: Card) -> None:
     """Write meta-parameters with their card, atomically. Raises `UserError`."""
-    _save(path, _named_arrays({OPTIMIZER: optimizer}), card)
+    _save(path, {OPTIMIZER: optimizer}, Content(FORMAT, card.architecture, card))
 
 
 def save_state(path: Path, state: TrainingState, card: Card) -> None:
     """Write a whole training state with its card, atomically. Raises `UserError`."""
-    _save(path, _named_arrays(state), card)
+    _save(path, state, Content(FORMAT, card.architecture, card))
 
 
 def load_optimizer(path: Path) -> tuple[ComponentwiseRNN, Card]:
-    """The learned optimizer in a checkpoint of either kind (`TrainingState.averaged`).
+    """The learned optimizer (`TrainingState.averaged`) in a checkpoint, and its card.
 
-    Raises `UserError`, naming the first fault, for a file that is damaged, of
-    another format, or does not hold the architecture its card tells of.
+    Raises `UserError`, naming the first fault, for a file that is damaged, of another
+    format, or without the arrays that the architecture on its card has.
     """
-    arrays, card = _load(path)
-    part = AVERAGE if any(name.startswith(f"{AVERAGE}.") for name in arrays) else OPTIMIZER
-    chosen = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
-    like = {part: _optimizer_shapes(card.architecture)}
-    return _filled(like, chosen, path)[part], card
+    optimizer, card = _read(path)
+    if card is None:
+        raise UserError(f"{path}: has no card, as it comes from no training (optdyn.load reads it)")
+    return optimizer, card
 
 
 def load_state(path: Path) -> tuple[TrainingState, Card]:
     """The training state in a resume checkpoint; errors as in `load_optimizer`."""
-    arrays, card = _load(path)
+    arrays, content = _load(path)
+    card = content.card
+    if card is None:
+        raise UserError(f"{path}: holds no state of a training")
     state = _filled(_state_shapes(card.architecture, card.protocol), arrays, path)
     if int(state.meta_step) != card.meta_step:
         raise UserError(f"{path}: meta_step: {int(state.meta_step)}, card says {card.meta_step}")
@@ -129,22 +151,34 @@ def newest_state(folder: Path, run: Card) -> tuple[TrainingState | None, list[st
         except UserError as error:
             notes.append(f"skipped a damaged checkpoint: {error}")
             continue
-        require_architecture(card.architecture, run.architecture, str(path))
-        if card.settings() != run.settings():
-            raise UserError(f"{path}: belongs to a run with other settings (choose another --out)")
+        require_same_training(path, card, run)
         return state, notes
     return None, notes
 
 
+def require_same_training(path: Path, card: Card, run: Card) -> None:
+    """Raise `UserError`, naming what differs, unless a checkpoint's training is ``run``.
+
+    The number of meta-steps may differ.
+    """
+    require_architecture(card.architecture, run.architecture, str(path))
+    differs = first_difference(same_training(run.settings()), same_training(card.settings()))
+    if differs:
+        name, here, there = differs
+        raise UserError(
+            f"{path}: has {name} = {there!r}, this training {here!r} (choose another --out)"
+        )
+
+
 def require_own_name(path: Path, card: Card) -> None:
-    """Raise `UserError` unless a folder's checkpoint is of the meta-step that it is named after."""
+    """Raise `UserError` unless a folder's checkpoint is of the meta-step in its name."""
     named = FILE_NAME.fullmatch(path.name)
     if named and int(named[2]) != card.meta_step:
         raise UserError(f"{path}: is of meta-step {card.meta_step}, not of the one in its name")
 
 
 def prune(folder: Path, meta_step: int) -> None:
-    """Keep the last few resume checkpoints up to ``meta_step``.
+    """Remove all resume checkpoints but the last few up to ``meta_step``.
 
     Those beyond it were skipped as damaged when the run resumed below them.
     """
@@ -152,16 +186,13 @@ def prune(folder: Path, meta_step: int) -> None:
     done = [path for step, path in files if step <= meta_step]
     beyond = [path for step, path in files if step > meta_step]
     for path in [*done[:-KEPT_FOR_RESUME], *beyond]:
-        try:
-            path.unlink()
-        except OSError as error:
-            raise cannot(path, "remove", error) from None
+        remove(path)
 
 
 def fingerprint(optimizer: ComponentwiseRNN) -> str:
     """SHA-256 of an optimizer's architecture and meta-parameters."""
-    arrays = _named_arrays(optimizer)
-    return _digest(json.dumps(to_plain(optimizer.architecture), sort_keys=True), arrays)
+    content = arrays_bytes(_named_arrays(optimizer), optimizer.architecture)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _files(folder: Path, kind: str) -> list[tuple[int, Path]]:
@@ -198,100 +229,28 @@ def _state_shapes(architecture: Architecture, protocol: MetaTraining) -> Trainin
     return jax.eval_shape(lambda optimizer: start_training(optimizer, protocol), shapes)
 
 
-def _layout(arrays: Arrays) -> Layout:
-    code_of = {dtype: code for code, dtype in DTYPES.items()}
+def _save(path: Path, tree: PyTree, content: Content) -> None:
+    arrays = _named_arrays(tree)
     for name, array in arrays.items():
-        if array.dtype not in code_of:
+        if array.dtype not in DTYPES:
             raise UserError(f"checkpoint: {name} is {array.dtype} (allowed: float32, int32)")
-    return {name: [code_of[array.dtype], list(array.shape)] for name, array in arrays.items()}
+    write_bytes(path, arrays_bytes(arrays, content))
 
 
-def _canonical(card: dict[str, Any]) -> str:
-    return json.dumps(card, sort_keys=True, allow_nan=False)
-
-
-def _digest(text: str, arrays: Arrays) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-def _save(path: Path, arrays: Arrays, card: Card) -> None:
-    from safetensors.numpy import save
-
-    plain = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "arrays": _layout(arrays),
-        **to_plain(card),
-    }
-    plain["sha256"] = _digest(_canonical(plain), arrays)
-    write_bytes(path, save(arrays, metadata={"card": _canonical(plain)}))
-
-
-def _load(path: Path) -> tuple[Arrays, Card]:
-    """Every array of a file whose card, layout and checksum agree, before any use of them."""
-    from safetensors import SafetensorError, safe_open
-
-    require_file(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            plain = _read_card((file.metadata() or {}).get("card"))
-            checksum, canonical = plain.pop("sha256", None), _canonical(plain)
-            _require_format(plain)
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            layout = {n: [s.get_dtype(), list(s.get_shape())] for n, s in slices.items()}
-            _require_layout(layout, plain.pop("arrays", None))
-            arrays = {name: file.get_tensor(name) for name in layout}
-    except OSError as error:
-        raise cannot(path, "read", error) from None
-    except (SafetensorError, ValueError) as error:
-        fault = " ".join(str(error).split())[:LONGEST_FAULT]
-        raise UserError(f"{path}: not an intact optdyn checkpoint ({fault})") from None
-    if checksum != _digest(canonical, arrays):
-        raise UserError(f"{path}: damaged (its content does not match its SHA-256)")
+def _load(path: Path) -> tuple[Arrays, Content]:
+    arrays, content = read_arrays(path, Content)
     for name in sorted(arrays):
         if not np.all(np.isfinite(arrays[name])):
             raise UserError(f"{path}: array {name} holds numbers that are not finite")
-    try:
-        card = card_from_plain(plain)
-    except UserError as error:
-        raise UserError(f"{path}: card: {error}") from None
-    readout = arrays.get(f"{OPTIMIZER}.w")
-    if readout is None or readout.shape != (card.architecture.units,):
-        raise UserError(f"{path}: no readout for the {card.architecture.units} units on its card")
-    return arrays, card
+    return arrays, content
 
 
-def _read_card(text: str | None) -> dict[str, Any]:
-    if text is None:
-        raise UserError("it has no card")
-    plain = parse_json(text)
-    if not isinstance(plain, dict):
-        raise UserError("its card is not a JSON object")
-    return plain
-
-
-def _require_format(plain: dict[str, Any]) -> None:
-    """Take the format's name and version off a card. Raises `UserError` for others."""
-    if plain.pop("format", None) != FORMAT:
-        raise UserError("its card is of another format")
-    version = plain.pop("format_version", None)
-    if not is_version(version, FORMAT_VERSION):
-        raise UserError(f"format version {version!r} is unknown (this is {FORMAT_VERSION})")
-
-
-def _require_layout(found: Layout, told: object) -> None:
-    if not isinstance(told, dict):
-        raise UserError("its card lists no arrays")
-    for name in sorted(found.keys() ^ told.keys()):
-        where = "the card" if name in found else "the file"
-        raise UserError(f"array {name} is missing from {where}")
-    for name, layout in sorted(found.items()):
-        if layout != told[name] or layout[0] not in DTYPES:
-            raise UserError(f"array {name} is {layout}, card says {told[name]}")
+def _read(path: Path) -> tuple[ComponentwiseRNN, Card | None]:
+    arrays, content = _load(path)
+    part = AVERAGE if any(name.startswith(f"{AVERAGE}.") for name in arrays) else OPTIMIZER
+    chosen = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
+    like = {part: _optimizer_shapes(content.architecture)}
+    return _filled(like, chosen, path)[part], content.card
 
 
 def _filled(like: PyTree, arrays: Arrays, path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Readable optimizers of every size fitted to a task, kept in its run folder."""
+"""Readable optimizers of every size fitted to a task, in its run folder."""
 
 from __future__ import annotations
 
@@ -27,35 +27,31 @@ from optdyn.distillation import (
 )
 from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import operating_point
-from optdyn.inner_loop._objective import Objective
+from optdyn.evaluation import VALIDATION_STREAM
+from optdyn.inner_loop import Objective
 from optdyn.mechanisms._measurement import visit
 from optdyn.mechanisms._nonlinear import update_function
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
-from optdyn.runs import _forms as forms
-from optdyn.runs._analysis_run import AnalysisSettings
 from optdyn.runs._checkpoints import fingerprint
-from optdyn.runs._files import to_plain, write_signed_json
-from optdyn.runs._fitted_sizes import (
-    FITTED,
-    FITTED_FORM,
-    FOLDER,
-    FORMAT,
-    FORMAT_VERSION,
-    SIZE_FIELDS,
-)
-from optdyn.runs._mechanisms_run import HISTORIES, kept_result
+from optdyn.runs._explained_results import FittedInputs, FittedResult, FittedSize, StoredSize
+from optdyn.runs._mechanisms_run import HISTORIES
+from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
+from optdyn.runs._results import HeldOut
+from optdyn.runs._store import read_result, stored_result, write_result
 from optdyn.runs._tuning_run import load_tables
 from optdyn.search import best
-from optdyn.study._recipes import Distillation
-from optdyn.tasks import make_task
+from optdyn.tasks import Task, describe_task
+from optdyn.tasks._description import with_options
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from optdyn.meta_training import MetaTraining
-    from optdyn.tasks import Task
 
+FOLDER = "distillation"
+FITTED = f"{FOLDER}/fitted.json"
+"""The fitted sizes, by their place in a task's part of a run folder, and where they ship."""
 JUDGING = ("test_problems", "ablation_problems")
 """The choices of a `Distillation` that change nothing in a fit."""
 DEMONSTRATION_SEED_OFFSET = 1
@@ -64,56 +60,88 @@ LEADING, EXTENDED, IMITATED = "leading mode", "the size before", "imitation"
 UNCHANGED = "the size before, unchanged"
 
 
-def fit_sizes(
-    folder: Path,
-    task_name: str,
-    task_options: dict[str, Any],
-    optimizer: ComponentwiseRNN,
-    protocol: MetaTraining,
-    how: Distillation,
-    seed: int,
-    command: str,
-) -> dict[str, Any]:
-    """Fit `LADDER`'s sizes one after the other; what `read_fitted` gives, kept in ``folder``.
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """How readable optimizers are fitted and judged.
 
-    Each size is fitted from the best, on validation problems, of the size before it
-    with the new part, that fitted to imitate the learned ``optimizer``, and the tuned
-    baselines of ``folder`` that have the new part. It is no worse there than the size
-    before, nor than any tuned baseline that its parts can express: else it is that one,
-    with idle parts. The last size is the first that does as well as the learned
-    optimizer, within the standard error over problems of their difference.
-    ``command``: the command line that does this.
+    ``imitation_steps`` and ``meta_steps`` (at ``learning_rate``, see `Fitting`) are for
+    each part of a size. A meta-step meets ``batch_size`` problems, and bounds their
+    cotangents by ``max_cotangent_norm``. ``task_options`` replace fields of the task in
+    meta-steps (a network's data may be fewer). What the learned optimizer does, to guess
+    from and to imitate, is seen on ``demonstrations`` problems. ``validation_problems``
+    choose starts, iterates and a size. All sizes are judged on the first
+    ``test_problems``; the learned optimizer without a mechanism on ``ablation_problems``
+    of them.
+    """
+
+    imitation_steps: int = 0
+    meta_steps: int = 150
+    learning_rate: float = 5e-2
+    batch_size: int = 32
+    max_cotangent_norm: float | None = 100.0
+    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    demonstrations: int = 256
+    validation_problems: int = 256
+    test_problems: int = 64
+    ablation_problems: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilling:
+    """What to distil with: the learned optimizer's ``protocol``, the choices, and the seed.
+
+    ``command``: the command line that does the same, for the result's readers.
+    """
+
+    protocol: MetaTraining
+    how: Distillation
+    seed: int
+    command: str
+
+    def held_out(self) -> HeldOut:
+        """The validation problems that choose, and the meta-objective on them."""
+        return HeldOut(self.seed, self.how.validation_problems, self.protocol.objective)
+
+
+def fit_sizes(
+    folder: Path, task: Task, optimizer: ComponentwiseRNN, what: Distilling
+) -> FittedResult:
+    """Fit `LADDER`'s sizes one after the other; the result is stored in ``folder``.
+
+    Each size is fitted from the best, on validation problems, of these: the size before it
+    with the new part; that fitted to imitate the learned ``optimizer``; and the tuned
+    baselines of ``folder`` that have the new part. It is never worse there than the size
+    before, nor than a tuned baseline that its parts can express: if its fit is worse, such
+    a one takes its place, with idle parts. The last size is the first that does as well as
+    the learned optimizer, within the standard error over problems of their difference.
 
     An interrupted fit goes on after its last size; one with other inputs starts over.
     """
+    described, how, protocol = describe_task(task), what.how, what.protocol
     tuned = {name: best(t).hyperparameters for name, t in load_tables(folder).items()}
-    judged = judged_by(protocol, how, seed)
-    inputs = to_plain(
-        {
-            "task_options": task_options,
-            "protocol": protocol,
-            "seed": seed,
-            "distillation": {n: v for n, v in vars(how).items() if n not in JUDGING},
-            "learned": fingerprint(optimizer),
-            "tuned": tuned,
-        }
+    inputs = FittedInputs(
+        task_options=described.options,
+        protocol=protocol,
+        seed=what.seed,
+        distillation=result_plain({n: v for n, v in vars(how).items() if n not in JUDGING}),
+        learned=fingerprint(optimizer),
+        tuned=tuned,
     )
-    path = folder / FITTED
-    done = kept_result(path, inputs, FITTED_FORM)
+    done = stored_result(folder / FITTED, FittedResult, inputs)
     if done is not None:
         return done
-    task = make_task(task_name, **task_options)
-    validation = judged.problems(task)
+    held_out = what.held_out()
+    validation = held_out.problems(task, VALIDATION_STREAM)
     losses = validation.curves(Distilled.as_optax)
     ladder = _Ladder(
-        fitted_on=make_task(task_name, **{**task_options, **how.task_options}),
+        fitted_on=with_options(task, how.task_options),
         protocol=dataclasses.replace(
             protocol, batch_size=how.batch_size, max_cotangent_norm=how.max_cotangent_norm
         ),
         how=how,
-        seed=seed,
+        seed=what.seed,
         analysed=_analysed(
-            task, optimizer, dataclasses.replace(judged, num_problems=how.demonstrations)
+            task, optimizer, dataclasses.replace(held_out, num_problems=how.demonstrations)
         ),
         tuned=tuned_in_parts(tuned),
         # One program serves every size.
@@ -121,31 +149,29 @@ def fit_sizes(
     )
     learned = validation.curves(optimizer.as_optax)()
     level = validation.score(learned)
-    rows: list[dict[str, Any]] = []
+    rows: list[FittedSize] = []
     with progress("distilling", len(LADDER)) as advance:
         for count, added in enumerate(LADDER, start=1):
-            kept = folder / FOLDER / f"size-{count}.json"
-            done = kept_result(kept, inputs, forms.fields(row=forms.fields(**SIZE_FIELDS)))
-            if done is None:
-                before = from_values(rows[-1]["values"]) if rows else None
-                done = to_plain({"inputs": inputs, "row": ladder.size(before, added, count)})
-                write_signed_json(kept, done)
-            rows.append(done["row"])
-            found = done["row"]["validation"]
-            advance(count, f"{done['row']['name']}: {_told(found)}, learned {_told(level)}")
-            readable = losses(from_values(done["row"]["values"]).whole())
+            path = folder / FOLDER / f"size-{count}.json"
+            stored = stored_result(path, StoredSize, inputs)
+            if stored is None:
+                before = from_values(rows[-1].values) if rows else None
+                stored = StoredSize(inputs, ladder.size(before, added, count))
+                write_result(path, stored)
+            row = stored.row
+            rows.append(row)
+            advance(count, f"{row.name}: {_level(row.validation)}, learned {_level(level)}")
+            readable = losses(from_values(row.values).whole())
             if as_good(readable, learned, protocol.objective):
                 break
-    fitted = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "task": task_name,
-        "command": command,
-        "inputs": inputs,
-        "sizes": rows,
-    }
-    write_signed_json(path, fitted)
-    return to_plain(fitted)
+    fitted = FittedResult(described.name, what.command, inputs, rows)
+    write_result(folder / FITTED, fitted)
+    return fitted
+
+
+def read_fitted(path: Path) -> FittedResult:
+    """What `fit_sizes` stored. Raises `UserError` for a damaged file, or something else."""
+    return read_result(path, FittedResult)
 
 
 def as_good(
@@ -166,16 +192,6 @@ def as_good(
     return bool(np.mean(difference) <= error)
 
 
-def judged_by(protocol: MetaTraining, how: Distillation, seed: int) -> AnalysisSettings:
-    """The validation problems that choose, and the meta-objective on them."""
-    return AnalysisSettings(
-        seed=seed,
-        num_problems=how.validation_problems,
-        num_steps=protocol.unroll_length,
-        normalization=protocol.normalization,
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Ladder:
     """What every size of a task is fitted with; ``score``: the validation meta-objective."""
@@ -188,7 +204,7 @@ class _Ladder:
     tuned: Mapping[str, Distilled]
     score: Callable[[Distilled], float]
 
-    def size(self, before: Distilled | None, added: str, count: int) -> dict[str, Any]:
+    def size(self, before: Distilled | None, added: str, count: int) -> FittedSize:
         """The row of the ``count``-th size, which adds a part to the one before."""
         how = self.how
         steps = Fitting(how.imitation_steps * count, how.meta_steps * count, how.learning_rate)
@@ -202,16 +218,16 @@ class _Ladder:
         least = min(contained, key=scores.__getitem__, default=start)
         if scores[least] < found:
             start, fitted, found = least, contained[least], scores[least]
-        return {
-            "name": fitted.name,
-            "added": added,
-            "numbers": fitted.size,
-            "start": start,
-            "starts": scores,
-            "values": fitted.values(),
-            "validation": found,
-            "imitation_error": imitation_error(fitted, self.analysed[1]),
-        }
+        return FittedSize(
+            name=fitted.name,
+            added=added,
+            numbers=fitted.size,
+            start=start,
+            starts=scores,
+            values=fitted.values(),
+            validation=found,
+            imitation_error=imitation_error(fitted, self.analysed[1]),
+        )
 
     def _contained(self, before: Distilled | None, like: Distilled) -> dict[str, Distilled]:
         """What has no other parts than ``like``, in its form, by name."""
@@ -240,12 +256,12 @@ class _Ladder:
 
 
 def _analysed(
-    task: Task, optimizer: ComponentwiseRNN, seen: AnalysisSettings
+    task: Task, optimizer: ComponentwiseRNN, seen: HeldOut
 ) -> tuple[Guess, Demonstration]:
     """What the ladder starts from: modes, saturation, and what the optimizer does."""
-    seed = seen.seed + DEMONSTRATION_SEED_OFFSET
-    elsewhere = dataclasses.replace(seen, seed=seed).problems(task)
-    visited = visit(optimizer.as_optax(), elsewhere.problems, seen.num_steps)
+    other = dataclasses.replace(seen, seed=seen.seed + DEMONSTRATION_SEED_OFFSET)
+    elsewhere = other.problems(task, VALIDATION_STREAM)
+    visited = visit(optimizer.as_optax(), elsewhere.problems, seen.objective.num_steps)
     steps = visited.gradients.shape[-1]
     shown = Demonstration(visited.gradients.reshape(-1, steps), visited.updates.reshape(-1, steps))
     histories = elsewhere.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
@@ -261,5 +277,5 @@ def _analysed(
     return guess, shown
 
 
-def _told(value: float | None) -> str:
-    return "diverges" if value is None or not math.isfinite(value) else f"{value:.4g}"
+def _level(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "diverges"

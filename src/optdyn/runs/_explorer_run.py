@@ -12,20 +12,25 @@ import numpy as np
 from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import operating_point
 from optdyn.errors import UserError
-from optdyn.evaluation import ProblemSet
+from optdyn.evaluation import VALIDATION_STREAM, ProblemSet
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.mechanisms._momentum_stage import HISTORIES
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
-from optdyn.runs import _forms as forms
 from optdyn.runs._analysis_run import SUMMARY as ANALYSIS_SUMMARY
-from optdyn.runs._analysis_run import AnalysisSettings, read_analysis, require_own_task
+from optdyn.runs._analysis_run import read_analysis, require_own_task
 from optdyn.runs._checkpoints import analysis_path, fingerprint
-from optdyn.runs._files import read_signed_json, to_plain, write_signed_json
-from optdyn.runs._forms import require_form
-from optdyn.runs._mechanisms_run import kept_result
+from optdyn.runs._results import (
+    ExplorerInputs,
+    ExplorerProblems,
+    ExplorerResult,
+    HeldOut,
+    ModeSet,
+    ModeSets,
+)
 from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._store import read_result, stored_result, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
-from optdyn.tasks import Problem, make_task
+from optdyn.tasks import Problem, Task, describe_task
 from optdyn.tasks._linear_regression import least_squares
 from optdyn.tasks._rosenbrock import rosenbrock
 
@@ -36,91 +41,69 @@ LOSSES: dict[Callable[..., Any], str] = {
     rosenbrock: "rosenbrock",
 }
 """Losses that the explorer can compute by itself, and what it calls them."""
-PROBLEMS = forms.fields(
-    loss=forms.text, start=forms.numbers("problems", "parameters"), data=forms.anything
-)
-CHOICES = forms.table(
-    forms.fields(
-        full=forms.numbers("steps"),
-        sets=forms.rows(
-            forms.fields(
-                name=forms.text, kept=forms.rows(forms.count), curve=forms.numbers("steps")
-            )
-        ),
-    )
-)
 
 
-def explore_task(
-    run: RunFolder,
-    task_name: str,
-    task_options: dict[str, Any],
-    settings: AnalysisSettings,
-    few: AnalysisSettings,
-) -> dict[str, Any]:
+def explore_task(run: RunFolder, task: Task, held_out: HeldOut, few: HeldOut) -> ExplorerResult:
     """What lets a reader choose modes of a task's analysed optimizer and see the loss.
 
-    Kept in the task's ``explorer.json``. For a loss of `LOSSES`: the validation
-    ``problems`` of ``settings``, on which any choice can be run where it is read.
+    Stored in the task's ``explorer.json``. For a loss of `LOSSES`: the validation
+    ``problems`` of ``held_out``, on which the page itself can run any choice.
     For others: the loss curves of some ``choices`` of modes at the momentum stage and
     the last one, on the (fewer) problems of ``few``. Needs the task's analysis; raises
     `UserError` where that is missing.
     """
-    folder = run.task_folder(task_name)
+    folder, described = run.task_folder(task), describe_task(task)
     analysis = read_analysis(folder / ANALYSIS_SUMMARY)
-    stages = sorted({analysis["momentum_stage"], analysis["final"]})
+    stages = sorted({analysis.momentum_stage, analysis.final})
     loaded = {
-        step: load_trained(run, task_name, analysis_path(folder / CHECKPOINTS, step))[0]
+        step: load_trained(run, task, analysis_path(folder / CHECKPOINTS, step))[0]
         for step in stages
     }
-    inputs = to_plain(
-        {
-            "task": task_name,
-            "task_options": task_options,
-            "settings": [settings, few],
-            "checkpoints": [fingerprint(optimizer) for optimizer in loaded.values()],
-        }
+    inputs = ExplorerInputs(
+        task=described.name,
+        task_options=described.options,
+        settings=[held_out, few],
+        checkpoints=[fingerprint(optimizer) for optimizer in loaded.values()],
     )
     path = folder / SUMMARY
-    done = kept_result(path, inputs, _explored)
+    done = stored_result(path, ExplorerResult, inputs)
     if done is not None:
         return done
-    task = make_task(task_name, **task_options)
-    validation = settings.problems(task)
-    result = {"inputs": inputs, "num_steps": settings.num_steps}
-    if validation.problems.loss_fn in LOSSES:
-        result["problems"] = _problems(validation.problems)
+    num_steps = held_out.objective.num_steps
+    problems = held_out.problems(task, VALIDATION_STREAM).problems
+    if problems.loss_fn in LOSSES:
+        result = ExplorerResult(inputs, num_steps, problems=_problems(problems))
     else:
-        print(f"trying sets of modes of {task_name}", flush=True)
-        result["choices"] = _choices(few.problems(task), loaded)
-        result["num_problems"] = few.num_problems
-    write_signed_json(path, result)
-    return to_plain(result)
+        print(f"trying sets of modes of {described.name}", flush=True)
+        found = _choices(few.problems(task, VALIDATION_STREAM), loaded)
+        result = ExplorerResult(inputs, num_steps, choices=found, num_problems=few.num_problems)
+    write_result(path, result)
+    return result
 
 
-def _problems(problems: Problem) -> dict[str, Any]:
+def _problems(problems: Problem) -> ExplorerProblems:
     """The loss's name, and for each problem its start and what its loss depends on."""
     data = [jax.tree.leaves(problems.params)[0], *problems.data]
     start, *rest = ([rounded(row) for row in np.asarray(leaf)] for leaf in data)
-    return {"loss": LOSSES[problems.loss_fn], "start": start, "data": rest}
+    return ExplorerProblems(LOSSES[problems.loss_fn], np.array(start), rest)
 
 
-def _choices(validation: ProblemSet, loaded: dict[int, ComponentwiseRNN]) -> dict[str, Any]:
+def _choices(validation: ProblemSet, loaded: dict[int, ComponentwiseRNN]) -> dict[str, ModeSets]:
     """At each stage: sets of modes, with their losses and the whole optimizer's."""
     full = validation.curves(ComponentwiseRNN.as_optax)
     histories = validation.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
-    found: dict[str, Any] = {}
+    found = {}
     for meta_step, optimizer in loaded.items():
         point = operating_point(step_map(optimizer), histories(optimizer))
         sets = choices(point.modes)
         curves = kept_modes_curves(validation, point, list(sets.values()))
-        found[str(meta_step)] = {
-            "full": rounded(validation.mean_curve(full(optimizer)).mean),
-            "sets": [
-                {"name": name, "kept": kept, "curve": rounded(curve)}
-                for (name, kept), curve in zip(sets.items(), curves, strict=True)
+        found[str(meta_step)] = ModeSets(
+            full=np.array(rounded(validation.mean_curve(full(optimizer)).mean)),
+            sets=[
+                ModeSet(name, modes, np.array(rounded(curve)))
+                for (name, modes), curve in zip(sets.items(), curves, strict=True)
             ],
-        }
+        )
     return found
 
 
@@ -131,21 +114,11 @@ def rounded(values: np.ndarray) -> list[Any]:
     return [float(f"{value:.{DIGITS}g}") for value in values]
 
 
-def read_explorer(folder: Path) -> dict[str, Any]:
-    """What `explore_task` kept in a task's folder. Raises `UserError` if missing or damaged."""
+def read_explorer(folder: Path) -> ExplorerResult:
+    """What `explore_task` stored in a task's folder. Raises `UserError` if missing or damaged."""
     path = folder / SUMMARY
     if not path.exists():
         raise UserError(f"{path}: no such file (a study writes it)")
-    found = read_signed_json(path)
-    require_form(path, found, _explored)
-    require_own_task(path, found)
+    found = read_result(path, ExplorerResult)
+    require_own_task(path, found.inputs.task)
     return found
-
-
-def _explored(value: Any, at: str, sizes: forms.Sizes) -> None:
-    """The form of the summary."""
-    forms.fields(inputs=forms.fields(task=forms.text), num_steps=forms.count)(value, at, sizes)
-    if "problems" in value:
-        forms.fields(problems=PROBLEMS)(value, at, sizes)
-    else:
-        forms.fields(choices=CHOICES, num_problems=forms.count)(value, at, sizes)

@@ -44,10 +44,10 @@ class LostProcess(Interrupted):
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[Callable[[], int | None]]:
-    """Within the block signals are only noted; the yielded function tells which one came.
+    """Within the block signals are only noted; the yielded function gives the first one.
 
     A signal that nobody acted upon before the block ended is sent again then, unless
-    the block ends with an error, which must be told. Outside the main thread (where
+    the block ends with an error, which must be seen. Outside the main thread (where
     Python cannot handle signals) nothing changes.
     """
     noted: list[int] = []
@@ -85,16 +85,16 @@ def raised_signals(message: str) -> Iterator[None]:
     def dropped(unraisable: sys.UnraisableHookArgs) -> None:
         error = unraisable.exc_value
         if not isinstance(error, Interrupted):
-            return told(unraisable)
+            return usual(unraisable)
         threading.Timer(SECONDS_TO_SEND_AGAIN, os.kill, (os.getpid(), error.signum)).start()
 
-    told = sys.unraisablehook
+    usual = sys.unraisablehook
     previous = {signum: signal.signal(signum, stop) for signum in SIGNALS}
     sys.unraisablehook = dropped
     try:
         yield
     finally:
-        sys.unraisablehook = told
+        sys.unraisablehook = usual
         for signum, handler in previous.items():
             signal.signal(signum, handler)
 

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
-import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from optdyn.runs._files import (
+from optdyn.errors import UserError
+from optdyn.runs._plain import parse
+from optdyn.runs._store import (
+    FEW_DIGITS,
     cannot,
     flush_folder,
+    is_sealed,
     make_folder,
-    parse_json,
     read_bytes,
-    to_plain,
+    result_bytes,
     write_bytes,
 )
 
-STEP = "meta_step"
-CHECKSUM = "crc32"
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRow:
+    """What one meta-step reported (see `Metrics`), and the seconds it took.
+
+    The numbers are of the optimizer after ``meta_step`` meta-steps.
+    """
+
+    meta_step: int
+    meta_objective: float
+    gradient_norm: float
+    exploded: int
+    contained: int
+    seconds: float
 
 
 class MetricsLog:
     """Rows appended to ``path``, in increasing order of their ``meta_step``.
 
-    Opened at ``resume_at``, the log keeps the rows before that step, each step
-    once; a torn last line and rows of steps that will be done again go, and rows
-    that were damaged, which is told. The file is rewritten only if that changes
-    it, and opened at the first row. Every row carries a checksum of itself.
+    Opened at ``resume_at``, the log holds the rows before that step, each step once. A torn
+    last line, damaged rows and rows of steps that will be done again are removed; a line on
+    the terminal says how many are missing. The file is rewritten only if that changes it,
+    and opened at the first row. Every row is sealed.
     """
 
     def __init__(self, path: Path, resume_at: int = 0) -> None:
@@ -38,14 +51,14 @@ class MetricsLog:
         if not path.exists():
             return
         content = read_bytes(path)
-        kept = [row for row in _rows(content) if row[STEP] < resume_at]
-        repaired = b"".join(map(_line, kept))
-        if len(kept) < resume_at:
-            print(f"{path}: {resume_at - len(kept)} rows are damaged or missing", flush=True)
+        before = [row for row in _rows(content) if row.meta_step < resume_at]
+        repaired = b"".join(map(_line, before))
+        if len(before) < resume_at:
+            print(f"{path}: {resume_at - len(before)} rows are damaged or missing", flush=True)
         if repaired != content:
             write_bytes(path, repaired)
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: TrainingRow) -> None:
         """Add a row (a single write, so that a kill tears at most the last line)."""
         try:
             if self._descriptor is None:
@@ -53,7 +66,7 @@ class MetricsLog:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._descriptor = os.open(self._path, flags, 0o644)
                 flush_folder(self._path.parent)
-            line = _line(to_plain(row))
+            line = _line(row)
             while line:
                 line = line[os.write(self._descriptor, line) :]
         except OSError as error:
@@ -82,34 +95,28 @@ class MetricsLog:
             self._descriptor = None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The intact rows of a log, in order, each step once; damaged lines are passed over.
+def read_metrics(path: Path) -> list[TrainingRow]:
+    """The intact rows of a log, in order, each step once; damaged lines are left out.
 
     Raises `UserError` when there is no such file.
     """
     return _rows(read_bytes(path))
 
 
-def _rows(content: bytes) -> list[dict[str, Any]]:
+def _rows(content: bytes) -> list[TrainingRow]:
     found = [row for line in content.split(b"\n") if (row := _parsed(line)) is not None]
-    told = [row.pop(CHECKSUM, None) for row in found]
-    if any(told):  # a log from before there were checksums has none at all
-        found = [row for row, sum_ in zip(found, told, strict=True) if sum_ == _checksum(row)]
-    rows = {row[STEP]: row for row in found}
+    rows = {row.meta_step: row for row in found}
     return [rows[step] for step in sorted(rows)]
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = parse_json(line)
-    except ValueError:
+def _parsed(line: bytes) -> TrainingRow | None:
+    if not is_sealed(line + b"\n"):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get(STEP), int) else None
+    try:
+        return parse(line, TrainingRow, "row")
+    except UserError:
+        return None
 
 
-def _checksum(row: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(row).encode()):08x}"
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps({**row, CHECKSUM: _checksum(row)}, allow_nan=False).encode() + b"\n"
+def _line(row: TrainingRow) -> bytes:
+    return result_bytes(row, FEW_DIGITS)

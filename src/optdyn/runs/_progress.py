@@ -14,14 +14,17 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show a loop that stands at ``done`` of ``total``.
+def progress(description: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Advance]:
+    """Show a loop that stands at ``done`` of ``total``, unless ``shown`` is false.
 
     The yielded function takes the new count and a few words on the state, such
     as ``"meta-objective 0.031"``; rate and remaining time are added.
     """
-    shown = _bar(description, total, done) if sys.stdout.isatty() else _lines(description, total)
-    with shown as advance:
+    if not shown:
+        yield lambda count, words: None
+        return
+    bar = _bar(description, total, done) if sys.stdout.isatty() else _lines(description, total)
+    with bar as advance:
         yield advance
 
 

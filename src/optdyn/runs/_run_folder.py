@@ -4,49 +4,63 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from optdyn.errors import UserError
-from optdyn.runs._files import (
+from optdyn.runs._plain import to_plain
+from optdyn.runs._store import (
     cannot,
-    is_version,
+    locked,
     make_folder,
     read_json,
     remove_temporaries,
     safe_name,
     temporary_beside,
-    to_plain,
     write_json,
 )
 from optdyn.runs._versions import versions
+from optdyn.tasks import Task, describe_task
 
 FORMAT = "optdyn run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG = "config.json"
 LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
-    """A folder that this process holds the lock of; see `open_run`.
+class Config:
+    """``config.json``: the versions a folder was begun with, and the settings of its parts."""
 
-    ``config.json`` in it lists the versions it was begun with and the resolved
-    settings of every part of the work done there (`settle`).
-    """
+    format: str
+    format_version: int
+    versions: dict[str, str]
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if (self.format, self.format_version) != (FORMAT, FORMAT_VERSION):
+            raise UserError(
+                f"format {self.format!r}, version {self.format_version} is unknown (this is "
+                f"{FORMAT!r}, version {FORMAT_VERSION}; choose another folder)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A folder whose lock this process holds; see `open_run`."""
 
     path: Path
 
-    def task_folder(self, task: str) -> Path:
-        """The folder for what belongs to one task."""
-        return self.path / safe_name(task)
+    def task_folder(self, task: Task | str) -> Path:
+        """The folder for what belongs to one task: an object, or its name (`describe_task`)."""
+        name = task if isinstance(task, str) else describe_task(task).name
+        return self.path / folder_name(name)
 
     def settings(self) -> dict[str, Any]:
         """The settings of each part settled so far, by name."""
-        return _read_config(self.path)["settings"]
+        return read_config(self.path).settings
 
     def check(self, part: str, settings: Any) -> bool:
         """Whether ``part`` has been settled before, with these very settings.
@@ -55,24 +69,42 @@ class RunFolder:
         settled with others.
         """
         known = self.settings().get(part)
-        if known is None:
-            return False
-        difference = first_difference(known, to_plain(settings))
+        if known is not None:
+            self.require_same(part, known, to_plain(settings))
+        return known is not None
+
+    def require_same(self, part: str, known: Any, settings: Any) -> None:
+        """Raise `UserError`, naming the first setting of ``part`` that differs."""
+        difference = first_difference(known, settings)
         if difference:
             name, there, here = difference
             raise UserError(
                 f"--out: {self.path} holds {part} with {name} = {there!r}, not {here!r} "
                 "(repeat its settings to go on, or choose another folder)"
             )
-        return True
 
     def settle(self, part: str, settings: Any) -> None:
         """Record the settings of ``part`` on first use; afterwards the same as `check`."""
-        if self.check(part, settings):
-            return
-        config = _read_config(self.path)
-        config["settings"][part] = to_plain(settings)
-        write_json(self.path / CONFIG, config)
+        if not self.check(part, settings):
+            self.record(part, settings)
+
+    def settle_work(self, work: str, task: Task, settings: Any, detail: str = "") -> str:
+        """`settle` some work on ``task`` with its options; returns the task's name."""
+        described = describe_task(task)
+        part = "/".join(filter(None, (work, described.name, detail)))
+        self.settle(part, {"task_options": described.options, **to_plain(settings)})
+        return described.name
+
+    def record(self, part: str, settings: Any) -> None:
+        """Record the settings of ``part``, whatever was recorded before."""
+        config = read_config(self.path)
+        changed = {**config.settings, part: to_plain(settings)}
+        write_json(self.path / CONFIG, dataclasses.replace(config, settings=changed))
+
+
+def folder_name(task: str) -> str:
+    """The name of the folder for the task called ``task``, which can be ``module:Class``."""
+    return safe_name(re.sub(r"[^A-Za-z0-9._-]", ".", task).lstrip("._-"))
 
 
 @contextlib.contextmanager
@@ -93,7 +125,11 @@ def open_run(path: Path, create: bool = True) -> Iterator[RunFolder]:
         make_folder(path)
     except UserError as error:
         raise UserError(f"--out: {error}") from None
-    with _locked(path):
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path / LOCK))
+        except UserError as error:
+            raise UserError(f"--out: {error}") from None
         require_own(path)
         remove_temporaries(path)
         yield RunFolder(path)
@@ -108,9 +144,9 @@ def require_own(path: Path) -> None:
             raise UserError(f"--out: {path} is not a folder")
         present = {entry.name for entry in path.iterdir()}
     except OSError as error:
-        raise _refused(path, "read", error) from None
+        raise UserError(f"--out: {cannot(path, 'read', error)}") from None
     if CONFIG in present:
-        _read_config(path)
+        read_config(path)
     elif present - {LOCK, temporary_beside(path / CONFIG).name}:
         raise UserError(f"--out: {path} holds other files and no {CONFIG} (choose another folder)")
 
@@ -129,45 +165,14 @@ def first_difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, A
     return None if same else (name, there, here)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Config:
+    """What ``config.json`` in the run folder ``path`` holds, or of a new one.
+
+    Raises `UserError` if it is damaged, or was not written by this version.
+    """
     if not (path / CONFIG).exists():
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "versions": versions(),
-            "settings": {},
-        }
-    config = read_json(path / CONFIG)
-    if config.get("format") != FORMAT or not isinstance(config.get("settings"), dict):
-        raise UserError(f"--out: {path / CONFIG} was not written by optdyn (choose another folder)")
-    if not is_version(config.get("format_version"), FORMAT_VERSION):
-        raise UserError(
-            f"{path / CONFIG}: format version {config.get('format_version')!r} is unknown "
-            f"(this is version {FORMAT_VERSION})"
-        )
-    return config
-
-
-def _refused(path: Path, act: str, error: OSError) -> UserError:
-    return UserError(f"--out: {cannot(path, act, error)}")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+        return Config(FORMAT, FORMAT_VERSION, versions(), {})
     try:
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _refused(path, "write", error) from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out: {path} is in use by another process "
-                "(wait for it, or choose another folder)"
-            ) from None
-        except OSError as error:
-            raise _refused(path, "lock", error) from None
-        yield
-    finally:
-        os.close(descriptor)
+        return read_json(path / CONFIG, Config)
+    except UserError as error:
+        raise UserError(f"--out: {error}") from None

@@ -16,7 +16,6 @@ from optdyn.search._search_table import (
     best,
     is_finished,
 )
-from optdyn.search._tables import load_table, table_bytes
 
 __all__ = [
     "Best",
@@ -27,10 +26,8 @@ __all__ = [
     "SearchTable",
     "best",
     "is_finished",
-    "load_table",
     "random_search",
     "rerun_best",
     "score",
-    "table_bytes",
     "tuning_problems",
 ]

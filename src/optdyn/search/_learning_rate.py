@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 
 DRAWS_STREAM = "meta learning rates"
 
-Row = dict[str, float | int]
-"""``learning_rate``, ``num_meta_steps`` trained, ``seed``, and ``meta_objective`` reached."""
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One training: its settings, and the ``meta_objective`` that it reached (inf: none)."""
+
+    learning_rate: float
+    num_meta_steps: int
+    seed: int
+    meta_objective: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +109,13 @@ def search_learning_rate(
     """
     validate = make_validator(task, protocol, seed, search.num_problems)
     trained = make_trainer(task, architecture, protocol, seed, mesh, journal.on_step)
-    computed = {(row["learning_rate"], row["num_meta_steps"]): row for row in journal.done}
+    computed = {(row.learning_rate, row.num_meta_steps): row for row in journal.done}
 
     def row(learning_rate: float, num_meta_steps: int) -> Row:
         key = (learning_rate, num_meta_steps)
         if key not in computed:
-            computed[key] = {
-                "learning_rate": learning_rate,
-                "num_meta_steps": num_meta_steps,
-                "seed": seed,
-                "meta_objective": validate(trained(learning_rate, num_meta_steps)),
-            }
+            objective = validate(trained(learning_rate, num_meta_steps))
+            computed[key] = Row(learning_rate, num_meta_steps, seed, objective)
             journal.on_row(computed[key])
         return computed[key]
 
@@ -121,12 +124,12 @@ def search_learning_rate(
     if horizon == protocol.num_meta_steps:
         return draws
     finalists = ranked(draws)[: search.num_finalists]
-    return draws + [row(r["learning_rate"], protocol.num_meta_steps) for r in finalists]
+    return draws + [row(r.learning_rate, protocol.num_meta_steps) for r in finalists]
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """Rows from best to worst: those trained longest first, then by meta-objective."""
-    return sorted(rows, key=lambda row: (-row["num_meta_steps"], row["meta_objective"]))
+    return sorted(rows, key=lambda row: (-row.num_meta_steps, row.meta_objective))
 
 
 def make_validator(

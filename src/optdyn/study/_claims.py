@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optdyn.errors import UserError
-from optdyn.runs._files import parse_json, read_bytes
+from optdyn.evaluation import MeanAndError
+from optdyn.runs._results import AnalysisResult, EvaluationSummary, Rerun, Score
+from optdyn.runs._store import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,33 +50,24 @@ LEDGER = "claims.json"
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
     """The claims in a ledger file; raises `UserError` when it is not a list of objects."""
-    content = read_bytes(path)
-    try:
-        ledger = parse_json(content)
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(ledger, list) or not all(isinstance(claim, dict) for claim in ledger):
-        raise UserError(f"{path}: not a list of claims")
-    return ledger
+    return read_json(path, list[dict[str, Any]])
 
 
 THRESHOLDS = {"gain_gap": 3.0, "momentum_ratio": 1.10, "deviation": 0.05}
 """What the momentum stage is asked to show, by the names of `StageRow`."""
 
 
-def momentum_claims(task: str, analysis: dict[str, Any]) -> list[Claim]:
+def momentum_claims(task: str, analysis: AnalysisResult) -> list[Claim]:
     """The findings of appendix A about the checkpoint that equals tuned momentum.
 
     The appendix reports them for linear regression; on other tasks the ledger
     tells whether they hold there too.
     """
     beyond = "" if task == "linear_regression" else "; found there on linear regression"
-    step = analysis["momentum_stage"]
-    row = next(r for r in analysis["checkpoints"] if r["meta_step"] == step)
-    tuned = analysis["tuned"]
-    level = _ratio(row["meta_objective"], tuned["meta_objective"])
+    step, row, tuned = analysis.momentum_stage, analysis.stage, analysis.tuned
+    level = _ratio(row.meta_objective, tuned.meta_objective)
     where = f"checkpoint at meta-step {step}"
-    mode = f"leading mode: learning rate {row['alpha']:.4g}, momentum {row['beta']:.4g}"
+    mode = f"leading mode: learning rate {row.alpha:.4g}, momentum {row.beta:.4g}"
     return [
         at_most(
             0.05,
@@ -89,19 +81,19 @@ def momentum_claims(task: str, analysis: dict[str, Any]) -> list[Claim]:
         ),
         at_most(
             1e-6,
-            row["fixed_point"]["error_estimate"],
+            row.fixed_point.error_estimate,
             id=f"{task}.fixed_point",
             task=task,
             statement="The zero-gradient dynamics settle at a fixed point "
             "(estimated distance to it).",
             source="appendix B, eq. 3",
-            note=f"{where}; {row['fixed_point']['converged']} of "
-            f"{row['fixed_point']['candidates']} starts converged, to "
-            f"{row['fixed_point']['distinct']} distinct point(s)",
+            note=f"{where}; {row.fixed_point.converged} of "
+            f"{row.fixed_point.candidates} starts converged, to "
+            f"{row.fixed_point.distinct} distinct point(s)",
         ),
         at_least(
             THRESHOLDS["gain_gap"],
-            row["gain_gap"],
+            row.gain_gap,
             id=f"{task}.one_mode_stands_out",
             task=task,
             statement="One eigenmode stands out of the bulk (its steady-state gain |α/(1−β)| "
@@ -111,7 +103,7 @@ def momentum_claims(task: str, analysis: dict[str, Any]) -> list[Claim]:
         ),
         at_least(
             3.0,
-            row["rate_ratio"],
+            row.rate_ratio,
             id=f"{task}.its_learning_rate_is_large",
             task=task,
             statement="That mode also has a large learning rate (over the median of the others).",
@@ -120,17 +112,17 @@ def momentum_claims(task: str, analysis: dict[str, Any]) -> list[Claim]:
         ),
         at_most(
             THRESHOLDS["momentum_ratio"],
-            row["momentum_ratio"],
+            row.momentum_ratio,
             id=f"{task}.mode_matches_tuned_momentum",
             task=task,
             statement="Momentum run with that mode's learning rate and timescale does as well as "
             "the best tuned momentum (ratio of meta-objectives).",
             source=f"appendix A, Fig. 7b{beyond}",
-            note=f"{mode}; tuned: {tuned['alpha']:.4g}, {tuned['beta']:.4g}",
+            note=f"{mode}; tuned: {tuned.alpha:.4g}, {tuned.beta:.4g}",
         ),
         at_most(
             THRESHOLDS["deviation"],
-            row["deviation"],
+            row.deviation,
             id=f"{task}.one_mode_follows_the_full_optimizer",
             task=task,
             statement="The optimizer reduced to that mode follows the full nonlinear one "
@@ -142,24 +134,24 @@ def momentum_claims(task: str, analysis: dict[str, Any]) -> list[Claim]:
 
 
 def comparison_claims(
-    task: str, evaluation: dict[str, Any], least_advantage: dict[str, float]
+    task: str, evaluation: EvaluationSummary, least_advantage: dict[str, float]
 ) -> list[Claim]:
     """Fig. 9's finding, baseline by baseline, on unseen problems.
 
     ``least_advantage`` maps a baseline to the relative advantage also asked for.
     """
-    learned = evaluation["optimizers"]["learned"]
+    learned = evaluation.optimizers["learned"]
     claims = []
-    for name, difference in evaluation["learned_minus"].items():
-        baseline = evaluation["optimizers"][name]
+    for name, difference in evaluation.learned_minus.items():
+        baseline = evaluation.optimizers[name]
         scores = (
             f"learned {_score(learned)}, {name} {_score(baseline)}; "
             f"paired difference {_score(difference)}"
         )
-        lower_by = None if learned["mean"] is None else _in_standard_errors(difference)
+        lower_by = _in_standard_errors(difference) if math.isfinite(learned.mean) else None
         claims.append(_beats(task, name, lower_by, scores))
         if name in least_advantage:
-            ratio = _ratio(learned["mean"], baseline["mean"])
+            ratio = _ratio(learned.mean, baseline.mean)
             claims.append(
                 at_least(
                     least_advantage[name],
@@ -180,14 +172,14 @@ def claims_not_measured(task: str, baselines: Sequence[str], why: str) -> list[C
     return [_beats(task, name, None, f"not measured: {why}") for name in baselines]
 
 
-def rerun_claims(task: str, reruns: dict[str, dict[str, float]]) -> list[Claim]:
+def rerun_claims(task: str, reruns: dict[str, Rerun]) -> list[Claim]:
     """Every search's best combination scores the same when run again from the stored table.
 
     ``reruns`` maps each baseline to its ``stored`` and ``rerun`` scores.
     """
     claims = []
     for name, scores in reruns.items():
-        ratio = _ratio(scores["rerun"], scores["stored"])
+        ratio = _ratio(scores.rerun, scores.stored)
         claims.append(
             at_most(
                 1e-5,
@@ -197,7 +189,7 @@ def rerun_claims(task: str, reruns: dict[str, dict[str, float]]) -> list[Claim]:
                 statement=f"Tuned {name} reproduces its score when run again from the stored "
                 "search table (relative difference).",
                 source="appendix C.3",
-                note=f"stored {_number(scores['stored'])}, run again {_number(scores['rerun'])}",
+                note=f"stored {_number(scores.stored)}, run again {_number(scores.rerun)}",
             )
         )
     return claims
@@ -233,25 +225,25 @@ def _beats(task: str, baseline: str, lower_by: float | None, note: str) -> Claim
     )
 
 
-def _ratio(above: float | None, below: float | None) -> float | None:
-    """Of two numbers as JSON holds them, where null stands for what is not finite."""
-    return above / below if above is not None and below else None
+def _ratio(above: float, below: float) -> float | None:
+    """Of two numbers, if both are known and finite."""
+    return above / below if math.isfinite(above) and math.isfinite(below) and below else None
 
 
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.7g}"
+def _number(value: float) -> str:
+    return f"{value:.7g}" if math.isfinite(value) else "not finite"
 
 
-def _in_standard_errors(difference: dict[str, Any]) -> float | None:
+def _in_standard_errors(difference: MeanAndError[float]) -> float | None:
     """How many standard errors the learned optimizer is below; inf where the other diverged."""
-    mean, error = difference["mean"], difference["standard_error"]
-    if mean is None:
+    mean, error = difference.mean, difference.standard_error
+    if not math.isfinite(mean):
         return math.inf
-    return -mean / error if error else None
+    return -mean / error if error and math.isfinite(error) else None
 
 
-def _score(score: dict[str, Any]) -> str:
-    if score["mean"] is None:
+def _score(score: Score | MeanAndError[float]) -> str:
+    if not math.isfinite(score.mean):
         return "diverged"
-    error = score["standard_error"]
-    return f"{score['mean']:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"
+    error = score.standard_error
+    return f"{score.mean:.4g} ± {f'{error:.2g}' if math.isfinite(error) else 'unknown'}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from optdyn.runs._distillation_fit import Distilling
 from optdyn.runs._distillation_run import distill_task
+from optdyn.runs._explained_results import DistillationResult
 from optdyn.runs._interrupts import interruptible
 from optdyn.runs._run_folder import open_run
 from optdyn.study._recipes import recipe_for
+from optdyn.tasks import make_task
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 def distill(
     out: Path, task: str, scale: str, seed: int, mesh: Mesh | None = None
-) -> dict[str, Any]:
+) -> DistillationResult:
     """Fit and judge readable optimizers of ``task`` in ``out`` as the recipe at ``scale`` says.
 
     Also where the recipe takes those that ship with the package. Goes on where it
@@ -24,12 +27,10 @@ def distill(
     """
     recipe = recipe_for(task, scale)
     command = distill_command(task, scale, seed)
+    what = Distilling(recipe.protocol, recipe.distillation, seed, command)
 
-    def work() -> dict[str, Any]:
-        return distill_task(
-            run, task, recipe.task_options, recipe.protocol, recipe.distillation, seed,
-            command=command, mesh=mesh,
-        )  # fmt: skip
+    def work() -> DistillationResult:
+        return distill_task(run, make_task(task, **recipe.task_options), what, mesh=mesh)
 
     with open_run(out, create=False) as run:
         return interruptible(work, "distillation stopped; finished sizes are saved")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +25,11 @@ from optdyn.figures._style import readable
 from optdyn.inner_loop import Objective
 from optdyn.random_streams import keys_at, stream
 from optdyn.runs._progress import progress
+from optdyn.runs._results import CheckpointRow
 from optdyn.search import SearchTable, best
 from optdyn.study._claims import THRESHOLDS
 from optdyn.study._explanation import draw_explanation
-from optdyn.study._results import TaskResults, column, complex_column, finite
+from optdyn.study._results import TaskResults
 from optdyn.tasks import LinearRegression, TwoMoons, sample_batch
 from optdyn.tasks._rosenbrock import X_RANGE, Y_RANGE, rosenbrock
 from optdyn.tasks._two_moons import moons
@@ -130,7 +130,7 @@ def _panels(table: SearchTable) -> list[SearchPanel]:
 
 def _draw_training(result: TaskResults, folder: Path) -> None:
     names = ("meta_step", "meta_objective", "exploded")
-    data = {name: column(result.training, name) for name in names}
+    data = {name: np.array([getattr(row, name) for row in result.training]) for name in names}
     figure = figures.training_curve(*data.values())
     entitled(figure, f"{readable(result.task)}: meta-training")
     save_figure(figure, data, folder, f"training_curve_{result.task}")
@@ -149,22 +149,22 @@ def _draw_loss_curves(result: TaskResults, folder: Path) -> None:
 
 
 def _draw_modes(result: TaskResults, folder: Path) -> None:
-    analysis, rows = result.analysis, result.analysis["checkpoints"]
-    tuned = MomentumPoint(analysis["tuned"]["alpha"], analysis["tuned"]["beta"])
-    theory = analysis["theory"] and MomentumPoint(**analysis["theory"])
+    analysis = result.analysis
+    tuned = MomentumPoint(analysis.tuned.alpha, analysis.tuned.beta)
+    theory = None if analysis.theory is None else MomentumPoint(**vars(analysis.theory))
     paper = result.task == "linear_regression"
-    chosen = analysis["momentum_stage"]
+    chosen = analysis.momentum_stage
     stage_title = f"{readable(result.task)}: meta-step {chosen:,}, momentum stage"
-    final_title = f"{readable(result.task)}: meta-step {analysis['final']:,}, last checkpoint"
+    final_title = f"{readable(result.task)}: meta-step {analysis.final:,}, last checkpoint"
     for step, variant, title in (
         (chosen, "stage", stage_title),
-        (analysis["final"], "final", final_title),
+        (analysis.final, "final", final_title),
     ):
-        row = next(r for r in rows if r["meta_step"] == step)
+        row = analysis.row(step)
         suffix = "" if paper and variant == "stage" else f"_{result.task}_{variant}"
         _draw_checkpoint(row, tuned, theory, folder, suffix, title)
     curves = {
-        name: Curve(label, *(finite(part) for part in analysis["curves"][name].values()))
+        name: Curve(label, **vars(getattr(analysis.curves, name)))
         for name, label in (("full", "learned"), ("one_mode", "one mode"), ("tuned", "momentum"))
     }
     figure = figures.reduction_losses(
@@ -180,7 +180,7 @@ def _draw_modes(result: TaskResults, folder: Path) -> None:
 
 
 def _draw_checkpoint(
-    row: dict[str, Any],
+    row: CheckpointRow,
     tuned: MomentumPoint,
     theory: MomentumPoint | None,
     folder: Path,
@@ -200,11 +200,8 @@ def _draw_checkpoint(
     )
 
 
-def _stored_modes(row: dict[str, Any]) -> StoredModes:
-    modes = row["modes"]
-    return StoredModes(
-        row["meta_step"], complex_column(modes["beta"]), complex_column(modes["alpha"])
-    )
+def _stored_modes(row: CheckpointRow) -> StoredModes:
+    return StoredModes(row.meta_step, row.modes.beta, row.modes.alpha)
 
 
 def _draw_stages(
@@ -214,8 +211,8 @@ def _draw_stages(
 
     One that does not move yet (every α is 0) has nothing to show.
     """
-    chosen = result.analysis["momentum_stage"]
-    stored = [_stored_modes(row) for row in result.analysis["checkpoints"]]
+    chosen = result.analysis.momentum_stage
+    stored = [_stored_modes(row) for row in result.analysis.checkpoints]
     others = [s for s in stored if np.any(s.alpha) and s.meta_step != chosen]
     spread = np.linspace(0, len(others) - 1, min(STAGES_DRAWN - 1, len(others)))
     picked = [others[index] for index in spread.round().astype(int)]
@@ -233,10 +230,10 @@ def _draw_stages(
 def _draw_emergence(
     result: TaskResults, tuned: MomentumPoint, theory: MomentumPoint | None, folder: Path
 ) -> None:
-    analysis, rows = result.analysis, result.analysis["checkpoints"]
+    analysis, rows = result.analysis, result.analysis.checkpoints
     stage = MomentumStage(
         **{
-            name: column(rows, name)
+            name: np.array([getattr(row, name) for row in rows])
             for name in (
                 "meta_step",
                 "meta_objective",
@@ -249,8 +246,8 @@ def _draw_emergence(
         },
         tuned=tuned,
         theory=theory,
-        tuned_meta_objective=float(finite([analysis["tuned"]["meta_objective"]])[0]),
-        chosen=analysis["momentum_stage"],
+        tuned_meta_objective=analysis.tuned.meta_objective,
+        chosen=analysis.momentum_stage,
         thresholds=THRESHOLDS,
     )
     task = readable(result.task)
@@ -258,8 +255,8 @@ def _draw_emergence(
     save_figure(figure, {"stage": stage}, folder, f"momentum_stage_{result.task}")
     data = {
         "meta_step": stage.meta_step,
-        "beta": np.stack([complex_column(row["modes"]["beta"]) for row in rows]),
-        "gain": np.stack([finite(row["modes"]["gain"]) for row in rows]),
+        "beta": np.stack([row.modes.beta for row in rows]),
+        "gain": np.stack([row.modes.gain for row in rows]),
     }
     figure = figures.modes_over_training(**data, chosen=stage.chosen)
     entitled(figure, f"{task}: every mode of every stored checkpoint")
@@ -275,12 +272,11 @@ def _scores(result: TaskResults) -> list[Score]:
 
 def _differences(result: TaskResults) -> list[Score]:
     """Baseline minus learned: right of zero the learned optimizer wins."""
-    missing = float("inf")
     return [
         Score(
             name,
-            missing if difference["mean"] is None else -difference["mean"],
-            missing if difference["standard_error"] is None else difference["standard_error"],
+            -difference.mean if np.isfinite(difference.mean) else np.inf,
+            difference.standard_error,
         )
-        for name, difference in result.summary["learned_minus"].items()
+        for name, difference in result.summary.learned_minus.items()
     ]

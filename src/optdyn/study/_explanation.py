@@ -10,32 +10,30 @@ import numpy as np
 from optdyn import figures
 from optdyn.figures import Score, entitled, save_figure
 from optdyn.figures._style import readable
-from optdyn.runs._files import write_bytes
+from optdyn.runs._explained_results import Judged, TracksResult
+from optdyn.runs._store import write_bytes
 from optdyn.study._mechanism_claims import KEPT, KEPT_ELSEWHERE
 from optdyn.study._results import TaskResults
 
 
 def draw_explanation(result: TaskResults, folder: Path) -> None:
     """Draw a task's mechanisms, followed modes (and their film) and distillation."""
-    explained = _numbers(result.explained)
-    data = {"measured": explained["mechanisms"], "closed_forms": explained["closed_forms"]}
+    explained = result.explained
+    data: dict[str, Any] = {
+        "measured": explained.mechanisms, "closed_forms": explained.closed_forms
+    }  # fmt: skip
     figure = figures.mechanisms(**data)
-    last = result.explained["meta_step"]
+    last = explained.meta_step
     entitled(figure, f"{readable(result.task)}: mechanisms at meta-step {last:,}")
     save_figure(figure, data, folder, f"mechanisms_{result.task}")
-    _draw_tracks(result, explained["tracks"], folder)
+    _draw_tracks(result, explained.tracks, folder)
     _draw_distillation(result, folder)
 
 
-def _draw_tracks(result: TaskResults, tracks: dict[str, Any], folder: Path) -> None:
-    beta = np.asarray(tracks["beta"], float)
-    data = {
-        "meta_step": np.asarray(tracks["meta_step"], int),
-        "beta": beta[..., 0] + 1j * beta[..., 1],
-        "gain": np.asarray(tracks["gain"], float),
-    }
+def _draw_tracks(result: TaskResults, tracks: TracksResult, folder: Path) -> None:
+    data = {"meta_step": np.array(tracks.meta_step), "beta": tracks.beta, "gain": tracks.gain}
     name = f"mode_tracks_{result.task}"
-    chosen = result.analysis["momentum_stage"]
+    chosen = result.analysis.momentum_stage
     figure = figures.mode_tracks(**data, chosen=chosen)
     entitled(figure, f"{readable(result.task)}: modes followed through meta-training")
     save_figure(figure, data, folder, name)
@@ -44,29 +42,19 @@ def _draw_tracks(result: TaskResults, tracks: dict[str, Any], folder: Path) -> N
 
 def _draw_distillation(result: TaskResults, folder: Path) -> None:
     distilled = result.distilled
-    data = {
+    data: dict[str, Any] = {
         "sizes": [
-            _kept(f"+ {row['added']}" if place else row["added"], row)
-            for place, row in enumerate(distilled["sizes"])
+            _kept(f"+ {row.added}" if place else row.added, row)
+            for place, row in enumerate(distilled.sizes)
         ],
-        "without": [_kept(f"without {name}", row) for name, row in distilled["without"].items()],
-        "learned_without": [_kept(n, row) for n, row in distilled["learned_without"].items()],
-        "baseline": distilled["baseline"],
+        "without": [_kept(f"without {name}", row) for name, row in distilled.without.items()],
+        "learned_without": [_kept(n, row) for n, row in distilled.learned_without.items()],
+        "baseline": distilled.baseline,
         "aim": KEPT.get(result.task, KEPT_ELSEWHERE),
     }
     figure = entitled(figures.advantage_kept(**data), readable(result.task))
     save_figure(figure, data, folder, f"advantage_kept_{result.task}")
 
 
-def _kept(name: str, row: dict[str, Any]) -> Score:
-    kept = _numbers(row["kept"])
-    return Score(name, kept["fraction"], kept["standard_error"])
-
-
-def _numbers(value: Any) -> Any:
-    """``value`` with each null, which stands for what is not finite, NaN."""
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return np.nan if value is None else value
+def _kept(name: str, row: Judged) -> Score:
+    return Score(name, row.kept.fraction, row.kept.standard_error)

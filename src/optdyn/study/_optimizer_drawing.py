@@ -9,7 +9,7 @@ import numpy as np
 
 from optdyn import figures
 from optdyn.figures import entitled, save_figure
-from optdyn.runs._files import write_json
+from optdyn.runs._store import write_json
 
 if TYPE_CHECKING:
     from optdyn.dynamics import Dissection, Eigenmodes

@@ -9,35 +9,10 @@ from optdyn.errors import require_choice
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers._componentwise_rnn import Architecture
 from optdyn.optimizers._encodings import Encoding
+from optdyn.runs._distillation_fit import Distillation
 
 SCALES = ("smoke", "laptop", "paper")
 PAPER_BASELINES = ("momentum", "rmsprop", "adam")
-
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-    """How readable optimizers are fitted and judged.
-
-    ``imitation_steps`` and ``meta_steps`` (at ``learning_rate``, see `Fitting`) are for
-    each part of a size. A meta-step meets ``batch_size`` problems of ``task_options``,
-    which stand over the task's own (a network's data may be fewer), and bounds their
-    cotangents by ``max_cotangent_norm``. What the learned optimizer does, to guess
-    from and to imitate, is seen on ``demonstrations`` problems; ``validation_problems``
-    choose starts, iterates and a size; what is kept is told on the first
-    ``test_problems``, and on ``ablation_problems`` of them where the learned optimizer
-    loses a mechanism.
-    """
-
-    imitation_steps: int = 0
-    meta_steps: int = 150
-    learning_rate: float = 5e-2
-    batch_size: int = 32
-    max_cotangent_norm: float | None = 100.0
-    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    demonstrations: int = 256
-    validation_problems: int = 256
-    test_problems: int = 64
-    ablation_problems: int = 64
 
 
 @dataclasses.dataclass(frozen=True)

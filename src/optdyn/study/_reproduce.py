@@ -8,25 +8,26 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optdyn
 from optdyn.errors import UserError
+from optdyn.optimizers._baselines import get_baseline
 from optdyn.pretrained import shipped_stages
 from optdyn.pretrained._shipped import STAGES
-from optdyn.runs._analysis_run import AnalysisSettings, analyze_task
+from optdyn.runs._analysis_run import analyze_task
+from optdyn.runs._distillation_fit import Distilling
 from optdyn.runs._distillation_run import distill_task
 from optdyn.runs._evaluation_run import evaluate_all
 from optdyn.runs._explorer_run import explore_task
-from optdyn.runs._files import read_json, write_json
 from optdyn.runs._interrupts import interruptible
 from optdyn.runs._mechanisms_run import explain_task
-from optdyn.runs._origins import origin
+from optdyn.runs._results import TIMINGS, HeldOut, Timings
 from optdyn.runs._run_folder import RunFolder, open_run, require_own
-from optdyn.runs._timings import TIMINGS, read_timings
+from optdyn.runs._store import read_json, write_json
 from optdyn.runs._training_run import train
 from optdyn.runs._tuning_run import rerun_tables, tune
-from optdyn.search import best
+from optdyn.search import Execution, SearchProtocol, best
 from optdyn.study._claims import (
     LEDGER,
     Claim,
@@ -39,7 +40,8 @@ from optdyn.study._claims import (
 from optdyn.study._distillation import distill_command
 from optdyn.study._mechanism_claims import distillation_claims, mechanism_claims
 from optdyn.study._recipes import LAPTOP, Recipe, recipe_for
-from optdyn.study._shipped import place_searches, place_shipped
+from optdyn.study._shipped import origin, place_searches, place_shipped
+from optdyn.tasks import Task, describe_task, make_task
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -97,68 +99,53 @@ def _ships(task: str) -> bool:
 def _run_task(
     run: RunFolder, task: str, recipe: Recipe, seed: int, mesh: Mesh | None, distilling: str
 ) -> None:
-    options = recipe.task_options
-    objective: dict[str, Any] = {
-        "num_steps": recipe.protocol.unroll_length,
-        "normalization": recipe.protocol.normalization,
-    }
+    object_ = make_task(task, **recipe.task_options)
+    objective = recipe.protocol.objective
     fits_shipped = False
     if recipe.shipped:
         fits_shipped = place_shipped(run, task, recipe)
     else:
         place_searches(run, task)
-        _train_and_tune(run, task, recipe, objective, seed, mesh)
+        _train_and_tune(run, object_, recipe, seed, mesh)
     with _timed(run, task, "tuned baselines again"):
-        rerun_tables(run.task_folder(task))
+        rerun_tables(run, object_)
     with _timed(run, task, "evaluation"):
-        evaluate_all(
-            run, task, options, seed=seed, num_problems=recipe.test_problems, mesh=mesh,
-            **objective,
-        )  # fmt: skip
+        evaluate_all(run, object_, HeldOut(seed, recipe.test_problems, objective), mesh=mesh)
+    held_out = HeldOut(seed, recipe.analysis_problems, objective)
+    few = HeldOut(seed, recipe.explained_problems, objective)
     with _timed(run, task, "analysis"):
-        settings = AnalysisSettings(seed=seed, num_problems=recipe.analysis_problems, **objective)
-        analyze_task(run, task, options, settings)
+        analyze_task(run, object_, held_out)
     with _timed(run, task, "mechanisms"):
-        few = dataclasses.replace(settings, num_problems=recipe.explained_problems)
-        explain_task(run, task, options, few)
+        explain_task(run, object_, few)
     with _timed(run, task, "explorer"):
-        explore_task(run, task, options, settings, few)
+        explore_task(run, object_, held_out, few)
     with _timed(run, task, "distillation"):
-        distill_task(
-            run, task, options, recipe.protocol, recipe.distillation, seed,
-            command=distilling, shipped=fits_shipped, mesh=mesh,
-        )  # fmt: skip
+        what = Distilling(recipe.protocol, recipe.distillation, seed, distilling)
+        distill_task(run, object_, what, shipped=fits_shipped, mesh=mesh)
 
 
 def _train_and_tune(
-    run: RunFolder,
-    task: str,
-    recipe: Recipe,
-    objective: dict[str, Any],
-    seed: int,
-    mesh: Mesh | None,
+    run: RunFolder, task: Task, recipe: Recipe, seed: int, mesh: Mesh | None
 ) -> None:
-    protocol, options = recipe.protocol, recipe.task_options
-    with _timed(run, task, "training"):
+    name, protocol = describe_task(task).name, recipe.protocol
+    with _timed(run, name, "training"):
         train(
-            run, task, options, recipe.architecture, protocol, recipe.training_seed + seed,
-            mesh=mesh,
+            run, task, recipe.architecture, protocol, seed=recipe.training_seed + seed,
+            devices=mesh,
         )  # fmt: skip
+    searching = SearchProtocol(
+        objective=protocol.objective,
+        num_samples=recipe.tuning_samples,
+        num_problems=recipe.tuning_problems,
+        rescore_top=recipe.rescore_top,
+        rescore_problems=recipe.rescore_problems,
+    )
     for baseline in recipe.baselines:
-        with _timed(run, task, f"tuning {baseline}"):
+        with _timed(run, name, f"tuning {baseline}"):
             tune(
-                run,
-                task,
-                options,
-                baseline,
-                seed=seed,
-                num_samples=recipe.tuning_samples,
-                num_problems=recipe.tuning_problems,
-                rescore_top=recipe.rescore_top,
-                rescore_problems=recipe.rescore_problems,
-                mesh=mesh,
-                **objective,
-            )
+                run, task, get_baseline(baseline), searching, seed=seed,
+                execution=Execution(mesh=mesh),
+            )  # fmt: skip
 
 
 def _conclude(run: RunFolder, present: dict[str, Recipe], absent: dict[str, Recipe]) -> None:
@@ -166,7 +153,7 @@ def _conclude(run: RunFolder, present: dict[str, Recipe], absent: dict[str, Reci
     inputs = {**_fingerprint(run, list(present)), **dict.fromkeys(absent, NOTHING_SHIPS)}
     marker = run.path / FIGURES / DRAWN
     with contextlib.suppress(UserError):
-        if read_json(marker) == inputs:
+        if read_json(marker, dict) == inputs:
             return
     # Drawing libraries take a second to import: not for a finished study.
     from optdyn.study._drawing import draw_study
@@ -177,9 +164,8 @@ def _conclude(run: RunFolder, present: dict[str, Recipe], absent: dict[str, Reci
         read_results(run.task_folder(task), task, recipe.protocol.normalization)
         for task, recipe in present.items()
     ]
-    settings = run.settings()
     claims = [
-        dataclasses.replace(claim, origin=origin(settings, result.task))
+        dataclasses.replace(claim, origin=origin(run, result.task))
         for result in results
         for claim in _claims(result)
     ]
@@ -219,11 +205,11 @@ def _timed(run: RunFolder, task: str, part: str) -> Iterator[None]:
         write_json(path, timings)
 
 
-def _kept_timings(path: Path) -> dict[str, dict[str, float]]:
+def _kept_timings(path: Path) -> Timings:
     if not path.exists():
         return {}
     try:
-        return read_timings(path)
+        return read_json(path, Timings)
     except UserError as error:
         print(f"starting the timings over: {error}", flush=True)
         return {}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from optdyn.errors import UserError
 from optdyn.pretrained import Shipped, load_shipped
-from optdyn.pretrained._shipped import FOLDER, read_shipped_searches
-from optdyn.runs._files import read_bytes, write_bytes
-from optdyn.runs._origins import shipped_part
+from optdyn.pretrained._shipped import FOLDER, shipped_searches
 from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._store import read_bytes, write_bytes
+from optdyn.runs._training_run import settle_training, training_card
 from optdyn.study._recipes import Recipe
 from optdyn.tasks import describe_task, make_task
 
@@ -30,7 +30,7 @@ def place_shipped(run: RunFolder, task: str, recipe: Recipe) -> bool:
     _require_fit(task, recipe, shipped)
     digests = {place: hashlib.sha256(c).hexdigest() for place, c in shipped.files.items()}
     run.settle(shipped_part(task), {"files": digests})
-    run.settle(f"train/{task}", shipped.card.settings())
+    settle_training(run, shipped.card)
     _place(run, task, shipped.files)
     return shipped.fitted is not None
 
@@ -41,7 +41,7 @@ def place_searches(run: RunFolder, task: str) -> None:
     They tell how a recipe's architecture and learning rate were chosen, also
     where the training is done here.
     """
-    _place(run, task, read_shipped_searches(FOLDER / task))
+    _place(run, task, shipped_searches(FOLDER / task))
 
 
 def _place(run: RunFolder, task: str, files: Mapping[str, bytes]) -> None:
@@ -54,26 +54,50 @@ def _place(run: RunFolder, task: str, files: Mapping[str, bytes]) -> None:
 def _require_fit(task: str, recipe: Recipe, shipped: Shipped) -> None:
     """What was trained and tuned must have been so for the objective it is judged by."""
     protocol, found = recipe.protocol, shipped.card.protocol
-    if (found.normalization, found.unroll_length) != (
-        protocol.normalization, protocol.unroll_length
-    ):  # fmt: skip
+    if found.objective != protocol.objective:
         raise UserError(f"shipped {task}: its weights were trained for another meta-objective")
     missing = [name for name in recipe.baselines if name not in shipped.tables]
     if missing:
         raise UserError(f"shipped {task}: no search table of {', '.join(missing)}")
     options = describe_task(make_task(task, **recipe.task_options)).options
-    expected = (task, options, protocol.normalization, protocol.unroll_length)
+    expected = (task, options, protocol.objective)
     for name, table in shipped.tables.items():
-        s = table.settings
-        if (s.task, s.task_options, s.normalization, s.num_steps) != expected:
+        its = table.settings
+        if (its.task, its.task_options, its.objective) != expected:
             raise UserError(f"shipped {task}: {name} was tuned for another task or meta-objective")
     if shipped.fitted is None:
         return
-    given = shipped.fitted["inputs"]
-    options = describe_task(make_task(task, **given["task_options"])).options
-    its = given["protocol"]
-    if (task, options, its["normalization"], its["unroll_length"]) != expected:
+    given = shipped.fitted.inputs
+    if (task, given.task_options, given.protocol.objective) != expected:
         raise UserError(
             f"shipped {task}: its readable optimizers were fitted for another task or "
             "meta-objective"
         )
+
+
+def shipped_part(task: str) -> str:
+    """The part of a run's settings that lists the files taken from the package."""
+    return f"shipped/{task}"
+
+
+def origin(run: RunFolder, task: str) -> str:
+    """One line for the ledger: shipped or made here, and what was run in meta-training."""
+    card = training_card(run, task)
+    if card is None:
+        return "tuned in this run"
+    architecture, protocol = card.architecture, card.protocol
+    where = (
+        "weights and search tables shipped with the package, evaluated in this run"
+        if shipped_part(task) in run.settings()
+        else "trained and tuned in this run"
+    )
+    usual = describe_task(make_task(task)).options
+    parts = [
+        f"{architecture.units} units ({architecture.cell})",
+        f"batch {protocol.batch_size}",
+        f"{protocol.num_meta_steps} meta-steps",
+        *(f"{n} {value}" for n, value in card.task_options.items() if value != usual.get(n)),
+    ]
+    if card.initial:
+        parts.append("fine-tuned from earlier weights")
+    return f"{where}; meta-training: {', '.join(parts)}"

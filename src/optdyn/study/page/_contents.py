@@ -9,10 +9,11 @@ from typing import Any
 from optdyn.errors import UserError
 from optdyn.figures._registry import FIGURES
 from optdyn.runs._evaluation_run import LOSSES, read_losses
-from optdyn.runs._files import read_json
 from optdyn.runs._metrics_log import read_metrics
-from optdyn.runs._search_run import SEARCHES, Search, read_searches
-from optdyn.runs._timings import TIMINGS, read_timings
+from optdyn.runs._plain import to_plain
+from optdyn.runs._results import TIMINGS, Timings
+from optdyn.runs._search_run import SEARCHES, read_searches
+from optdyn.runs._store import read_json
 from optdyn.study._claims import LEDGER, read_ledger
 
 PICTURES = (".svg", ".png")
@@ -35,7 +36,7 @@ class Contents:
     figures: list[str]
     training: dict[str, list[dict[str, Any]]]
     losses: dict[str, dict[str, Any]]
-    searches: dict[str, list[Search]]
+    searches: dict[str, list[dict[str, Any]]]
     tasks: list[str]
     faults: dict[str, str]
 
@@ -57,19 +58,23 @@ def read_contents(path: Path) -> Contents:
             faults[part] = str(error)
             return default
 
-    config = attempt("settings", lambda: read_json(path / "config.json"), {})
+    config = attempt("settings", lambda: read_json(path / "config.json", dict), {})
     claims = attempt("claims", lambda: read_ledger(path / LEDGER), [])
-    timings = attempt("timings", lambda: read_timings(path / TIMINGS), {})
+    timings = attempt("timings", lambda: read_json(path / TIMINGS, Timings), {})
     training = {
-        log.parent.name: attempt("training", lambda log=log: read_metrics(log), [])
+        log.parent.name: attempt("training", lambda log=log: to_plain(read_metrics(log)), [])
         for log in sorted(path.glob("*/training.jsonl"))
     }
     losses = {
-        told.parent.name: attempt("losses", lambda told=told: read_losses(told), {})
+        told.parent.name: attempt("losses", lambda told=told: to_plain(read_losses(told)), {})
         for told in sorted(path.glob(f"*/{LOSSES}"))
     }
     searches = {
-        folder.parent.name: attempt("searches", lambda at=folder.parent: read_searches(at), [])
+        folder.parent.name: attempt(
+            "searches",
+            lambda at=folder.parent: [dataclasses.asdict(found) for found in read_searches(at)],
+            [],
+        )
         for folder in sorted(path.glob(f"*/{SEARCHES}"))
     }
     pictures = [p for p in (path / "figures").glob("*") if p.suffix in PICTURES]

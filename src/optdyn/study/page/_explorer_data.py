@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from optdyn.runs._analysis_run import read_analysis
 from optdyn.runs._explorer_run import read_explorer
 from optdyn.runs._mechanisms_run import SUMMARY as MECHANISMS
 from optdyn.runs._mechanisms_run import read_mechanisms
+from optdyn.runs._results import CheckpointRow
 from optdyn.runs._tuning_run import load_tables
 from optdyn.search import SearchTable, best
 
@@ -71,62 +73,65 @@ def _analysis(folder: Path) -> dict[str, Any]:
     """Checkpoints with their modes and losses, and momentum's."""
     _require(folder, ANALYSIS, "this task's optimizer has not been analysed")
     summary = read_analysis(folder / ANALYSIS)
-    rows = summary["checkpoints"]
-    steps = [row["meta_step"] for row in rows]
+    rows = summary.checkpoints
+    steps = [row.meta_step for row in rows]
     spread = np.linspace(0, len(rows) - 1, min(STAGES_SHOWN, len(rows))).round().astype(int)
-    chosen = sorted({*spread.tolist(), steps.index(summary["momentum_stage"])})
+    chosen = sorted({*spread.tolist(), steps.index(summary.momentum_stage)})
     return {
-        "relative": summary["inputs"]["settings"]["normalization"] == "first",
-        "problems": summary["inputs"]["settings"]["num_problems"],
-        "tuned": _few(summary["tuned"]),
-        "tuned_curve": _few(summary["curves"]["tuned"]["mean"]),
-        "theory": _few(summary["theory"]),
-        "momentum_stage": summary["momentum_stage"],
+        "relative": summary.inputs.settings.objective.normalization == "first",
+        "problems": summary.inputs.settings.num_problems,
+        "tuned": _few(vars(summary.tuned)),
+        "tuned_curve": _few(summary.curves.tuned.mean),
+        "theory": summary.theory and _few(vars(summary.theory)),
+        "momentum_stage": summary.momentum_stage,
         "training": {
             "meta_step": steps,
-            "meta_objective": _few([row["meta_objective"] for row in rows]),
+            "meta_objective": _few([row.meta_objective for row in rows]),
         },
         "stages": [_stage(rows[index]) for index in chosen],
     }
 
 
-def _stage(row: dict[str, Any]) -> dict[str, Any]:
-    modes = row["modes"]
+def _stage(row: CheckpointRow) -> dict[str, Any]:
+    modes = row.modes
     pairs = {
-        name: list(map(list, zip(*_few(modes[name], SYSTEM_DIGITS), strict=True)))
-        for name in ("beta", "alpha", "start")
+        name: [_few(part, SYSTEM_DIGITS) for part in (values.real, values.imag)]
+        for name, values in (("beta", modes.beta), ("alpha", modes.alpha), ("start", modes.start))
     }
     return {
-        "meta_step": row["meta_step"],
-        "meta_objective": _few(row["meta_objective"]),
-        "deviation": _few(row["deviation"]),
+        "meta_step": row.meta_step,
+        "meta_objective": _few(row.meta_objective),
+        "deviation": _few(row.deviation),
         **pairs,
-        **{name: _few(modes[name], SYSTEM_DIGITS) for name in ("delayed", "feedthrough", "gain")},
-        "drift": _few(row["fixed_point"]["drift"], SYSTEM_DIGITS),
-        "degenerate": modes["degenerate"],
-        "full": _few(row["curves"]["full"]),
-        "one_mode": _few(row["curves"]["one_mode"]),
+        "delayed": _few(modes.delayed, SYSTEM_DIGITS),
+        "feedthrough": _few(modes.feedthrough, SYSTEM_DIGITS),
+        "gain": _few(modes.gain, SYSTEM_DIGITS),
+        "drift": _few(row.fixed_point.drift, SYSTEM_DIGITS),
+        "degenerate": modes.degenerate,
+        "full": _few(row.curves.full),
+        "one_mode": _few(row.curves.one_mode),
     }
 
 
 def _keep(folder: Path) -> dict[str, Any]:
     """Problems to run sets of modes on, or the losses of some sets."""
-    kept = read_explorer(folder)
-    kept.pop("inputs")
-    return _few(kept, SYSTEM_DIGITS)
+    found = dataclasses.asdict(read_explorer(folder))
+    found.pop("inputs")
+    present = {name: value for name, value in found.items() if value is not None}
+    return _few(present, SYSTEM_DIGITS)
 
 
 def _mechanisms(folder: Path) -> dict[str, Any]:
     """The portrait of the states, and the update along the autonomous path."""
     _require(folder, MECHANISMS, "this task's mechanisms have not been measured")
     told = read_mechanisms(folder / MECHANISMS)
-    found = told["mechanisms"]
+    found = told.mechanisms
     return {
-        "meta_step": told["meta_step"],
-        "portrait": _few(found["portrait"], DIGITS - 1),
-        "path": _few(found["path"]),
-        "rate": _few(found["schedule"]["rate"], SYSTEM_DIGITS),
-        "density": _few({name: found["density"][name] for name in ("edges", "count")}),
+        "meta_step": told.meta_step,
+        "portrait": _few(vars(found.portrait), DIGITS - 1),
+        "path": _few(vars(found.path)),
+        "rate": _few(found.schedule.rate, SYSTEM_DIGITS),
+        "density": _few({"edges": found.density.edges, "count": found.density.count}),
     }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from optdyn.figures._style import readable
-from optdyn.runs._files import write_bytes
-from optdyn.runs._origins import shipped_part
+from optdyn.runs._store import write_bytes
+from optdyn.study._shipped import shipped_part
 from optdyn.study.page._contents import Contents, read_contents
 from optdyn.study.page._explorer import explorer
 from optdyn.study.page._explorer_data import explorer_data

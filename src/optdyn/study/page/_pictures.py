@@ -13,7 +13,7 @@ from PIL import Image
 from optdyn.errors import UserError
 from optdyn.figures._registry import FIGURES, Placed, place
 from optdyn.figures._style import STYLE, readable
-from optdyn.runs._files import read_bytes
+from optdyn.runs._store import read_bytes
 from optdyn.study.page._contents import Contents
 from optdyn.study.page._markup import anchor
 

@@ -9,12 +9,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optdyn.errors import UserError
-from optdyn.runs import _files as files
+from optdyn.runs import _plain as plain
+from optdyn.runs import _store as files
 
 
 def test_write_replaces_the_whole_content_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_a_refused_write_keeps_the_old_content(
         with pytest.raises(UserError, match=os.strerror(code)) as caught:
             files.write_json(path, {"new": 2})
     assert "\n" not in str(caught.value)
-    assert files.read_json(path) == {"old": 1}
+    assert files.read_json(path, dict) == {"old": 1}
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,22 +63,18 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         b'{"a": NaN}',
         b'{"a": 1e400}',
         b'{"a": -1e999}',
-        b'{"a": 1, "a": 2}',
-        b'{"a": {"b": 1, "b": 1}}',
         b"\xff\xfe",
         b"\xef\xbb\xbf{}",
         '{"a": 1}'.encode("utf-16"),
         b"[" * 100_000,
-        b'{"a":' * 200 + b"1" + b"}" * 200,
-        b'{"a": ' + b"9" * 5000 + b"}",
-        b'{"a": ' + b"9" * 400 + b"}",
+        b'{"a":' * 100_000,
     ],
 )
 def test_bad_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.json: not"):
-        files.read_json(path)
+    with pytest.raises(UserError, match=r"a\.json: "):
+        files.read_json(path, dict)
 
 
 def test_only_files_are_read(tmp_path: Path) -> None:
@@ -106,15 +104,15 @@ def test_an_error_is_one_line_whatever_a_name_holds() -> None:
 def test_too_large_and_absent_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'{"a": 1}')
     with pytest.raises(UserError, match="at most 4 bytes"):
-        files.read_json(tmp_path / "a.json", limit=4)
+        files.read_bytes(tmp_path / "a.json", limit=4)
     with pytest.raises(UserError, match="No such file"):
-        files.read_json(tmp_path / "b.json")
+        files.read_json(tmp_path / "b.json", dict)
 
 
 def test_plain_values_survive_json() -> None:
     value = {"a": (1, 2.5), "p": Path("x"), "n": np.float32(0.5), "v": np.arange(2), "i": math.inf}
     expected = {"a": [1, 2.5], "p": "x", "n": 0.5, "v": [0, 1], "i": None}
-    assert json.loads(json.dumps(files.to_plain(value))) == expected
+    assert json.loads(json.dumps(plain.to_plain(value))) == expected
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/a", "../a", "a\0", ".hidden", "a b", "é"])
@@ -133,18 +131,56 @@ def test_a_safe_name_stays_in_its_folder(name: str) -> None:
     assert os.path.normpath(f"/folder/{safe}") == f"/folder/{safe}"
 
 
-def test_every_bit_of_signed_json_is_guarded(tmp_path: Path) -> None:
+def contents() -> dict[str, bytes]:
+    """A sealed file of each kind."""
+    table = pyarrow.table({"a": [1, 2], "b": ["x", "y"]})
+    arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    return {
+        "a.json": files.result_bytes({"rows": [1, 2.5, None], "name": "x"}),
+        "a.safetensors": files.arrays_bytes(arrays, {"name": "x"}),
+        "a.parquet": files.table_bytes(table, {"name": "x"}),
+    }
+
+
+def test_every_bit_of_every_kind_of_file_is_guarded(tmp_path: Path) -> None:
+    for name, content in contents().items():
+        assert files.is_sealed(content)
+        for bit in range(0, 8 * len(content), 3):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            assert not files.is_sealed(bytes(flipped))
+        for length in range(0, len(content), 7):
+            assert not files.is_sealed(content[:length])
+        (tmp_path / name).write_bytes(content[:-1])
+        with pytest.raises(UserError, match=rf"{name}: damaged"):
+            files.read_sealed(tmp_path / name)
+
+
+def test_each_kind_of_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    for name, content in contents().items():
+        files.write_bytes(tmp_path / name, content)
+    assert files.read_result(tmp_path / "a.json", dict)["rows"] == [1, 2.5, None]
+    arrays, beside = files.read_arrays(tmp_path / "a.safetensors", dict)
+    assert beside["name"] == "x"
+    np.testing.assert_array_equal(arrays["w"], np.arange(6).reshape(2, 3))
+    table, beside = files.read_table(tmp_path / "a.parquet", dict)
+    assert beside["name"] == "x"
+    assert table.to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
+
+
+def test_sealed_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(contents()["a.json"])
+    with pytest.raises(UserError, match="not an optdyn checkpoint"):
+        files.read_arrays(tmp_path / "a", dict)
+    with pytest.raises(UserError, match="not an optdyn table"):
+        files.read_table(tmp_path / "a", dict)
+
+
+def test_a_result_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    value = {"rows": [1, 2.5, None], "name": "x"}
-    files.write_signed_json(path, value)
-    assert files.read_signed_json(path) == value
-    content = path.read_bytes()
-    for bit in range(0, 8 * len(content), 3):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
-        try:
-            read = files.read_signed_json(path)
-        except UserError:
-            continue
-        assert read == value  # white space may change, values may not
+    files.write_result(path, {"a": 1})
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    files.write_result(path, {"a": 1})
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+    files.write_result(path, {"a": 2})
+    assert files.read_result(path, dict)["a"] == 2

@@ -17,8 +17,9 @@ from optdyn.meta_training._trainer import INIT_STREAM, MetaTraining, make_meta_s
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import stream
 from optdyn.runs import _search_run as search_run
-from optdyn.runs._files import write_signed_json
+from optdyn.runs._results import SearchResult
 from optdyn.runs._run_folder import open_run
+from optdyn.runs._store import write_result
 from optdyn.search import _learning_rate as search
 from optdyn.search._learning_rate import (
     LearningRateSearch,
@@ -51,22 +52,22 @@ def rows(compile_once: None) -> list[Row]:
 
 
 def test_draws_then_finalists(rows: list[Row]) -> None:
-    assert [row["num_meta_steps"] for row in rows] == [2, 2, 2, 6]
-    assert [row["num_meta_steps"] for row in rows] == SEARCH.training_lengths(PROTOCOL)
-    best = min(rows[:3], key=lambda row: row["meta_objective"])
-    assert rows[3]["learning_rate"] == best["learning_rate"]
+    assert [row.num_meta_steps for row in rows] == [2, 2, 2, 6]
+    assert [row.num_meta_steps for row in rows] == SEARCH.training_lengths(PROTOCOL)
+    best = min(rows[:3], key=lambda row: row.meta_objective)
+    assert rows[3].learning_rate == best.learning_rate
     assert ranked(rows)[0] is rows[3]
 
 
 def test_a_row_is_what_training_at_its_rate_gives(rows: list[Row]) -> None:
     row = rows[3]
-    protocol = dataclasses.replace(PROTOCOL, learning_rate=row["learning_rate"])
+    protocol = dataclasses.replace(PROTOCOL, learning_rate=row.learning_rate)
     step = make_meta_step(TASK, protocol, 0)
     state = start_training(ComponentwiseRNN.init(stream(0, INIT_STREAM), ARCHITECTURE), protocol)
     for _ in range(6):
         state, _ = step(state)
     objective = search.make_validator(TASK, protocol, 0, 4)(state.optimizer)
-    np.testing.assert_allclose(row["meta_objective"], objective, rtol=1e-5)
+    np.testing.assert_allclose(row.meta_objective, objective, rtol=1e-5)
 
 
 def test_draws_are_log_uniform_and_independent_of_their_number() -> None:
@@ -83,16 +84,16 @@ def test_draws_are_log_uniform_and_independent_of_their_number() -> None:
 def test_an_interrupted_search_goes_on(tmp_path: Path, rows: list[Row]) -> None:
     def found() -> list[Row]:
         with open_run(tmp_path) as run:
-            return search_run.search(run, "rosenbrock", {}, ARCHITECTURE, PROTOCOL, 0, SEARCH)
+            return search_run.search(run, TASK, ARCHITECTURE, PROTOCOL, 0, SEARCH)
 
     assert found() == rows
     (path,) = (tmp_path / "rosenbrock" / search_run.SEARCHES).iterdir()
     before = path.stat().st_mtime_ns
     assert found() == rows
     assert path.stat().st_mtime_ns == before
-    settings = search_run.read_search(path)["settings"]
+    settings = search_run.read_search(path).settings
     assert path == search_run.search_path(tmp_path / "rosenbrock", settings)
-    write_signed_json(path, {"settings": settings, "rows": rows[:2]})
+    write_result(path, SearchResult(settings, rows[:2]))
     assert found() == rows
     path.write_bytes(b"torn")
     assert found() == rows

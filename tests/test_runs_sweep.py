@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -15,19 +16,20 @@ from optdyn.cli.main import main
 from optdyn.errors import UserError
 from optdyn.runs import _sweep_run as sweep_run
 from optdyn.runs._run_folder import open_run
-from optdyn.runs._sweep_run import Sweep, best_rows, run_sweep
+from optdyn.runs._store import table_bytes
+from optdyn.runs._sweep_run import Base, Sweep, SweepRow, best_rows, run_sweep
 from optdyn.search._learning_rate import LearningRateSearch, search_learning_rate
-from optdyn.tasks import make_task
+from optdyn.study._recipes import recipe_for
+from optdyn.tasks import LinearRegression
 
+RECIPE = recipe_for("linear_regression", "laptop")
+PROTOCOL = dataclasses.replace(RECIPE.protocol, num_meta_steps=2, unroll_length=3, batch_size=2)
 TINY = Sweep(
-    tasks=("linear_regression",),
+    bases=(Base(LinearRegression(), RECIPE.architecture, PROTOCOL),),
     cells=("rnn",),
     units=(2,),
     seeds=(0, 1),
     learning_rates=(1e-3, 1e-2),
-    num_meta_steps=2,
-    unroll_length=3,
-    batch_size=2,
     num_problems=2,
 )
 
@@ -41,30 +43,24 @@ def test_a_sweep_goes_on_with_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = []
-    trainings_of = sweep_run.trainings_of
+    trainings = sweep_run._trainings
 
-    def counted(**settings):
-        trainings = trainings_of(**settings)
+    def counted(task, chunk, num_problems, mesh):
+        done.append((chunk.seed, [*chunk.learning_rates]))
+        return trainings(task, chunk, num_problems, mesh)
 
-        def function(chunk):
-            done.append((chunk["seed"], chunk["learning_rates"]))
-            return trainings(chunk)
-
-        return function
-
-    counted.__name__ = trainings_of.__name__
-    monkeypatch.setattr(sweep_run, "trainings_of", counted)
+    monkeypatch.setattr(sweep_run, "_trainings", counted)
     with open_run(tmp_path / "run") as run:
         rows = run_sweep(run, TINY)
         assert done == [(0, [1e-3, 1e-2]), (1, [1e-3, 1e-2])]
-        assert [(row["seed"], row["learning_rate"]) for row in rows] == [
+        assert [(row.seed, row.learning_rate) for row in rows] == [
             (seed, rate) for seed in (0, 1) for rate in (1e-3, 1e-2)
         ]
         done.clear()
         more = dataclasses.replace(TINY, seeds=(1,), learning_rates=(1e-2, 3e-3))
         again = run_sweep(run, more)
         assert done == [(1, [3e-3])]
-        assert {row["learning_rate"] for row in again} == {1e-2, 3e-3}
+        assert {row.learning_rate for row in again} == {1e-2, 3e-3}
         assert rows[3] in again
         done.clear()
         file = sorted((run.path / "sweep").glob("*-2-0-*.parquet"))[0]
@@ -72,16 +68,18 @@ def test_a_sweep_goes_on_with_what_is_missing(
         assert run_sweep(run, TINY) == rows
         assert done == [(0, [1e-3, 1e-2])]
         assert "doing trainings again" in capsys.readouterr().out
+        longer = dataclasses.replace(PROTOCOL, num_meta_steps=3)
+        other = dataclasses.replace(TINY.bases[0], protocol=longer)
         with pytest.raises(UserError, match="num_meta_steps = 2, not 3"):
-            run_sweep(run, dataclasses.replace(TINY, num_meta_steps=3))
+            run_sweep(run, dataclasses.replace(TINY, bases=(other,)))
 
     table = pyarrow.dataset.dataset(tmp_path / "run" / "sweep").to_table()
     best = table.group_by(["task", "cell", "units"]).aggregate([("meta_objective", "min")])
     assert table.num_rows == 5
     assert best["meta_objective_min"].to_pylist() == [
-        min(row["meta_objective"] for row in [*rows, *again])
+        min(row.meta_objective for row in [*rows, *again])
     ]
-    assert best_rows([*rows, *again])[0]["meta_objective"] == best["meta_objective_min"][0].as_py()
+    assert best_rows([*rows, *again])[0].meta_objective == best["meta_objective_min"][0].as_py()
 
 
 def test_files_that_are_not_as_they_were_written_are_done_again(
@@ -90,26 +88,24 @@ def test_files_that_are_not_as_they_were_written_are_done_again(
     monkeypatch.chdir(tmp_path)
     folder = Path("~root") / "sweep"  # a name that other readers take for a home folder
     folder.mkdir(parents=True)
-    row = {
-        "task": "rosenbrock", "cell": "rnn", "units": 2, "seed": 0, "learning_rate": 0.1,
-        "meta_objective": 0.5,
-    }  # fmt: skip
+    row = SweepRow("rosenbrock", "rnn", 2, seed=0, learning_rate=0.1, meta_objective=math.inf)
     path, sound = folder / "a.parquet", sweep_run._parquet([row])
     path.write_bytes(sound)
     assert sweep_run.read_rows(folder) == [row]
     table = pyarrow.parquet.read_table(pyarrow.BufferReader(sound))
     unsigned = table.replace_schema_metadata(None)
     other = table.set_column(5, "meta_objective", pyarrow.array([0.25]))
-    for changed in (unsigned, other, sweep_run._parquet([{**row, "meta_objective": None}])):
-        if isinstance(changed, bytes):
-            path.write_bytes(changed)
-        else:
-            pyarrow.parquet.write_table(changed, path.absolute())
+    for changed in (unsigned, other):
+        pyarrow.parquet.write_table(changed, path.absolute())
         assert sweep_run.read_rows(folder) == []
         assert not path.exists()
-    told = capsys.readouterr().out.splitlines()
-    assert [line.partition(".parquet: ")[2].split()[0] for line in told] == [
-        "damaged", "damaged", "[0].meta_objective:"
+    for changed in (sound[:-1], table_bytes(table.drop_columns("seed"), {})):
+        path.write_bytes(changed)
+        assert sweep_run.read_rows(folder) == []
+        assert not path.exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(".parquet: ")[2].split()[0] for line in lines] == [
+        "damaged", "damaged", "damaged", "[0]:"
     ]  # fmt: skip
 
 
@@ -117,15 +113,14 @@ def test_a_row_is_what_the_learning_rate_search_finds(tmp_path: Path) -> None:
     sweep = dataclasses.replace(TINY, seeds=(1,), learning_rates=(1e-2,))
     with open_run(tmp_path / "run") as run:
         (row,) = run_sweep(run, sweep)
-    recipe = sweep_run.recipe_for("linear_regression", "laptop")
     (found,) = search_learning_rate(
-        make_task("linear_regression"),
-        dataclasses.replace(recipe.architecture, cell="rnn", units=2),
-        dataclasses.replace(recipe.protocol, num_meta_steps=2, unroll_length=3, batch_size=2),
+        LinearRegression(),
+        dataclasses.replace(RECIPE.architecture, cell="rnn", units=2),
+        PROTOCOL,
         1,
         LearningRateSearch(num_draws=1, low=1e-2, high=1e-2, horizon=2, num_problems=2),
     )
-    assert row["meta_objective"] == pytest.approx(found["meta_objective"], rel=1e-6)
+    assert row.meta_objective == pytest.approx(found.meta_objective, rel=1e-6)
 
 
 def test_the_command_sweeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -10,17 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optdyn.runs._metrics_log import MetricsLog, read_metrics
+from optdyn.runs._metrics_log import MetricsLog, TrainingRow, read_metrics
 
 
-def rows(steps: range) -> list[dict[str, float]]:
-    return [{"meta_step": step, "meta_objective": step / 7} for step in steps]
+def row(step: int, meta_objective: float) -> TrainingRow:
+    return TrainingRow(step, meta_objective, 1.5, exploded=1, contained=0, seconds=0.25)
+
+
+def rows(steps: range) -> list[TrainingRow]:
+    return [row(step, step / 7) for step in steps]
 
 
 def written(path: Path, steps: range, resume_at: int = 0) -> None:
     with MetricsLog(path, resume_at) as log:
-        for row in rows(steps):
-            log.append(row)
+        for each in rows(steps):
+            log.append(each)
         log.flush()
 
 
@@ -39,16 +43,10 @@ def test_damaged_rows_are_dropped_and_told(
     path.write_bytes(
         path.read_bytes().replace(b'"meta_objective": 0.14', b'"meta_objective": 0.15')
     )
-    assert [row["meta_step"] for row in read_metrics(path)] == [0, 2, 3, 4, 5]
+    assert [each.meta_step for each in read_metrics(path)] == [0, 2, 3, 4, 5]
     with MetricsLog(path, resume_at=6):
         pass
     assert "1 rows are damaged or missing" in capsys.readouterr().out
-
-
-def test_logs_without_checksums_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "training.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(range(3))))
-    assert read_metrics(path) == rows(range(3))
 
 
 def test_opening_a_sound_log_changes_nothing(tmp_path: Path) -> None:
@@ -60,15 +58,19 @@ def test_opening_a_sound_log_changes_nothing(tmp_path: Path) -> None:
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
 
 
-def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
     path = tmp_path / "training.jsonl"
     with MetricsLog(path) as log:
-        log.append({"meta_step": 0, "meta_objective": float("nan")})
-    assert read_metrics(path) == [{"meta_step": 0, "meta_objective": None}]
+        log.append(row(0, math.nan))
+        log.append(row(1, math.inf))
+    found = read_metrics(path)
+    assert math.isnan(found[0].meta_objective)
+    assert found[1] == row(1, math.inf)
+    assert "NaN" not in path.read_text()
 
 
 @settings(max_examples=50)
-@given(cut=st.integers(0, 400), garbage=st.binary(max_size=20))
+@given(cut=st.integers(0, 1100), garbage=st.binary(max_size=20))
 def test_any_torn_tail_is_repaired(cut: int, garbage: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training.jsonl"

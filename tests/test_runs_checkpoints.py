@@ -23,7 +23,7 @@ from optdyn.optimizers._cells import CELLS
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.optimizers._encodings import Encoding
 from optdyn.runs import _checkpoints as checkpoints
-from optdyn.runs import _files as files
+from optdyn.runs import _store as files
 from optdyn.runs._cards import Card
 
 PROTOCOL = MetaTraining(num_meta_steps=10)
@@ -93,10 +93,15 @@ def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a"
     save_file({"w": np.zeros(3, np.float32)}, path)
-    with pytest.raises(UserError, match="no card"):
+    with pytest.raises(UserError, match="damaged"):
         checkpoints.load_optimizer(path)
-    save_file({"w": np.zeros(3, np.float32)}, path, metadata={"card": '{"format": "x"}'})
-    with pytest.raises(UserError, match="another format"):
+    files.write_bytes(path, files.arrays_bytes({"w": np.zeros(3, np.float32)}, {"format": "x"}))
+    with pytest.raises(UserError, match="missing required field"):
+        checkpoints.load_optimizer(path)
+    state, card = make()
+    other = {"format": "another format", "architecture": card.architecture, "card": card}
+    files.write_bytes(path, files.arrays_bytes(checkpoints._named_arrays(state), other))
+    with pytest.raises(UserError, match="format 'another format' is unknown"):
         checkpoints.load_optimizer(path)
     with pytest.raises(UserError, match=str(tmp_path)):
         checkpoints.load_optimizer(tmp_path)
@@ -109,7 +114,7 @@ def test_arrays_must_fit_the_card(tmp_path: Path) -> None:
     path = tmp_path / "a"
     larger = dataclasses.replace(card, architecture=Architecture(units=10**9))
     checkpoints.save_optimizer(path, state.optimizer, larger)
-    with pytest.raises(UserError, match="1000000000 units"):
+    with pytest.raises(UserError, match=r"has shape .*, its card's architecture needs"):
         checkpoints.load_optimizer(path)
     other = dataclasses.replace(card, architecture=Architecture(cell="rnn", units=4))
     checkpoints.save_optimizer(path, state.optimizer, other)
@@ -175,8 +180,11 @@ def test_a_checkpoint_of_another_run_stops(tmp_path: Path) -> None:
     _, other = make(units=8)
     with pytest.raises(UserError, match=r"4 units.*8 units"):
         checkpoints.newest_state(tmp_path, other)
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"seed = 2, this training 3 \(choose another --out\)"):
         checkpoints.newest_state(tmp_path, dataclasses.replace(card, seed=3))
+    longer = dataclasses.replace(PROTOCOL, num_meta_steps=20)
+    found, _ = checkpoints.newest_state(tmp_path, dataclasses.replace(card, protocol=longer))
+    assert int(found.meta_step) == 7
 
 
 def test_pruning_never_removes_what_a_resumed_run_stands_on(tmp_path: Path) -> None:
@@ -205,3 +213,16 @@ def test_double_precision_is_refused(tmp_path: Path) -> None:
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.optimizer)
     with pytest.raises(UserError, match="float64"):
         checkpoints.save_optimizer(tmp_path / "a", wide, card)
+
+
+def test_an_optimizer_of_no_training_is_saved_and_loaded(tmp_path: Path) -> None:
+    state, card = make()
+    path = tmp_path / "a.safetensors"
+    checkpoints.save(str(path), state.optimizer)
+    assert_same_bits(checkpoints.load(str(path)), state.optimizer)
+    with pytest.raises(UserError, match="has no card"):
+        checkpoints.load_optimizer(path)
+    with pytest.raises(UserError, match="no state of a training"):
+        checkpoints.load_state(path)
+    checkpoints.save_state(path, state, card)
+    assert_same_bits(checkpoints.load(path), state.optimizer)

@@ -1,0 +1,353 @@
+"""What each result file of a run folder holds: one type a file.
+
+Readers check a file against its type (see `optdyn.runs._plain.parse`): every field is there
+and of its type, and axes of the same name have the same size throughout a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Complex128, Float32, Float64, Int64
+
+from optdyn.errors import UserError
+from optdyn.evaluation import MeanAndError, ProblemSet
+from optdyn.inner_loop import Objective
+from optdyn.mechanisms._momentum_stage import StageRow, TunedMomentum
+from optdyn.optimizers import Architecture
+from optdyn.search._learning_rate import LearningRateSearch, Row
+from optdyn.tasks import Task
+
+LEARNED = "learned"
+"""The name of the learned optimizer among those of an evaluation."""
+TIMINGS = "timings.json"
+Timings = dict[str, dict[str, float]]
+"""What `TIMINGS` holds: the seconds of each part of a study, by task."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """On which held-out problems optimizers are judged, and by which meta-objective."""
+
+    seed: int
+    num_problems: int = 64
+    objective: Objective = Objective()
+
+    def problems(self, task: Task, stream: str) -> ProblemSet:
+        """The first problems of ``task`` in a stream, such as `VALIDATION_STREAM`."""
+        return ProblemSet(task, self.seed, self.num_problems, self.objective, stream)
+
+
+# Evaluation.
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """An optimizer's meta-objective on the test problems, and which optimizer it was.
+
+    ``exploded``: how many problems blew up. A learned one has a ``meta_step`` and a
+    ``fingerprint``, a baseline ``hyperparameters``.
+    """
+
+    mean: float
+    standard_error: float
+    exploded: int
+    meta_step: int | None = None
+    fingerprint: str | None = None
+    hyperparameters: dict[str, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSummary:
+    """``evaluation.json``: the score of each optimizer on the same problems.
+
+    ``learned_minus``: by baseline, the paired difference of the learned optimizer's
+    meta-objective and the baseline's.
+    """
+
+    optimizers: dict[str, Score]
+    learned_minus: dict[str, MeanAndError[float]]
+
+    def __post_init__(self) -> None:
+        unknown = self.learned_minus.keys() - self.optimizers.keys()
+        if unknown or (self.learned_minus and LEARNED not in self.optimizers):
+            raise UserError("learned_minus compares optimizers that have no score")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """``evaluation/<optimizer>.json``: an `Evaluation`, and in ``origin`` of which optimizer."""
+
+    origin: dict[str, Any]
+    losses: Float32[np.ndarray, "problems steps"]
+    meta_objectives: Float64[np.ndarray, " problems"]
+    mean: float
+    standard_error: float
+    exploded: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnfinishedEvaluation:
+    """``evaluation/<optimizer>.unfinished.json``: the losses on the first problems."""
+
+    origin: dict[str, Any]
+    losses: Float32[np.ndarray, "problems steps"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossesRow:
+    """An optimizer's loss at some steps: its mean and median over problems."""
+
+    mean: Float64[np.ndarray, " steps"]
+    median: Float64[np.ndarray, " steps"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossesAtSteps:
+    """``losses_at_steps.json``: losses along the way, as they are whatever the objective.
+
+    A mean is infinite where a problem diverged; a median is not so easily.
+    """
+
+    steps: Int64[np.ndarray, " steps"]
+    problems: int
+    optimizers: dict[str, LossesRow]
+
+
+# Analysis.
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    """A learning rate α and a momentum β."""
+
+    alpha: float
+    beta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPointRow:
+    """The fixed point that a checkpoint was linearised at (see `find_fixed_points`).
+
+    ``candidates`` starts, of which some ``converged``, to ``distinct`` points.
+    """
+
+    candidates: int
+    converged: int
+    distinct: int
+    residual: float
+    error_estimate: float
+    spectral_radius: float
+    drift: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModesRow:
+    """A checkpoint's `Eigenmodes`, the leading one first; ``start``: their initial transients."""
+
+    beta: Complex128[np.ndarray, " modes"]
+    alpha: Complex128[np.ndarray, " modes"]
+    delayed: Float64[np.ndarray, " modes"]
+    start: Complex128[np.ndarray, " modes"]
+    gain: Float64[np.ndarray, " modes"]
+    timescale: Float64[np.ndarray, " modes"]
+    feedthrough: float
+    condition_number: float
+    degenerate: bool
+    impulse_mismatch: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CurvesRow:
+    """Mean losses along the inner loop of the whole optimizer and its leading mode alone."""
+
+    full: Float64[np.ndarray, " steps"]
+    one_mode: Float64[np.ndarray, " steps"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CheckpointRow(StageRow):
+    """What the analysis of one checkpoint found."""
+
+    fixed_point: FixedPointRow
+    modes: ModesRow
+    curves: CurvesRow
+
+
+@dataclasses.dataclass(frozen=True)
+class RowOrigin:
+    """What a stored row was computed from: the optimizer's fingerprint and tuned momentum."""
+
+    layout: int
+    optimizer: str
+    tuned: TunedMomentum
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredRow:
+    """``analysis/<checkpoint>.json``: one row, so that an interrupted analysis goes on."""
+
+    origin: RowOrigin
+    row: CheckpointRow
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisInputs:
+    """What an analysis depends on; ``checkpoints``: by file, the optimizer's fingerprint."""
+
+    layout: int
+    task: str
+    settings: HeldOut
+    momentum: dict[str, float]
+    checkpoints: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Why the checkpoint at ``meta_step`` could not be analysed."""
+
+    meta_step: int
+    fault: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StageCurves:
+    """Mean ± standard error of the loss curves at the momentum stage (Fig. 7c)."""
+
+    full: MeanAndError[Float64[np.ndarray, " steps"]]
+    one_mode: MeanAndError[Float64[np.ndarray, " steps"]]
+    tuned: MeanAndError[Float64[np.ndarray, " steps"]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnalysisResult:
+    """``analysis.json``: every checkpoint's row, and which of them is the momentum stage.
+
+    ``tuned``: the best tuned momentum; ``theory``: the optimum for the task's range of
+    curvatures, if it states one. ``momentum_stage`` and ``final``: meta-steps.
+    """
+
+    inputs: AnalysisInputs
+    tuned: TunedMomentum
+    theory: Momentum | None
+    momentum_stage: int
+    final: int
+    curves: StageCurves
+    checkpoints: list[CheckpointRow]
+    faults: list[Fault]
+
+    def __post_init__(self) -> None:
+        steps = [row.meta_step for row in self.checkpoints]
+        for name in ("momentum_stage", "final"):
+            if getattr(self, name) not in steps:
+                raise UserError(f"{name}: {getattr(self, name)} is not among the checkpoints")
+
+    def row(self, meta_step: int) -> CheckpointRow:
+        """The checkpoint at ``meta_step``, one of `checkpoints`."""
+        return next(row for row in self.checkpoints if row.meta_step == meta_step)
+
+    @property
+    def stage(self) -> CheckpointRow:
+        """The checkpoint that is the momentum stage."""
+        return self.row(self.momentum_stage)
+
+
+# What the explorer needs.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExplorerProblems:
+    """Validation problems: the loss's name, and each one's start and data."""
+
+    loss: str
+    start: Float64[np.ndarray, "problems parameters"]
+    data: list[Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModeSet:
+    """A choice of modes, by their places, and the mean losses of what is made of them."""
+
+    name: str
+    kept: list[int]
+    curve: Float64[np.ndarray, " steps"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModeSets:
+    """Some choices of modes at one stage, beside the whole optimizer's mean losses."""
+
+    full: Float64[np.ndarray, " steps"]
+    sets: list[ModeSet]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplorerInputs:
+    """What the explorer's numbers depend on."""
+
+    task: str
+    task_options: dict[str, Any]
+    settings: list[HeldOut]
+    checkpoints: list[str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExplorerResult:
+    """``explorer.json``: ``problems`` to try sets of modes on, or the losses of ``choices``.
+
+    ``choices``: by meta-step, on ``num_problems`` problems.
+    """
+
+    inputs: ExplorerInputs
+    num_steps: int
+    problems: ExplorerProblems | None = None
+    choices: dict[str, ModeSets] | None = None
+    num_problems: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.problems is None) == (self.choices is None):
+            raise UserError("either problems or choices of modes must be there")
+
+
+# Searches.
+
+
+@dataclasses.dataclass(frozen=True)
+class Rerun:
+    """The score of a search's best combination, as ``stored`` and when run again."""
+
+    hyperparameters: dict[str, float]
+    stored: float
+    rerun: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RerunsResult:
+    """``tuning_reruns.json``: one `Rerun` a baseline."""
+
+    baselines: dict[str, Rerun]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchInputs:
+    """What a search of the meta learning rate depends on.
+
+    ``protocol``: the fields of a `MetaTraining`, its learning rate null.
+    """
+
+    task: str
+    task_options: dict[str, Any]
+    architecture: Architecture
+    protocol: dict[str, Any]
+    seed: int
+    search: LearningRateSearch
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """``searches/*.json``: the trainings of a search of the meta learning rate so far."""
+
+    settings: SearchInputs
+    rows: list[Row]
