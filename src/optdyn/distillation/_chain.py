@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ class Distilled:
     >>> updates.tolist()
     [-0.5]
     """
+
+    componentwise: ClassVar[bool] = True
 
     momenta: Momenta
     adaptive: AdaptiveScaling | None = None
@@ -85,12 +88,12 @@ class Distilled:
                 jnp.append(momenta.beta_logit, jnp.zeros(lacking)),
             )
         lacked = [name for name in like.parts() if name not in self.parts()]
-        added: dict[str, Any] = {name: getattr(IDLE, name) for name in lacked}
+        added: dict[str, Any] = {name: getattr(idle(), name) for name in lacked}
         return dataclasses.replace(self, momenta=momenta, **added)
 
     def whole(self) -> Distilled:
         """The same optimizer with every part, so that one compiled program serves all sizes."""
-        return self.widened(IDLE)
+        return self.widened(idle())
 
     def as_optax(self) -> optax.GradientTransformation:
         """The optax chain of its parts."""
@@ -111,15 +114,21 @@ READABLE = {
 }
 
 
-# Numbers with which float32 gives back what comes in, to the bit.
-IDLE = Distilled(
-    Momenta.of([1.0, 0.0], [0.5, 0.5]),
-    adaptive=AdaptiveScaling.of(0.5, 1e-30, 1.0),
-    saturation=Saturation.of(1e30, 0.9),
-    forgetting=Forgetting.of(1e30, 0.9),
-    schedule=Schedule.of([0.0, 0.0], [0.5, 0.95]),
-)
-"""Every part, each doing nothing: one momentum is without memory, the other without a rate."""
+@functools.cache
+def idle() -> Distilled:
+    """Every part, each doing nothing: one momentum is without memory, the other without a rate.
+
+    With these numbers float32 gives back what comes in, to the bit. (A function, because
+    arrays made at import would start JAX before its devices are chosen.)
+    """
+    with jax.ensure_compile_time_eval():
+        return Distilled(
+            Momenta.of([1.0, 0.0], [0.5, 0.5]),
+            adaptive=AdaptiveScaling.of(0.5, 1e-30, 1.0),
+            saturation=Saturation.of(1e30, 0.9),
+            forgetting=Forgetting.of(1e30, 0.9),
+            schedule=Schedule.of([0.0, 0.0], [0.5, 0.95]),
+        )
 
 
 def from_values(values: dict[str, dict[str, Any]]) -> Distilled:
