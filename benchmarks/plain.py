@@ -19,7 +19,8 @@ from benchmarks.settings import PARAMETERS, Setting, memory, told
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.optimizers._gru_kernel import gru_reference
 from optdyn.tasks import TASKS, Task
-from optdyn.tasks._base import joint, sample_batch
+from optdyn.tasks._base import joint
+from optdyn.tasks._gate import sample_batch
 
 ARRAYS_PER_STEP = 12
 """Arrays of the state's size that automatic differentiation keeps for each inner step."""

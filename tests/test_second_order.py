@@ -13,7 +13,8 @@ import helpers
 from optdyn.meta_training import UnrollOptions, meta_value_and_grad
 from optdyn.meta_training import _second_order as second_order
 from optdyn.meta_training._second_order import with_hessian_products
-from optdyn.tasks._base import Problem, joint, sample_batch
+from optdyn.tasks._base import Problem, joint
+from optdyn.tasks._gate import sample_batch
 
 
 def problems(task, batch=3):

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from optdyn.errors import UserError, shown
+from optdyn.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key, PyTree
+    from jaxtyping import Array, Float, Int, Key, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -24,15 +25,61 @@ class Problem:
     the loss. ``data`` holds the arrays that differ between problems, so that a
     batch of problems is a `Problem` with one more leading axis on ``params``
     and ``data``.
+
+    A stochastic problem has a ``key``: at inner step k its loss is
+    ``loss_fn(params, *data, key=fold_in(key, k))``, which may draw a minibatch.
+    ``full_loss_fn(params, *data)``, where given, is the loss on all the data, by
+    which the start and the end of an inner loop are then judged.
     """
 
     params: PyTree[Float[Array, "..."]]
     loss_fn: Callable[..., Float[Array, "..."]] = dataclasses.field(metadata={"static": True})
     data: tuple[Any, ...] = ()
+    key: Key[Array, "..."] | None = None
+    full_loss_fn: Callable[..., Float[Array, "..."]] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+
+    def at_step(self, step: Int[Array, ""] | int) -> Problem:
+        """The problem that inner step ``step`` sees, with nothing left to draw."""
+        if self.key is None:
+            return self
+        fold = jax.random.fold_in
+        drawn = (
+            fold(self.key, step)
+            if self.key.ndim == 0
+            else jax.vmap(fold, (0, None))(self.key, step)
+        )
+        return Problem(self.params, _Keyed(self.loss_fn), (*self.data, drawn))
+
+    def whole(self, step: Int[Array, ""] | int) -> Problem:
+        """The problem on all its data where it offers that, else as inner step ``step`` sees it."""
+        if self.full_loss_fn is None:
+            return self.at_step(step)
+        return Problem(self.params, self.full_loss_fn, self.data)
 
     def loss(self, params: PyTree[Float[Array, "..."]]) -> Float[Array, "..."]:
-        """The loss at ``params``: a scalar, or one value a problem when joint."""
-        return self.loss_fn(params, *self.data)
+        """The loss at ``params``: a scalar, or one value a problem when joint.
+
+        Raises `UserError` for a stochastic problem that offers no loss on all its data.
+        """
+        if self.key is not None and self.full_loss_fn is None:
+            raise UserError(
+                "problem: its loss is drawn anew at each step (give it full_loss_fn, the loss "
+                "on all the data)"
+            )
+        loss_fn = self.loss_fn if self.full_loss_fn is None else self.full_loss_fn
+        return loss_fn(params, *self.data)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Keyed:
+    """A stochastic loss whose key is the last of its data."""
+
+    loss_fn: Callable[..., Float[Array, "..."]]
+
+    def __call__(self, params: PyTree, *data_and_key: Any) -> Float[Array, "..."]:
+        return self.loss_fn(params, *data_and_key[:-1], key=data_and_key[-1])
 
 
 class Task(Protocol):
@@ -50,21 +97,6 @@ class Task(Protocol):
     def sample(self, key: Key[Array, ""]) -> Problem: ...
 
 
-def sample_batch(task: Task, keys: Key[Array, " batch"]) -> Problem:
-    """Draw a problem of ``task`` for each of ``keys``; arrays gain a leading axis [batch].
-
-    Raises `UserError` for what is no task.
-    """
-    require_task(task)
-    return jax.vmap(task.sample)(keys)
-
-
-def require_task(task: object) -> None:
-    """Raise `UserError` unless ``task`` is an object with the method ``sample``."""
-    if isinstance(task, type) or not callable(getattr(task, "sample", None)):
-        raise UserError(f"task: {shown(task)} is not allowed (an object with the method sample)")
-
-
 def joint(batch: Problem) -> Problem:
     """A batch of problems as one problem with a vector of losses.
 
@@ -72,11 +104,25 @@ def joint(batch: Problem) -> Problem:
     the loss has shape [batch]. A component-wise optimizer solves the joint
     problem exactly as it would solve each problem alone.
     """
-    first = jax.tree.map(lambda leaf: leaf[0], batch.params)
-    _, unravel = ravel_pytree(first)
+    unravel = unravel_one(batch)
 
-    def losses(flat: Float[Array, "batch n"], *data: Any) -> Float[Array, " batch"]:
-        return jax.vmap(lambda row, *rest: batch.loss_fn(unravel(row), *rest))(flat, *data)
+    def of_rows(loss_fn: Callable[..., Array]) -> Callable[..., Array]:
+        def losses(
+            flat: Float[Array, "batch n"], *data: Any, **key: Key[Array, " batch"]
+        ) -> Float[Array, " batch"]:
+            def one(row: Array, rest: tuple[Any, ...], named: dict[str, Array]) -> Array:
+                return loss_fn(unravel(row), *rest, **named)
+
+            return jax.vmap(one)(flat, data, key)
+
+        return losses
 
     flat = jax.vmap(lambda params: ravel_pytree(params)[0])(batch.params)
-    return Problem(params=flat, loss_fn=losses, data=batch.data)
+    whole = None if batch.full_loss_fn is None else of_rows(batch.full_loss_fn)
+    return Problem(flat, of_rows(batch.loss_fn), batch.data, batch.key, whole)
+
+
+def unravel_one(batch: Problem) -> Callable[[Float[Array, " n"]], PyTree]:
+    """Takes one row of the `joint` problem's parameters to the pytree that it came from."""
+    first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), batch.params)
+    return ravel_pytree(first)[1]

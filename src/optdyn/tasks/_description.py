@@ -9,7 +9,8 @@ import operator
 from typing import Any
 
 from optdyn.errors import UserError, first_line, shown
-from optdyn.tasks._base import Task, require_task
+from optdyn.tasks._base import Task
+from optdyn.tasks._gate import require_task
 from optdyn.tasks._registry import TASKS, make_task
 
 
@@ -33,7 +34,12 @@ def describe_task(task: Task) -> TaskDescription:
     fields: tuple[dataclasses.Field[Any], ...] = (
         dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
     )
-    options = {field.name: getattr(task, field.name) for field in fields if field.init}
+    # An option that is None is left out, so that a new one changes no description.
+    options = {
+        field.name: getattr(task, field.name)
+        for field in fields
+        if field.init and getattr(task, field.name) is not None
+    }
     own = f"{kind.__module__}:{kind.__qualname__}"
     return TaskDescription((names or [own])[0], json.loads(json.dumps(options, default=repr)))
 
