@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
@@ -18,6 +20,23 @@ SMALL_OPTIONS = {
     "two_moons": {"width": 3, "depth": 1, "points": 16},
     "digits": {"width": 3, "points": 20},
 }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """The smallest meta-optimizer: any optax chain, ``made``, times a learned rate."""
+
+    log_rate: jax.Array
+    made: Callable[..., optax.GradientTransformation] = dataclasses.field(
+        default=optax.identity, metadata={"static": True}
+    )
+    componentwise: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def as_optax(self) -> optax.GradientTransformation:
+        rate = jnp.exp(self.log_rate)
+        times = optax.stateless(lambda updates, _: jax.tree.map(lambda x: -rate * x, updates))
+        return optax.chain(self.made(), times)
 
 
 def small_task(name: str) -> Task:

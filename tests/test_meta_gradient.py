@@ -159,7 +159,7 @@ def test_cotangents_are_bounded_problem_by_problem():
         (params, state), events = reverse(cotangent)
         np.testing.assert_allclose(params[0], expected_first, rtol=1e-6)
         np.testing.assert_allclose(params[1], [0.1, 0.0])
-        np.testing.assert_allclose(params[2], [0.0, 0.0])
+        np.testing.assert_allclose(params[2], [0.0, 1.0])
         assert not state.any()
         np.testing.assert_allclose(events, [bound is not None, 0, 1])
 

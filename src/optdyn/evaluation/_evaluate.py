@@ -13,7 +13,7 @@ import numpy as np
 
 from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.inner_loop._batching import map_runs, runs_at_once
-from optdyn.inner_loop._objective import Objective, exploded
+from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._problem_set import EVALUATION_STREAM, ProblemSet
 from optdyn.inner_loop._statistics import MeanAndError, mean_and_error
 
@@ -36,7 +36,7 @@ class Evaluation:
     after each one. ``meta_objectives`` [problems]: `Objective.meta_loss` of each curve,
     +inf where it is not finite. ``mean`` and ``standard_error`` are theirs over
     problems. ``exploded``: how many problems blew up
-    (`optdyn.inner_loop.exploded`).
+    (`Objective.exploded`).
     """
 
     losses: Float[np.ndarray, "problems steps"]
@@ -160,7 +160,7 @@ def _evaluation(losses: Float[np.ndarray, "problems steps"], problems: ProblemSe
         meta_objectives=each,
         mean=over_problems.mean,
         standard_error=over_problems.standard_error,
-        exploded=int(jnp.sum(exploded(jnp.asarray(losses.T)))),
+        exploded=int(jnp.sum(problems.objective.exploded(jnp.asarray(losses.T)))),
     )
 
 

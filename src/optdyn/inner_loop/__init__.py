@@ -1,7 +1,8 @@
 """The inner loop: one optimizer run on one problem, and the objective that judges the run."""
 
 from optdyn.inner_loop._batching import map_runs, runs_at_once
-from optdyn.inner_loop._objective import NORMALIZATIONS, Objective, exploded, meta_loss
+from optdyn.inner_loop._evaluated import with_eval_params
+from optdyn.inner_loop._objective import NORMALIZATIONS, Objective, meta_loss
 from optdyn.inner_loop._problem_set import ProblemSet, mean_curve
 from optdyn.inner_loop._statistics import MeanAndError
 from optdyn.inner_loop._unroll import (
@@ -18,11 +19,11 @@ __all__ = [
     "Objective",
     "ProblemSet",
     "Trajectory",
-    "exploded",
     "losses_and_gradients",
     "map_runs",
     "mean_curve",
     "meta_loss",
     "runs_at_once",
     "unroll",
+    "with_eval_params",
 ]

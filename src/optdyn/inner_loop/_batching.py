@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from optdyn.inner_loop._unroll import losses_and_gradients
+from optdyn.inner_loop._unroll import optimizer_step, start_state
 from optdyn.tasks._base import Problem
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def runs_at_once(tx: optax.GradientTransformation, batch: Problem) -> int:
 
     def one_step(batch: Problem) -> PyTree:
         problem = jax.tree.map(lambda leaf: leaf[0], batch)
-        _, gradients = losses_and_gradients(problem, problem.params)
-        return tx.update(gradients, tx.init(problem.params), problem.params)
+        params = problem.params
+        return optimizer_step(tx, problem.at_step(0), params, start_state(tx, params))
 
     operations = jax.make_jaxpr(one_step)(batch).jaxpr.eqns
     elements = sum(getattr(out.aval, "size", 1) for each in operations for out in each.outvars)

@@ -17,7 +17,8 @@ from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._statistics import MeanAndError, mean_and_error_along
 from optdyn.inner_loop._unroll import unroll
 from optdyn.random_streams import keys_at, stream
-from optdyn.tasks._base import Problem, Task, sample_batch
+from optdyn.tasks._base import Problem, Task
+from optdyn.tasks._gate import sample_batch
 
 if TYPE_CHECKING:
     import optax
@@ -40,7 +41,8 @@ class ProblemSet:
     ``seed`` and the name of the ``stream`` choose the problems: problem i is the same
     whatever ``number`` is.
 
-    Raises `UserError` for a bad count or seed, or what is no task.
+    Raises `UserError` for a bad count or seed, what is no task, and for problems whose first
+    losses the objective would divide by and cannot.
     """
 
     task: Task
@@ -51,7 +53,9 @@ class ProblemSet:
 
     def __post_init__(self) -> None:
         require_positive_int("num_problems", self.number)
-        _ = self.problems
+        problems = self.problems
+        if self.objective.normalization != "none":
+            self.objective.require_first_losses(first_losses(problems))
 
     @functools.cached_property
     def problems(self) -> Problem:
@@ -129,9 +133,23 @@ class ProblemSet:
         return mean_curve(losses, self.objective)
 
 
+def first_losses(problems: Problem) -> Float[np.ndarray, " problems"]:
+    """The loss at the start of each of a batch of problems."""
+    start = jax.jit(lambda batch: jax.lax.map(_first_loss, batch, batch_size=8))
+    return np.asarray(start(problems), np.float64)
+
+
+def _first_loss(problem: Problem) -> Float[Array, ""]:
+    return problem.whole(0).loss(problem.params).astype(jnp.float32)
+
+
 def mean_curve(
     losses: Float[np.ndarray, "problems steps"], objective: Objective = Objective()
 ) -> MeanAndError[Float[np.ndarray, " steps"]]:
-    """Mean and standard error over problems of the loss curves, normalised as ``objective`` is."""
+    """Mean and standard error over problems of the loss curves, normalised as ``objective`` is.
+
+    Raises `UserError` where the first losses cannot be divided by.
+    """
+    objective.require_first_losses(losses[:, 0])
     scaled = losses / losses[:, :1] if objective.normalization == "first" else losses
     return mean_and_error_along(scaled)

@@ -4,18 +4,20 @@ In a joint problem every problem owns a block of rows: row b of the parameters
 [batch, n], rows b·n … (b+1)·n of the optimizer's state. Forward, a problem
 whose gradient is not finite or beyond `GRADIENT_LIMIT` gives the optimizer a
 zero gradient, and one whose next parameters are beyond `LIMIT` stays where it is.
-Backward, a problem's cotangent that is not finite is replaced by zero and,
-where a bound is set, scaled down to it. Every such event is counted.
+Backward, each entry of a problem's cotangent that is not finite is replaced by zero and,
+where a bound is set, the whole is scaled down to it. Every such event is counted.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from optdyn.inner_loop._evaluated import eval_params_of, with_eval_params, with_extra_args
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, PyTree
@@ -48,17 +50,34 @@ def contain_gradients(tx: optax.GradientTransformation) -> optax.GradientTransfo
 
     def init(params: Float[Array, "batch n"]) -> Contained:
         batch = params.shape[0]
-        events = jnp.zeros((batch, 2), params.dtype)
+        events = jnp.zeros((batch, 2), counting_dtype(params))
         return Contained(jnp.ones((batch,), bool), events, tx.init(params))
 
+    wide = with_extra_args(tx)
+
     def update(
-        g: Float[Array, "batch n"], state: Contained, params: Float[Array, "batch n"] | None = None
+        g: Float[Array, "batch n"],
+        state: Contained,
+        params: Float[Array, "batch n"] | None = None,
+        **extra: Any,
     ) -> tuple[PyTree, Contained]:
         sane = jnp.all(jnp.abs(g) <= GRADIENT_LIMIT, axis=1)
-        updates, inner = tx.update(_choose(sane, g, jnp.zeros_like(g)), state.inner, params)
+        let_through = _choose(sane, g, jnp.zeros_like(g))
+        updates, inner = wide.update(
+            let_through, state.inner, params, **{**extra, "grad": let_through}
+        )
         return updates, Contained(sane, state.events, inner)
 
-    return optax.GradientTransformation(init, update)
+    contained = optax.GradientTransformationExtraArgs(init, update)
+    evaluated = eval_params_of(tx)
+    if evaluated is None:
+        return contained
+    return with_eval_params(contained, lambda state, params: evaluated(state.inner, params))
+
+
+def counting_dtype(params: PyTree) -> jnp.dtype:
+    """A type in which the steps of any unroll can be counted."""
+    return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
 
 def hold_exploded(
@@ -105,8 +124,9 @@ def contain_cotangents(
 ) -> PyTree:
     """The identity on ``carry``, whose reverse pass bounds each problem's cotangent.
 
-    ``bound``: the largest norm of a problem's cotangent (over parameters and
-    state together); None only replaces cotangents that are not finite. ``axis``: of the
+    Entries that are not finite become zero, so that they spoil no other component. ``bound``:
+    the largest norm of what is left of a problem's cotangent (over parameters and
+    state together); None for any. ``axis``: of the
     mesh, over which all of ``carry`` but its first leaf, the parameters, is spread. The
     gradient with respect to ``probe`` [batch] counts, for each problem, the
     steps at which anything was changed.
@@ -128,29 +148,41 @@ def _reverse(
     leaves, treedef = jax.tree.flatten(cotangent)
     rows = [leaf.reshape(batch, -1) for leaf in leaves if leaf.dtype != jax.dtypes.float0]
     wide = [each.astype(jnp.promote_types(each.dtype, jnp.float32)) for each in rows]
-    # Where nothing is bounded, a plain sum tells of a number that is not finite just as well.
-    terms = wide if bound is None else [each**2 for each in wide]
-    # Sums as matrix products: XLA's own reductions are slower on a CPU.
-    sums = [each @ jnp.ones((each.shape[1],), each.dtype) for each in terms]
-    if axis is not None:
-        sums[1:] = jax.lax.psum(sums[1:], axis)
-    total = sum(sums)
+
+    def total_of(each: list[Array]) -> Float[Array, " batch"]:
+        # Where nothing is bounded, a plain sum tells of a number that is not finite just as well.
+        terms = each if bound is None else [part**2 for part in each]
+        # Sums as matrix products: XLA's own reductions are slower on a CPU.
+        sums = [part @ jnp.ones((part.shape[1],), part.dtype) for part in terms]
+        if axis is not None:
+            sums[1:] = jax.lax.psum(sums[1:], axis)
+        return functools.reduce(jnp.add, sums)
+
+    total = total_of(wide)
     finite = jnp.isfinite(total)
     if bound is None:
         within, factor = finite, jnp.ones_like(total)
     else:
-        norm = jnp.sqrt(total)
+        # Entries are looked at one by one only where some problem has one to replace.
+        remaining = jax.lax.cond(
+            jnp.all(finite), lambda each: total, lambda each: total_of(_finite_only(each)), wide
+        )
+        norm = jnp.sqrt(remaining)
         within = finite & (norm <= bound)
-        factor = jnp.where(within, 1.0, bound / jnp.where(finite, norm, 1.0))
+        factor = jnp.where(norm <= bound, 1.0, bound / norm)
 
     def contain(leaf: Array) -> Array:
         if leaf.dtype == jax.dtypes.float0:
             return leaf
         scaled = (factor[:, None] * leaf.reshape(batch, -1)).astype(leaf.dtype)
-        return jnp.where(finite[:, None], scaled, 0.0).reshape(leaf.shape)
+        return jnp.where(jnp.isfinite(scaled), scaled, 0.0).reshape(leaf.shape)
 
     contained = jax.tree.unflatten(treedef, [contain(leaf) for leaf in leaves])
     return contained, (~within).astype(total.dtype)
+
+
+def _finite_only(leaves: list[Array]) -> list[Array]:
+    return [jnp.where(jnp.isfinite(leaf), leaf, 0.0) for leaf in leaves]
 
 
 contain_cotangents.defvjp(_forward, _reverse)

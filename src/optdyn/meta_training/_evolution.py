@@ -10,6 +10,7 @@ optimizers".)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -17,10 +18,10 @@ import jax.numpy as jnp
 import optax
 
 from optdyn.inner_loop._batching import map_runs, runs_at_once
-from optdyn.inner_loop._objective import exploded
 from optdyn.inner_loop._unroll import unroll
 from optdyn.meta_training._components import spread_components
 from optdyn.meta_training._containment import contain_gradients, hold_exploded
+from optdyn.meta_training._each_alone import on_own_pytree, side_by_side
 from optdyn.meta_training._exact import judged
 from optdyn.meta_training._unroll_options import (
     Diagnostics,
@@ -31,7 +32,8 @@ from optdyn.meta_training._unroll_options import (
 )
 from optdyn.optimizers._state_precision import store_state_in
 from optdyn.random_streams import derived
-from optdyn.tasks._base import Problem, joint, sample_batch
+from optdyn.tasks._base import Problem, joint, unravel_one
+from optdyn.tasks._gate import sample_batch
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key, PyTree
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
 PERTURBATIONS = "perturbations of the meta-parameters"
 
 CEILING = 10.0
-"""A loss beyond this multiple of its first value counts as that much: a perturbation that
-explodes says that it is bad, without drowning the others."""
+"""A loss beyond this multiple of what is usual for it (`Objective.usual_loss`) counts as that
+much: a perturbation that explodes says that it is bad, without drowning the others."""
 
 
 class Moments(NamedTuple):
@@ -91,13 +93,15 @@ def estimates(
     def pair(key: Key[Array, ""], index: Array) -> tuple[tuple[Array, Array, Array], PyTree]:
         noise_key = jax.random.fold_in(derived(key, PERTURBATIONS), index)
         noise = optax.tree.random_like(noise_key, optimizer)
-        problem = joint(sample_batch(setting.task, key[None]))
+        batch = sample_batch(setting.task, key[None])
+        apart = not side_by_side(optimizer, batch, setting.parts)
+        problem, unravel = joint(batch), unravel_one(batch) if apart else None
 
         def perturbed(sign: Array) -> tuple[Array, Array, Array, Array]:
             theta = jax.tree.map(
                 lambda leaf, each: leaf + sign * options.es_sigma * each, optimizer, noise
             )
-            return _judge(theta, problem, setting)
+            return _judge(theta, problem, unravel, setting)
 
         signs = jnp.array([1.0, -1.0], problem.params.dtype)
         limited, plain, sound, contained = jax.lax.map(perturbed, signs)
@@ -117,23 +121,30 @@ def estimates(
 
 
 def _judge(
-    optimizer: MetaOptimizer, problem: Problem, setting: Setting
+    optimizer: MetaOptimizer,
+    problem: Problem,
+    unravel: Callable[[Array], PyTree] | None,
+    setting: Setting,
 ) -> tuple[Array, Array, Array, Array]:
-    """Meta-loss up to `CEILING`, meta-loss, whether it is sound, whether it was contained."""
+    """Meta-loss up to `CEILING`, meta-loss, whether it is sound, whether it was contained.
+
+    ``unravel``: see `on_own_pytree` (None: the optimizer is component-wise).
+    """
     task, options, parts = setting
     del task
     tx = store_state_in(options.state_dtype, reversible(optimizer))
+    suited = spread_components(tx, parts) if unravel is None else on_own_pytree(tx, unravel)
     trajectory = unroll(
-        contain_gradients(spread_components(tx, parts)),
+        contain_gradients(suited),
         problem,
         options.num_steps,
         between_steps=hold_exploded,
     )
     losses, events = trajectory.losses, trajectory.state.events
-    limit = CEILING * jnp.abs(losses[0])
+    limit = CEILING * options.objective.usual_loss(losses)
     limited = jnp.where(losses <= limit[None], losses, limit[None])
     each = options.objective.meta_loss(losses)[0]
-    sound = ~exploded(losses)[0] & ~(events[0, 1] > 0) & jnp.isfinite(each)
+    sound = ~options.objective.exploded(losses)[0] & ~(events[0, 1] > 0) & jnp.isfinite(each)
     contained = jnp.any(limited != losses) | jnp.any(events > 0)
     return options.objective.meta_loss(limited)[0], each, sound, contained
 

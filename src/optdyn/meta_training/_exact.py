@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from optdyn.inner_loop._objective import exploded
 from optdyn.inner_loop._unroll import unroll
 from optdyn.meta_training._components import COMPONENT_AXIS, spread_components
 from optdyn.meta_training._containment import (
     contain_cotangents,
     contain_gradients,
+    counting_dtype,
     hold_exploded,
 )
+from optdyn.meta_training._each_alone import on_own_pytree, side_by_side
 from optdyn.meta_training._memory import StepMemory, fit_to_budget
 from optdyn.meta_training._second_order import with_hessian_products
 from optdyn.meta_training._unroll_options import (
@@ -30,9 +31,11 @@ from optdyn.meta_training._unroll_options import (
 )
 from optdyn.optimizers._state_precision import store_state_in
 from optdyn.random_streams import keys_at, stream
-from optdyn.tasks._base import Task, joint, sample_batch
+from optdyn.tasks._base import Problem, Task, joint, unravel_one
+from optdyn.tasks._gate import sample_batch
 
 if TYPE_CHECKING:
+    import optax
     from jaxtyping import Array, Bool, Float, Key, PyTree
 
 SIZE_STREAM = "problems traced for their size"
@@ -95,7 +98,7 @@ def chunk_sums(
 ) -> tuple[tuple[Array, Array, Array], PyTree]:
     """The sums of `EXACT` over problems in memory at once, of these components alone."""
     keys, counts = problems
-    objective, probe = _objective(keys, counts, setting)
+    objective, probe = _objective(optimizer, keys, counts, setting)
     (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
         objective, argnums=(0, 1), has_aux=True
     )(optimizer, probe)
@@ -106,45 +109,89 @@ def chunk_sums(
 
 
 def _objective(
+    optimizer: MetaOptimizer,
     keys: Key[Array, " batch"],
     counts: Bool[Array, " batch"] | None,
     setting: Setting,
 ) -> tuple[Callable[..., Any], Float[Array, " batch"]]:
     """The sum of the problems' meta-losses, of (optimizer, probe), and the probe.
 
-    Its auxiliary output is (the sum over problems that did not explode, their
-    number, the steps at which each problem's gradient was replaced); for the
-    probe see `contain_cotangents`.
+    The optimizer is of the kind of ``optimizer``. The auxiliary output is (the sum over
+    problems that did not explode, their number, the steps at which each problem's gradient
+    was replaced); for the probe see `contain_cotangents`.
     """
-    task, options, parts = setting
-    batch = keys.shape[0]
-    problem = with_hessian_products(joint(sample_batch(task, keys)))
-    bound, axis = options.max_cotangent_norm, COMPONENT_AXIS if parts > 1 else None
+    options = setting.options
+    run, probe = _runner(optimizer, keys, setting)
 
     def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-        def contain(previous: PyTree, following: PyTree) -> PyTree:
-            params, state = hold_exploded(previous, following)
-            params, inner = contain_cotangents((params, state.inner), probe, bound, axis)
-            return params, state._replace(inner=inner)
-
-        tx = store_state_in(options.state_dtype, reversible(opt))
-        trajectory = unroll(
-            contain_gradients(spread_components(tx, parts)),
-            problem,
-            options.num_steps,
-            between_steps=contain,
-            segment=options.segment,
-        )
-        each = options.objective.meta_loss(trajectory.losses)
-        replaced, held = trajectory.state.events.T
-        blown = exploded(trajectory.losses) | (held > 0) | ~jnp.isfinite(each)
+        each, blown, replaced = run(store_state_in(options.state_dtype, reversible(opt)), probe)
         if counts is not None:
             blown, each = blown | ~counts, jnp.where(counts, each, 0.0)
         kept = jnp.where(blown, 0.0, each)
-        differentiated = kept if bound is None else each
+        differentiated = kept if options.max_cotangent_norm is None else each
         return jnp.sum(differentiated), (jnp.sum(kept), jnp.sum(~blown), replaced)
 
-    return objective, jnp.zeros((batch,), problem.params.dtype)
+    return objective, probe
+
+
+Outcomes = tuple["Float[Array, ' batch']", "Bool[Array, ' batch']", "Float[Array, ' batch']"]
+"""Each problem's meta-loss, whether it blew up, and at how many steps its gradient was replaced."""
+
+
+def _runner(
+    optimizer: MetaOptimizer, keys: Key[Array, " batch"], setting: Setting
+) -> tuple[Callable[[optax.GradientTransformation, Array], Outcomes], Float[Array, " batch"]]:
+    """Runs optimizers of ``optimizer``'s kind on all problems at once; the probe for that."""
+    task, options, parts = setting
+    batch = sample_batch(task, keys)
+    probe = jnp.zeros(keys.shape, counting_dtype(batch.params))
+    if side_by_side(optimizer, batch, parts):
+        together = with_hessian_products(joint(batch))
+        axis = COMPONENT_AXIS if parts > 1 else None
+
+        def run(tx: optax.GradientTransformation, probe: Array) -> Outcomes:
+            return _outcomes(spread_components(tx, parts), together, probe, options, axis)
+
+        return run, probe
+    unravel = unravel_one(batch)
+
+    def run_apart(tx: optax.GradientTransformation, probe: Array) -> Outcomes:
+        def alone(key: Key[Array, ""], its: Float[Array, ""]) -> Outcomes:
+            problem = with_hessian_products(joint(sample_batch(task, key[None])))
+            return _outcomes(on_own_pytree(tx, unravel), problem, its[None], options)
+
+        return jax.tree.map(lambda rows: rows[:, 0], jax.vmap(alone)(keys, probe))
+
+    return run_apart, probe
+
+
+def _outcomes(
+    tx: optax.GradientTransformation,
+    problem: Problem,
+    probe: Float[Array, " batch"],
+    options: UnrollOptions,
+    axis: str | None = None,
+) -> Outcomes:
+    """What became of each problem of a joint one."""
+
+    def contain(previous: PyTree, following: PyTree) -> PyTree:
+        params, state = hold_exploded(previous, following)
+        params, inner = contain_cotangents(
+            (params, state.inner), probe, options.max_cotangent_norm, axis
+        )
+        return params, state._replace(inner=inner)
+
+    trajectory = unroll(
+        contain_gradients(tx),
+        problem,
+        options.num_steps,
+        between_steps=contain,
+        segment=options.segment,
+    )
+    each = options.objective.meta_loss(trajectory.losses)
+    replaced, held = trajectory.state.events.T
+    blown = options.objective.exploded(trajectory.losses) | (held > 0) | ~jnp.isfinite(each)
+    return each, blown, replaced
 
 
 def fitted(
@@ -169,9 +216,8 @@ def step_memory(optimizer: MetaOptimizer, task: Task, options: UnrollOptions) ->
         plain = dataclasses.replace(options, num_steps=num_steps, segment=None)
 
         def reverse_pass(opt: MetaOptimizer) -> PyTree:
-            objective, probe = _objective(
-                keys_at(stream(0, SIZE_STREAM), jnp.arange(1)), None, Setting(task, plain)
-            )
+            keys = keys_at(stream(0, SIZE_STREAM), jnp.arange(1))
+            objective, probe = _objective(optimizer, keys, None, Setting(task, plain))
             return jax.vjp(objective, opt, probe, has_aux=True)[1]
 
         return _bytes(jax.eval_shape(reverse_pass, optimizer))

@@ -61,8 +61,9 @@ def meta_value_and_grad(
     shares the components of each problem (`spread_components`).
 
     Raises `UserError` when there are more devices than problems, those of one
-    device do not divide into chunks, the combination is given one problem alone, or
-    no choice of chunk and segment keeps within the memory budget.
+    device do not divide into chunks, the combination is given one problem alone,
+    no choice of chunk and segment keeps within the memory budget, or, outside of `jax.jit`,
+    the gradient does not exist.
     """
     shape = {} if mesh is None else mesh.shape
     shards, parts = shape.get(BATCH_AXIS, 1), shape.get(COMPONENT_AXIS, 1)
@@ -96,4 +97,18 @@ def meta_value_and_grad(
             out_specs=P(),
             check_vma=False,
         )
-    return estimator.finish(sums(optimizer, keys_at(key, index), counts), batch_size)
+    found = estimator.finish(sums(optimizer, keys_at(key, index), counts), batch_size)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found)):
+        require_gradient(found[1])
+    return found
+
+
+def require_gradient(tree: PyTree) -> None:
+    """Raise `UserError` naming the first leaf of a meta-gradient that holds a NaN."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and bool(jnp.any(jnp.isnan(leaf))):
+            raise UserError(
+                f"meta-gradient: {jax.tree_util.keystr(path)} is not a number (the optimizer's "
+                "update has no derivative where it was run, such as a square root at zero: for "
+                "scale_by_adam and the like set eps_root > 0)"
+            )

@@ -33,11 +33,12 @@ def with_hessian_products(joint: Problem) -> Problem:
     `ONE_WAY`: its derivative need not be symmetric then. Nothing is differentiated
     with respect to the problem's data.
     """
-    if _kept(joint) < WORTH_IT or ONE_WAY & _primitives(jax.make_jaxpr(joint.loss)(joint.params)):
+    seen = joint.at_step(0)
+    if _kept(seen) < WORTH_IT or ONE_WAY & _primitives(jax.make_jaxpr(seen.loss)(seen.params)):
         return joint
 
     def plain(x: Float[Array, "batch n"], data: tuple) -> tuple[Array, Array]:
-        return losses_and_gradients(dataclasses.replace(joint, data=data), x)
+        return losses_and_gradients(dataclasses.replace(seen, data=data), x)
 
     gradient = jax.custom_vjp(plain)
 
@@ -54,10 +55,14 @@ def with_hessian_products(joint: Problem) -> Problem:
 
     @jax.custom_vjp
     def losses(x: Array, data: tuple) -> Array:
-        return joint.loss_fn(x, *data)
+        return seen.loss_fn(x, *data)
 
     losses.defvjp(gradient, lambda g, of_losses: (of_losses[:, None] * g, None))
-    return dataclasses.replace(joint, loss_fn=lambda x, *data: losses(x, data))
+
+    def loss_fn(x: Array, *data: Any, **key: Array) -> Array:
+        return losses(x, (*data, *key.values()))
+
+    return dataclasses.replace(joint, loss_fn=loss_fn)
 
 
 def _kept(joint: Problem) -> int:

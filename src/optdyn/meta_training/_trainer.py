@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,9 +12,11 @@ import optax
 
 from optdyn.errors import require_number, require_positive_int
 from optdyn.inner_loop._objective import Objective
-from optdyn.meta_training._gradient import meta_value_and_grad
+from optdyn.inner_loop._problem_set import first_losses
+from optdyn.meta_training._gradient import meta_value_and_grad, require_gradient
 from optdyn.meta_training._unroll_options import MetaOptimizer, UnrollOptions
-from optdyn.random_streams import stream
+from optdyn.random_streams import keys_at, stream
+from optdyn.tasks._gate import sample_batch
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -150,18 +152,45 @@ def start_training(optimizer: MetaOptimizer, protocol: MetaTraining) -> Training
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class MetaStep:
+    """A compiled meta-step: state in, next state and metrics out."""
+
+    compiled: Any
+
+    def __call__(self, state: TrainingState, *rate_factor: float) -> tuple[TrainingState, Metrics]:
+        """Take the step, its learning rate multiplied by ``rate_factor`` where that is given.
+
+        Raises `UserError` where the meta-gradient does not exist.
+        """
+        following, metrics = self.compiled(state, *rate_factor)
+        if math.isnan(float(metrics.gradient_norm)):
+            require_gradient(following.optimizer)
+        return following, metrics
+
+    def lower(self, state: TrainingState) -> Any:
+        """What `jax.jit` lowers the step to."""
+        return self.compiled.lower(state)
+
+
 def make_meta_step(
     task: Task, protocol: MetaTraining, seed: int, mesh: Mesh | None = None
-) -> Callable[..., tuple[TrainingState, Metrics]]:
+) -> MetaStep:
     """The compiled meta-step of ``protocol`` on ``task``: state in, next state and metrics out.
 
     Step k's problems come from ``fold_in`` of the seed and k, whatever the ``mesh``.
     A second argument multiplies the learning rate (Adam's updates are linear in
     it), so that many learning rates share one compiled program.
+
+    Raises `UserError` for what is no task, for problems that cannot be solved by gradients,
+    and where the first losses of the first meta-step's problems cannot be divided by.
     """
     meta_optimizer = protocol.meta_optimizer()
     options = protocol.unroll_options()
     root = stream(seed, TRAIN_STREAM)
+    if protocol.normalization != "none":
+        keys = keys_at(jax.random.fold_in(root, 0), jnp.arange(protocol.batch_size))
+        protocol.objective.require_first_losses(first_losses(sample_batch(task, keys)))
 
     @jax.jit
     def meta_step(
@@ -190,4 +219,4 @@ def make_meta_step(
             contained=diagnostics.contained,
         )
 
-    return meta_step
+    return MetaStep(meta_step)

@@ -24,8 +24,11 @@ GRADIENTS = ("exact", "es", "combined")
 
 
 class MetaOptimizer(Protocol):
-    """A pytree of meta-parameters that gives a component-wise optimizer.
+    """A pytree of meta-parameters that gives an optimizer.
 
+    An attribute ``componentwise`` that is true says that its optimizer treats each number
+    alike and by its own gradients alone. Problems are then solved side by side in one array,
+    which is faster; any other optimizer is given each problem's own pytree.
     ``as_optax`` may take ``reverse_only=True``, to give an update with a faster reverse
     pass that forward mode cannot differentiate.
     """

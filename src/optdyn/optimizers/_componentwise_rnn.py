@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,8 @@ class ComponentwiseRNN:
     >>> updates["a"].tolist()  # the readout starts at zero: it stands still
     [0.0, 0.0, 0.0]
     """
+
+    componentwise: ClassVar[bool] = True
 
     weights: Weights
     w: Float[Array, " units"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +23,19 @@ def store_state_in(dtype: str, tx: optax.GradientTransformation) -> optax.Gradie
     if dtype == "float32":
         return tx
 
+    with_extra = optax.with_extra_args_support(tx)
+
     def init(params: PyTree) -> PyTree:
         return _cast(tx.init(params), jnp.dtype(dtype))
 
     def update(
-        gradients: PyTree, state: PyTree, params: PyTree | None = None
+        gradients: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         wide = jnp.result_type(*jax.tree.leaves(gradients))
-        updates, following = tx.update(gradients, _cast(state, wide), params)
+        updates, following = with_extra.update(gradients, _cast(state, wide), params, **extra)
         return updates, _cast(following, jnp.dtype(dtype))
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _cast(state: PyTree, dtype: jnp.dtype) -> PyTree:
