@@ -7,9 +7,14 @@ STAMP := $(VENV)/.installed
 SCALE ?= laptop
 OUT ?= runs/reproduce
 PEER_PYTHON ?= $(BIN)/python
+TASK ?= two_moons
+UNITS ?= 32
+META_STEPS ?= 5000
+GPU_OUT ?= runs/paper_gpu
+MORE ?=
 WORKERS := --numprocesses 2 --dist loadfile
 
-.PHONY: help setup reproduce test test-faults test-distributed test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
+.PHONY: help setup reproduce paper-gpu test test-faults test-distributed test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +30,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 reproduce: setup  ## Run the main job (SCALE=smoke|laptop|paper, OUT=folder)
 	$(BIN)/optdyn reproduce --scale $(SCALE) --out $(OUT)
+
+paper-gpu: setup  ## Train on networks by the paper's whole protocol on one GPU (TASK=, UNITS=, META_STEPS=, MORE=options)
+	$(BIN)/optdyn train --out $(GPU_OUT) --task $(TASK) --units $(UNITS) --encoding asinh --gain 1000 --input-scale 0.333333 --output-scale 0.1 --learning-rate 0.001 --max-cotangent-norm 0.3 --batch-size 32 --meta-steps $(META_STEPS) --devices 1 --memory-budget 60000000000 $(MORE)
 
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(WORKERS)
