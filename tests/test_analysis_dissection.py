@@ -106,3 +106,13 @@ def test_large_problems_show_the_range_of_their_curvatures() -> None:
     values = task_curvatures(task, num_problems=1)
     # Four distinct eigenvalues: Lanczos finds them in four steps, and stops.
     np.testing.assert_allclose(values, [0.1, 1.0, 50.0, 100.0], rtol=1e-6)
+
+
+def test_at_the_initial_state_all_that_components_share_is_initial() -> None:
+    def update(gradients: jax.Array, rate: jax.Array, params: jax.Array | None = None):
+        return -rate * gradients, 0.5 + 0.9 * (rate - 0.5)
+
+    tx = optax.GradientTransformation(lambda params: jnp.ones(()), update)
+    lin, where = naturally(tx)
+    assert where == "the initial state, at zero gradient"
+    assert lin.D == -1.0

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch
@@ -18,7 +19,7 @@ from optdyn.dynamics._step_map import StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Array, Float, PyTree
 
     from optdyn.dynamics._step_map import Optimizer
 
@@ -170,8 +171,8 @@ def natural_linearization(
     if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
         start: dict[str, Any] = {"count": count}
         if not step.clock.countdowns:
-            # Flags such as "is this the first step" have settled; counters start at 0.
-            start = {"state": noisy, "h": step.h, "count": count or 0}
+            # Flags such as "is this the first step" have settled; all else starts anew.
+            start = {"state": _with_flags_of(noisy, step.state), "count": count or 0}
         text = "the initial state, at zero gradient" + at_count
         choices: list[tuple[dict[str, Any], str]] = [(start, text)]
     else:
@@ -185,6 +186,15 @@ def natural_linearization(
             return linearize(step, **point), where
     point, where = choices[-1]
     return linearize(step, **point), where
+
+
+def _with_flags_of(settled: PyTree, start: PyTree) -> PyTree:
+    """``start``, but with the flags of ``settled``."""
+
+    def chosen(old: Array, new: Array) -> Array:
+        return new if old.dtype == np.bool_ else old
+
+    return jax.tree.map(chosen, start, settled)
 
 
 def _at_convergence(
