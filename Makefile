@@ -12,9 +12,10 @@ UNITS ?= 32
 META_STEPS ?= 5000
 GPU_OUT ?= runs/paper_gpu
 MORE ?=
+TORCH ?= torch==2.13.0
 WORKERS := --numprocesses 2 --dist loadfile
 
-.PHONY: help setup reproduce paper-gpu test test-faults test-distributed test-lowest test-newest test-wheel lint format lock docs bench bench-quick clean
+.PHONY: help setup reproduce paper-gpu test test-faults test-distributed test-lowest test-newest test-wheel test-torch lint format lock docs bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +51,9 @@ test-newest:  ## Run the tests on the newest versions, with Python 3.12 (NEWEST_
 
 test-wheel:  ## Build the wheel and use it in an empty environment, outside the repository
 	PYTHON=$(PYTHON) .ci/test-wheel
+
+test-torch:  ## Test optdyn.torch with PyTorch, in an environment in the user's cache (TORCH=torch==2.13.0)
+	PYTHON=$(PYTHON) TORCH=$(TORCH) .ci/test-torch
 
 test-faults: setup  ## Kill, starve and damage runs, at length; prints what was found
 	SUITE=full $(BIN)/python -m pytest tests/faults

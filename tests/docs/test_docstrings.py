@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -15,10 +16,11 @@ import optdyn
 from generated_pages import generated_pages
 
 ROOT = Path(__file__).parents[2]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 WITH_EXAMPLES = [
     ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
     for path in sorted((ROOT / "src" / "optdyn").rglob("*.py"))
-    if ">>> " in path.read_text(encoding="utf-8")
+    if ">>> " in path.read_text(encoding="utf-8") and (HAS_TORCH or path.parent.name != "torch")
 ]
 
 

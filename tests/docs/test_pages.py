@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import re
 import runpy
@@ -30,6 +31,8 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+if importlib.util.find_spec("torch") is None:
+    PAGES.remove(ROOT / "docs" / "pytorch.md")  # `make test-torch` runs it
 FENCE = re.compile(r"^```(?P<kind>[a-z]*)(?P<options>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 SNIPPET = re.compile(r"^--8<--\n(?P<path>\S+)\n--8<--$")
 SECONDS = "# seconds\n"
