@@ -147,7 +147,7 @@ def linearize(
 def _count(step: StepMap) -> int | None:
     """Where the counters stand: the largest, where they differ."""
     parts = jax.tree.leaves(step.state)
-    return max((int(np.max(parts[i])) for i in step.clock.counters), default=None)
+    return max((int(np.max(np.asarray(parts[i]))) for i in step.clock.counters), default=None)
 
 
 def _one_step(step: StepMap, z: Float[np.ndarray, " inputs"]) -> Linearization:
