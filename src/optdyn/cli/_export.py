@@ -44,7 +44,7 @@ def train_command(card: Card) -> str:
         seed=card.seed,
         task=card.task,
         task_option=_task_option(card.task, card.task_options),
-        cell=architecture.cell,
+        cell=architecture.cell_name,
         units=architecture.units,
         encoding=architecture.encoding.kind,
         gain=architecture.encoding.gain,

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from optdyn.errors import require_positive_int
+from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.optimizers import _fused_gru as fused_gru
 from optdyn.optimizers._gru_kernel import Weights, gru_reference, gru_step
 
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
 
 
+CELL_METHODS = ("init", "step", "state_size")
+
+
 class Cell(Protocol):
-    """What every cell offers."""
+    """What every cell offers. It is made from its number of units."""
 
     @property
     def units(self) -> int: ...
@@ -151,6 +156,33 @@ CELLS: dict[str, Callable[[int], Cell]] = {
     "rnn": VanillaRNN,
     "ugrnn": UGRNN,
 }
+
+
+def cell_class(cell: object) -> Callable[[int], Cell]:
+    """What makes the cell that an architecture names: by name in `CELLS`, or a class of one's own.
+
+    A class is an object, or ``module:Class`` of a module that has been imported. Nothing is
+    imported here, so that the text may come from a file.
+
+    Raises `UserError` for another name, or what is no class of cells.
+    """
+    if isinstance(cell, str) and cell in CELLS:
+        return CELLS[cell]
+    found = cell
+    if isinstance(cell, str) and ":" in cell:
+        module, _, name = cell.partition(":")
+        try:
+            found = operator.attrgetter(name)(sys.modules[module])
+        except (KeyError, AttributeError):
+            raise UserError(
+                f"cell: {shown(cell)} is not known here (import the module that defines it first)"
+            ) from None
+    if not (isinstance(found, type) and all(hasattr(found, name) for name in CELL_METHODS)):
+        raise UserError(
+            f"cell: unknown value {shown(cell)} (allowed: {', '.join(CELLS)}, or a class with "
+            f"{', '.join(CELL_METHODS)})"
+        )
+    return found
 
 
 def step_and_readout(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.errors import UserError, require_choice, require_number, shown
-from optdyn.optimizers._cells import CELLS, Cell, step_and_readout
+from optdyn.errors import UserError, require_number, shown
+from optdyn.optimizers._cells import CELLS, Cell, cell_class, step_and_readout
 from optdyn.optimizers._encodings import Encoding
 
 if TYPE_CHECKING:
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
 class Architecture:
     """Everything about a learned optimizer but its meta-parameters.
 
-    ``cell``: a name in `CELLS`; ``units``: its size; ``encoding``: how a gradient enters it;
-    ``output_scale``: the factor s on what is read out, the size of a first step.
+    ``cell``: a name in `CELLS`, or a class of cells of one's own (see `Cell`); ``units``: its
+    size; ``encoding``: how a gradient enters it; ``output_scale``: the factor s on what is
+    read out, the size of a first step.
 
     Raises `UserError` for an unknown cell, no `Encoding`, or a size or scale not positive.
     """
 
-    cell: str = "gru"
+    cell: Any = "gru"
     units: int = 32
     encoding: Encoding = Encoding()
     output_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        require_choice("cell", self.cell, list(CELLS))
+        if not (isinstance(self.cell, str) and self.cell in CELLS):
+            object.__setattr__(self, "cell", cell_class(self.cell))
         if not isinstance(self.encoding, Encoding):
             raise UserError(f"encoding: {shown(self.encoding)} is not allowed (an Encoding)")
         require_number("output_scale", self.output_scale)
@@ -44,7 +46,14 @@ class Architecture:
 
     def make_cell(self) -> Cell:
         """The cell this architecture names. Raises `UserError` on a bad size."""
-        return CELLS[self.cell](self.units)
+        return cell_class(self.cell)(self.units)
+
+    @property
+    def cell_name(self) -> str:
+        """The cell's name, in files and messages: ``module:Class`` for a class of one's own."""
+        if isinstance(self.cell, str):
+            return self.cell
+        return f"{self.cell.__module__}:{self.cell.__qualname__}"
 
 
 class RNNState(NamedTuple):

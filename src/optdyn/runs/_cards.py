@@ -53,7 +53,7 @@ def describe(architecture: Architecture) -> str:
     """An architecture in one line, for messages."""
     encoding = architecture.encoding
     return (
-        f"cell {architecture.cell}, {architecture.units} units, encoding {encoding.kind} "
+        f"cell {architecture.cell_name}, {architecture.units} units, encoding {encoding.kind} "
         f"(gain {encoding.gain:g}, scale {encoding.scale:g}), "
         f"output scale {architecture.output_scale:g}"
     )

@@ -24,8 +24,8 @@ NOT_FINITE = {math.inf: "inf", -math.inf: "-inf"}
 def to_plain(value: Any) -> Any:
     """``value`` as other programs read JSON.
 
-    Dataclasses become objects, tuples and arrays lists, paths strings, and numbers that are
-    not finite null (JSON has no word for them).
+    Dataclasses become objects, tuples and arrays lists, paths strings, classes
+    ``module:Class``, and numbers that are not finite null (JSON has no word for them).
     """
     return _without(value, lambda number: None)
 
@@ -90,6 +90,8 @@ def _without(value: Any, stand_in: Callable[[float], str | None]) -> Any:
         return {str(key): _without(item, stand_in) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_without(item, stand_in) for item in value]
+    if isinstance(value, type):
+        return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, np.ndarray) and np.iscomplexobj(value):

@@ -13,7 +13,7 @@ from optdyn.optimizers._componentwise_rnn import Architecture
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import SearchInputs, SearchResult
-from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.runs._store import read_result, write_result
 from optdyn.search._learning_rate import Journal, LearningRateSearch, Row, search_learning_rate
 from optdyn.tasks import Task, describe_task
@@ -76,7 +76,7 @@ def search_path(task_folder: Path, inputs: SearchInputs) -> Path:
     architecture = inputs.architecture
     text = json.dumps(result_plain(inputs), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    name = f"{architecture.cell}-{architecture.units}-{digest}.json"
+    name = f"{folder_name(architecture.cell_name)}-{architecture.units}-{digest}.json"
     return task_folder / SEARCHES / name
 
 

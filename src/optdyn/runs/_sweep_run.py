@@ -73,7 +73,7 @@ class Chunk:
 
     def row(self, learning_rate: float, meta_objective: float = math.nan) -> SweepRow:
         """The row of one of its trainings."""
-        cell, units = self.architecture.cell, self.architecture.units
+        cell, units = self.architecture.cell_name, self.architecture.units
         return SweepRow(self.task, cell, units, self.seed, learning_rate, meta_objective)
 
 
@@ -82,7 +82,7 @@ class Sweep:
     """Every combination of these, each judged on ``num_problems`` validation problems."""
 
     bases: tuple[Base, ...]
-    cells: tuple[str, ...]
+    cells: tuple[Any, ...]
     units: tuple[int, ...]
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
@@ -212,8 +212,8 @@ def read_rows(folder: Path) -> list[SweepRow]:
 
 def _file_name(chunk: Chunk) -> str:
     digest = hashlib.sha256(json.dumps(result_plain(chunk), sort_keys=True).encode()).hexdigest()
-    architecture, task = chunk.architecture, folder_name(chunk.task)
-    return f"{task}-{architecture.cell}-{architecture.units}-{chunk.seed}-{digest[:8]}.parquet"
+    names = map(folder_name, (chunk.task, chunk.architecture.cell_name))
+    return f"{'-'.join(names)}-{chunk.architecture.units}-{chunk.seed}-{digest[:8]}.parquet"
 
 
 def _parquet(rows: list[SweepRow]) -> bytes:

@@ -93,7 +93,7 @@ def origin(run: RunFolder, task: str) -> str:
     )
     usual = describe_task(make_task(task)).options
     parts = [
-        f"{architecture.units} units ({architecture.cell})",
+        f"{architecture.units} units ({architecture.cell_name})",
         f"batch {protocol.batch_size}",
         f"{protocol.num_meta_steps} meta-steps",
         *(f"{n} {value}" for n, value in card.task_options.items() if value != usual.get(n)),

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optdyn.errors import require_choice
+
 if TYPE_CHECKING:
     from optdyn.optimizers import ComponentwiseRNN
 
@@ -93,11 +95,12 @@ class Network:
     def of(cls, rnn: ComponentwiseRNN) -> Network:
         """The network of the JAX optimizer ``rnn``, with its dtype, on the CPU."""
         architecture, encoding = rnn.architecture, rnn.architecture.encoding
+        require_choice("cell, for PyTorch", architecture.cell_name, list(CELLS))
         return cls(
             weights={name: _tensor(array) for name, array in rnn.weights.items()},
             w=_tensor(rnn.w),
             h0=_tensor(rnn.h0),
-            cell=architecture.cell,
+            cell=architecture.cell_name,
             encoding=encoding.kind,
             gain=encoding.gain,
             scale=encoding.scale,
