@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optdyn
-from optdyn.cli.main import COMMANDS, main
+from optdyn.cli._commands import COMMANDS
+from optdyn.cli.main import main
 from optdyn.dynamics._candidates import CANDIDATES
 from optdyn.figures import FIGURES
 from optdyn.optimizers import CELLS, ENCODINGS
@@ -152,7 +153,7 @@ def notebook_page(path: Path) -> str:
 def commands_page() -> str:
     """What ``--help`` says, command by command."""
     parts = ["# Commands", "What `optdyn` and each of its commands print for `--help`."]
-    variants = [[], *([name] for name in COMMANDS), ["analyze", "TARGET"]]
+    variants: list[list[str]] = [[], *([name] for name in COMMANDS)]
     for words in variants:
         title = " ".join(["optdyn", *words])
         parts.append(f"## `{title}`\n\n```text\n{help_text(words)}\n```")

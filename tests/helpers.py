@@ -8,7 +8,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from cyclopts import ArgumentCollection
 
+from optdyn.cli.main import make_app
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.runs import Distillation
@@ -91,3 +93,11 @@ TINY_RECIPES = {
     "two_moons": dataclasses.replace(TINY_RECIPE, shipped=True),
 }
 """A study of seconds, in which two_moons stands for a task that does not ship."""
+
+
+def command_options(command: str) -> ArgumentCollection:
+    """The options and arguments of a command, as cyclopts sees them."""
+    app = make_app()
+    with app.app_stack([command]):
+        found = app[command].assemble_argument_collection()
+    return ArgumentCollection(option for option in found if not option.children)

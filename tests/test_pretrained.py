@@ -17,11 +17,9 @@ import numpy as np
 import pytest
 
 import optdyn
-from helpers import TINY_RECIPES
+from helpers import TINY_RECIPES, small_task
 from optdyn.cli._export import train_command, tune_command
-from optdyn.cli._options import parse_settings
-from optdyn.cli._settings import DistillSettings, TrainSettings, TuneSettings
-from optdyn.cli.main import main
+from optdyn.cli.main import main, parse
 from optdyn.errors import UserError
 from optdyn.pretrained import (
     PRETRAINED,
@@ -48,7 +46,7 @@ from optdyn.runs._tuning_run import load_tables
 from optdyn.search._learning_rate import LearningRateSearch
 from optdyn.study._recipes import LAPTOP
 from optdyn.study.page import build_report
-from optdyn.tasks import LinearRegression, Rosenbrock
+from optdyn.tasks import Rosenbrock
 
 TASK = "rosenbrock"
 SIZE_LIMIT = 20e6
@@ -94,15 +92,18 @@ def test_the_commands_on_cards_give_the_same_settings(tiny_study: Path, exported
     card = load_shipped(TASK, exported).card
     words = shlex.split(pretrained_card(TASK, folder=exported)["command"])
     assert words[:2] == ["optdyn", "train"]
-    train = parse_settings(TrainSettings, "train", words[2:])
-    assert train.protocol(train.learning_rate) == card.protocol
-    assert train.architecture() == card.architecture
-    assert (train.task, train.seed, train.initial) == (TASK, card.seed, None)
+    train = parse(words[1:])[1].arguments
+    assert train["protocol"] == card.protocol
+    assert train["architecture"] == card.architecture
+    assert (train["task"].task, train["run"].seed) == (TASK, card.seed)
+    assert "start" not in train
 
     search = load_table(tiny_study / "linear_regression" / "tuning" / "rmsprop.parquet").settings
-    tune = parse_settings(TuneSettings, "tune", shlex.split(tune_command(search))[2:])
-    assert (tune.samples, tune.rescore_top) == (search.num_samples, search.rescore_top)
-    assert tune.make_task() == LinearRegression(n=3)
+    tune = parse(shlex.split(tune_command(search))[1:])[1].arguments
+    assert tune["objective"] == search.objective
+    assert tune["search"].num_samples == search.num_samples
+    assert tune["search"].rescore_top == search.rescore_top
+    assert tune["task"].make() == small_task("linear_regression")
     fine_tuned = dataclasses.replace(card, initial="0" * 64)
     assert "--initial initial.safetensors" in train_command(fine_tuned)
 
@@ -247,8 +248,8 @@ def test_readable_optimizers_ship_as_they_were_fitted(tiny_study: Path, exported
     assert found == read_fitted(tiny_study / TASK / FITTED)
     assert found is not None
     words = shlex.split(found.command)
-    settings = parse_settings(DistillSettings, "distill", words[2:])
-    assert (words[:2], settings.task, settings.scale) == (["optdyn", "distill"], TASK, "smoke")
+    given = parse(words[1:])[1].arguments
+    assert (words[:2], given["task"], given["scale"]) == (["optdyn", "distill"], TASK, "smoke")
 
 
 def test_damaged_readable_optimizers_are_refused(copy: Path) -> None:

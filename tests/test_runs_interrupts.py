@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from optdyn.runs._interrupts import Interrupted, raised_signals
+from optdyn.distributed._interrupts import Interrupted, raised_signals
 
 
 class Finalized:

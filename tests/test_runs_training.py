@@ -20,6 +20,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from optdyn.distributed._interrupts import (
+    Interrupted,
+    interruptible,
+    noted_signals,
+    raised_signals,
+)
 from optdyn.errors import UserError
 from optdyn.meta_training._trainer import (
     MetaTraining,
@@ -36,12 +42,6 @@ from optdyn.runs._checkpoints import (
     load_optimizer,
     load_state,
     resume_path,
-)
-from optdyn.runs._interrupts import (
-    Interrupted,
-    interruptible,
-    noted_signals,
-    raised_signals,
 )
 from optdyn.runs._meta_train import meta_train
 from optdyn.runs._metrics_log import TrainingRow, read_metrics

@@ -9,7 +9,6 @@ it is in another language, or its title begins with ``not run``.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import io
 import re
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 import pytest
 
-from optdyn.cli.main import COMMANDS, main
+from optdyn.cli.main import main, parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -44,10 +43,6 @@ STUBS = "".join(
     f'{name}() {{ printf "%s\\x1f" {name} "$@"; echo; }}\n'
     for name in ("optdyn", "make", "pip", "python", "pre-commit")
 )
-
-
-class ParsedError(Exception):
-    """The command line was read, and the command goes no further."""
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
@@ -71,7 +66,7 @@ def read(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that a command line is one that the named program takes."""
     program, *rest = words
     if program == "optdyn":
-        parse(rest, monkeypatch)
+        parse(rest)
     elif program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         targets = [word for word in rest if "=" not in word]
@@ -85,25 +80,6 @@ def read(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert extra in project["optional-dependencies"]
     elif program == "python":
         assert (ROOT / rest[0]).is_file()
-
-
-def parse(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a command's own parser read ``argv``; alone or for help it may run."""
-    name = argv[0]
-    if name.startswith("-") or len(argv) == 1 or "--help" in argv:
-        assert name in (*COMMANDS, "--help", "-h")
-        return
-    module = importlib.import_module(f"optdyn.cli.{name.replace('-', '_')}")
-    original = module.parse_settings
-
-    def stop(*arguments: Any) -> Any:
-        original(*arguments)
-        raise ParsedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "parse_settings", stop)
-        with pytest.raises(ParsedError):
-            module.command(argv[1:])
 
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

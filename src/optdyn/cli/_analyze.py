@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from optdyn.cli import _devices as devices
-from optdyn.cli._options import parse_settings
+from optdyn.cli import _devices as devices_
+from optdyn.cli import _options as options
+from optdyn.cli._names import load_target
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import AnalyzeOptimizerSettings, AnalyzeSettings
-from optdyn.cli._targets import load_target
-from optdyn.runs._analysis_run import analyze_task
-from optdyn.runs._interrupts import interruptible
-from optdyn.runs._run_folder import open_run
+from optdyn.cli._reading import one_of, positive, whole
+from optdyn.distributed._interrupts import interruptible
+from optdyn.runs import HeldOut, analyze_task, open_run
 from optdyn.runs._store import make_folder
+from optdyn.tasks import describe_task, task_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     from optdyn.dynamics import Eigenmodes, Identification, StabilityMap
     from optdyn.dynamics._dissection import Dissection
     from optdyn.optimizers import ComponentwiseRNN
-    from optdyn.runs._cards import Card
-    from optdyn.runs._results import AnalysisResult
+    from optdyn.runs import AnalysisResult, Card
+    from optdyn.tasks import Task
 
+STAGES = ("final", "momentum")
 MODES_PRINTED = 8
 LEAST_GAIN = 1e-4
 """Modes below this part of the largest gain are counted, not listed."""
@@ -32,62 +35,107 @@ CLOSE = 0.1
 PROBLEMS, COMPONENTS = 4, 16
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv`` and analyze: one optimizer if a target comes first, else a run."""
-    if argv and not argv[0].startswith("-"):
-        _analyze_optimizer(argv[0], argv[1:])
-    else:
-        _analyze_run(argv)
+@dataclasses.dataclass(frozen=True)
+class TargetOptions:
+    """How one optimizer is taken apart.
+
+    Attributes:
+        stage: which of the pretrained weights
+        gradient_scale: size of the gradients that it meets; none: its task's, or 1
+        count: freeze schedules and bias corrections at this step
+    """
+
+    stage: Annotated[Literal["final", "momentum"], one_of(STAGES)] = "final"
+    gradient_scale: Annotated[float | None, positive()] = None
+    count: Annotated[int | None, whole(minimum=0)] = None
 
 
-def _analyze_optimizer(text: str, argv: list[str]) -> None:
-    settings = parse_settings(AnalyzeOptimizerSettings, "analyze TARGET", argv)
-    # What optax tells while a refused optimizer is tried would stand beside the one line.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    devices.start(1)
-    present(settings, lambda: _taken_apart(text, settings))
+OfTarget = Annotated[TargetOptions, options.flat("With TARGET", 4)]
 
 
-def _taken_apart(text: str, settings: AnalyzeOptimizerSettings) -> Result:
+def analyze(
+    target: str | None = None,
+    /,
+    *,
+    task: options.ChosenTask | None = None,
+    held_out: options.Judged = HeldOut(seed=0),
+    one: OfTarget = TargetOptions(),
+    out: Path | None = None,
+    devices: options.Devices = None,
+    output: options.Output = options.OutputOptions(),
+) -> None:
+    """Take apart one optimizer if a target is named, else each stage of a run.
+
+    Args:
+        target: a checkpoint file, a pretrained name, or module:object
+        task: what the run is trained on; with TARGET, whose curvatures its stability is shown on
+        held_out: on which problems stages are judged
+        one: how one optimizer is taken apart
+        out: run folder; with TARGET, a folder for figures and their data (none: print only)
+        devices: devices to spread problems over (none: every core, or every accelerator)
+        output: what is printed
+    """
+    if target is not None:
+        # What optax logs while a refused optimizer is tried would stand beside the one line.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        devices_.start(1)
+        present(output, lambda: _taken_apart(target, task, one, out, held_out.seed))
+        return
+    chosen = (task or options.TaskOptions()).make()
+    devices_.start(devices)
+
+    def work() -> Result:
+        analysis = analyze_task(run, chosen, held_out)
+        values = {"task": describe_task(chosen).name, **vars(analysis)}
+        return Result(values, _in_short(analysis))
+
+    with open_run(out or options.RUN, create=False) as run:
+        message = "the analysis stopped; finished checkpoints are saved"
+        present(output, lambda: interruptible(work, message))
+
+
+def _taken_apart(
+    text: str,
+    chosen: options.TaskOptions | None,
+    one: TargetOptions,
+    out: Path | None,
+    seed: int,
+) -> Result:
     from optdyn.dynamics._dissection import dissect
     from optdyn.study._optimizer_drawing import save_dissection
-    from optdyn.tasks import make_task
     from optdyn.tasks._curvature import task_curvatures
 
-    target = load_target(text, settings.stage)
-    if settings.out is not None:
-        make_folder(settings.out)
-    gradients, spectrum, scale = None, None, settings.gradient_scale
+    target = load_target(text, one.stage)
+    task = None if chosen is None else chosen.make()
+    if out is not None:
+        make_folder(out)
+    gradients, scale = None, one.gradient_scale
     if target.card is not None:
         print(f"running {target.name} on its own task", flush=True)
-        gradients = _gradients(target.optimizer, target.card, settings.seed)
+        own = task_from(target.card.task, **target.card.task_options)
+        gradients = _gradients(target.optimizer, target.card, own, seed)
         scale = scale or _typical_size(gradients)
-    if settings.task is not None:
-        spectrum = task_curvatures(make_task(settings.task), seed=settings.seed)
-    elif target.card is not None:
-        task = make_task(target.card.task, **target.card.task_options)
-        spectrum = task_curvatures(task, seed=settings.seed)
+        task = task or own
     found = dissect(
         target.optimizer,
         gradient_scale=scale or 1.0,
-        count=settings.count,
+        count=one.count,
         gradients=gradients,
-        spectrum=spectrum,
+        spectrum=None if task is None else task_curvatures(task, seed=seed),
     )
     lines = describe(found, target.name)
-    if settings.out is not None:
-        save_dissection(found, target.name, settings.out)
-        lines.append(f"figures and data: {settings.out}")
+    if out is not None:
+        save_dissection(found, target.name, out)
+        lines.append(f"figures and data: {out}")
     return Result({"optimizer": target.name, **found.summary()}, lines)
 
 
-def _gradients(optimizer: ComponentwiseRNN, card: Card, seed: int) -> np.ndarray:
+def _gradients(optimizer: ComponentwiseRNN, card: Card, task: Task, seed: int) -> np.ndarray:
     """Gradient histories [components, steps] of a stored optimizer on its own task."""
     from optdyn.evaluation import VALIDATION_STREAM, ProblemSet
-    from optdyn.tasks import make_task
 
     problems = ProblemSet(
-        make_task(card.task, **card.task_options),
+        task,
         seed=seed,
         number=PROBLEMS,
         objective=card.protocol.objective,
@@ -190,20 +238,6 @@ def _number(value: complex) -> str:
 def _squashed(value: float, scale: float) -> float:
     """Zero where ``value`` is the rounding of a difference of numbers of size ``scale``."""
     return value if abs(value) > 1e-12 * abs(scale) else 0.0
-
-
-def _analyze_run(argv: list[str]) -> None:
-    settings = parse_settings(AnalyzeSettings, "analyze", argv)
-    task, held_out = settings.make_task(), settings.held_out(settings.seed, settings.problems)
-    devices.start(settings.devices)
-
-    def work() -> Result:
-        analysis = analyze_task(run, task, held_out)
-        return Result({"task": settings.task, **vars(analysis)}, _in_short(analysis))
-
-    with open_run(settings.out, create=False) as run:
-        message = "the analysis stopped; finished checkpoints are saved"
-        present(settings, lambda: interruptible(work, message))
 
 
 def _in_short(analysis: AnalysisResult) -> list[str]:

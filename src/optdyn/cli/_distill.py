@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from optdyn.cli import _devices as devices
-from optdyn.cli._options import parse_settings
+from optdyn.cli._devices import start
+from optdyn.cli._options import Devices, Output, OutputOptions, Scale, Seed, TaskName
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import DistillSettings
+from optdyn.cli._reading import one_of
+from optdyn.tasks import TASKS
+
+if TYPE_CHECKING:
+    from optdyn.distillation import Kept
 
 if TYPE_CHECKING:
     from optdyn.distillation import Kept
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv``, fit readable optimizers, and print what each size keeps."""
-    settings = parse_settings(DistillSettings, "distill", argv)
-    mesh = devices.start(settings.devices)
-    from optdyn.study._distillation import distill
+def distill(
+    *,
+    out: Path = Path("runs/reproduce"),
+    task: Annotated[TaskName, one_of(TASKS)] = "linear_regression",
+    scale: Scale = "laptop",
+    seed: Seed = 0,
+    devices: Devices = None,
+    output: Output = OutputOptions(),
+) -> None:
+    """Fit readable optimizers, and print what part of the advantage each size has.
+
+    Args:
+        out: run folder
+        task: whose learned optimizer
+        scale: whose recipe: smoke, laptop or paper
+        seed: seed of every random number
+        devices: devices to spread problems over (none: every core, or every accelerator)
+        output: what is printed
+    """
+    mesh = start(devices)
+    from optdyn.study._distillation import distill as distill_in
 
     def work() -> Result:
-        found = distill(settings.out, settings.task, settings.scale, settings.seed, mesh)
+        found = distill_in(out, task, scale, seed, mesh)
         lines = [
             f"{_share(row.kept)}  {row.numbers:>2} numbers  {row.name}"
             f"{'  (chosen)' if place == found.chosen else ''}"
             for place, row in enumerate(found.sizes)
         ]
-        head = f"part of the advantage over {found.baseline} that is kept:"
-        told = {name: getattr(found, name) for name in ("baseline", "chosen", "sizes", "without")}
-        return Result({"task": settings.task, **told}, [head, *lines])
+        head = f"part of the advantage over {found.baseline} that each size has:"
+        values = {name: getattr(found, name) for name in ("baseline", "chosen", "sizes", "without")}
+        return Result({"task": task, **values}, [head, *lines])
 
-    present(settings, work)
+    present(output, work)
 
 
-def _share(kept: Kept) -> str:
-    if not math.isfinite(kept.fraction):
+def _share(part: Kept) -> str:
+    if not math.isfinite(part.fraction):
         return f"{'none':>12}"
-    return f"{kept.fraction:6.2f} ± {kept.standard_error:.2f}"
+    return f"{part.fraction:6.2f} ± {part.standard_error:.2f}"

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from optdyn.cli import _devices as devices
-from optdyn.cli._options import parse_settings
+from optdyn.cli._options import Output, OutputOptions
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import DoctorSettings
 from optdyn.errors import UserError
 from optdyn.runs._versions import versions
 
@@ -20,9 +19,8 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FAULT = 1
 
 
-def command(argv: list[str]) -> int:
-    """Parse ``argv``, check the installation, and tell; 1 if a check failed, else 0."""
-    settings = parse_settings(DoctorSettings, "doctor", argv)
+def doctor(*, output: Output = OutputOptions()) -> int:
+    """Check the installation and print what was found; 1 if a check failed, else 0."""
     devices.start(1)
     failed: list[str] = []
 
@@ -46,7 +44,7 @@ def command(argv: list[str]) -> int:
         ]
         return Result({"ok": not failed, **here, "checks": checks}, lines)
 
-    present(settings, work)
+    present(output, work)
     return FAULT if failed else 0
 
 

@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
-from optdyn.cli import _devices as devices
-from optdyn.cli._options import parse_settings
+from pathlib import Path
+
+from optdyn.cli import _devices as devices_
+from optdyn.cli import _options as options
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import EvaluateSettings
+from optdyn.distributed._interrupts import interruptible
 from optdyn.errors import UserError
-from optdyn.runs._checkpoints import load_optimizer
-from optdyn.runs._evaluation_run import SUMMARY, evaluate_all, read_evaluations
-from optdyn.runs._interrupts import interruptible
+from optdyn.runs import HeldOut, evaluate_all, load, open_run, read_evaluations
+from optdyn.runs._evaluation_run import SUMMARY
 from optdyn.runs._plain import to_plain
-from optdyn.runs._run_folder import open_run
+from optdyn.tasks import describe_task
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv``, evaluate, and print each optimizer's meta-objective."""
-    settings = parse_settings(EvaluateSettings, "evaluate", argv)
-    task = settings.make_task()
-    mesh = devices.start(settings.devices)
-    if settings.checkpoint is not None:
+def evaluate(
+    *,
+    task: options.ChosenTask = options.TaskOptions(),
+    held_out: options.Judged = HeldOut(seed=0),
+    out: Path = options.RUN,
+    checkpoint: Path | None = None,
+    devices: options.Devices = None,
+    output: options.Output = options.OutputOptions(),
+) -> None:
+    """Evaluate, and print each optimizer's meta-objective.
+
+    Args:
+        task: what is optimised
+        held_out: on which problems
+        out: run folder
+        checkpoint: checkpoint of a learned optimizer; none: the last one of the run
+        devices: devices to spread problems over (none: every core, or every accelerator)
+        output: what is printed
+    """
+    chosen, mesh = task.make(), devices_.start(devices)
+    if checkpoint is not None:
         try:
-            load_optimizer(settings.checkpoint)
+            load(checkpoint)
         except UserError as error:
             raise UserError(f"--checkpoint: {error}") from None
 
     def work() -> Result:
-        evaluations = evaluate_all(
-            run,
-            task,
-            settings.held_out(settings.seed, settings.problems),
-            checkpoint=settings.checkpoint,
-            mesh=mesh,
-        )
-        return Result(
-            {
-                "task": settings.task,
-                **to_plain(read_evaluations(run.task_folder(task) / SUMMARY)),
-            },
-            [
-                f"{name:<18} {evaluation.mean:.4g} ± {evaluation.standard_error:.2g}"
-                for name, evaluation in evaluations.items()
-            ],
-        )
+        found = evaluate_all(run, chosen, held_out, checkpoint=checkpoint, mesh=mesh)
+        summary = to_plain(read_evaluations(run.task_folder(chosen) / SUMMARY))
+        lines = [f"{name:<18} {e.mean:.4g} ± {e.standard_error:.2g}" for name, e in found.items()]
+        return Result({"task": describe_task(chosen).name, **summary}, lines)
 
-    with open_run(settings.out, create=settings.checkpoint is not None) as run:
+    with open_run(out, create=checkpoint is not None) as run:
         message = "evaluation stopped; finished optimizers are saved"
-        present(settings, lambda: interruptible(work, message))
+        present(output, lambda: interruptible(work, message))

@@ -2,84 +2,73 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from optdyn.cli._options import command_line, parse_settings
+from optdyn.cli._options import Output, OutputOptions, TaskName
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import ExportSettings, TrainSettings, TuneSettings
+from optdyn.cli._reading import one_of
+from optdyn.cli._settings import option_texts
 from optdyn.errors import UserError
 from optdyn.runs._run_folder import open_run
-from optdyn.search._search_table import SearchSettings
-from optdyn.tasks import describe_task, make_task
+from optdyn.runs._plain import to_plain
+from optdyn.tasks import TASKS
 
 if TYPE_CHECKING:
     from optdyn.runs._cards import Card
+    from optdyn.search import SearchSettings
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv``, copy what ships, and print each file's size."""
-    settings = parse_settings(ExportSettings, "export", argv)
+def export(
+    *,
+    out: Path = Path("runs/reproduce"),
+    task: Annotated[TaskName, one_of(TASKS)] = "linear_regression",
+    to: Path | None = None,
+    output: Output = OutputOptions(),
+) -> None:
+    """Copy what ships, and print each file's size.
+
+    Args:
+        out: run folder
+        task: whose weights and tables
+        to: folder to copy into; none: the package's own, in a source checkout
+        output: what is printed
+    """
     from optdyn.pretrained import export_task
 
-    to = settings.to or _own_folder()
+    folder = (to or _own_folder()) / task
 
     def work() -> Result:
-        sizes = export_task(run, settings.task, to, train_command, tune_command)
-        lines = [
-            f"{size / 1e3:10.1f} kB  {to / settings.task / place}" for place, size in sizes.items()
-        ]
-        folder = to / settings.task
-        return Result({"task": settings.task, "folder": folder, "bytes": sizes}, lines)
+        sizes = export_task(run, task, folder.parent, train_command, tune_command)
+        lines = [f"{size / 1e3:10.1f} kB  {folder / place}" for place, size in sizes.items()]
+        return Result({"task": task, "folder": folder, "bytes": sizes}, lines)
 
-    with open_run(settings.out, create=False) as run:
-        present(settings, work)
+    with open_run(out, create=False) as run:
+        present(output, work)
 
 
 def train_command(card: Card) -> str:
     """The ``optdyn train`` whose training the checkpoint of ``card`` belongs to."""
-    protocol, architecture = vars(card.protocol), card.architecture
-    settings = TrainSettings(
-        out=Path("runs") / card.task,
-        seed=card.seed,
-        task=card.task,
-        task_option=_task_option(card.task, card.task_options),
-        cell=architecture.cell_name,
-        units=architecture.units,
-        encoding=architecture.encoding.kind,
-        gain=architecture.encoding.gain,
-        input_scale=architecture.encoding.scale,
-        output_scale=architecture.output_scale,
-        initial=None if card.initial is None else Path("initial.safetensors"),
-        meta_steps=card.protocol.num_meta_steps,
-        **{name: value for name, value in protocol.items() if name != "num_meta_steps"},
-    )
-    return command_line("train", settings)
+    plain = to_plain(card)
+    initial = {} if card.initial is None else {"initial": "initial.safetensors"}
+    settings = {name: plain[name] for name in ("task_options", "architecture", "protocol")}
+    return _command("train", card.task, {**settings, "seed": card.seed}, initial)
 
 
 def tune_command(search: SearchSettings) -> str:
     """The ``optdyn tune`` that gives the search of these settings."""
-    settings = TuneSettings(
-        out=Path("runs") / search.task,
-        seed=search.seed,
-        task=search.task,
-        task_option=_task_option(search.task, search.task_options),
-        unroll_length=search.num_steps,
-        normalization=search.normalization,
-        baseline=search.baseline,
-        samples=search.num_samples,
-        problems=search.num_problems,
-        rescore_top=search.rescore_top,
-        rescore_problems=search.rescore_problems,
-        stand_in=tuple(search.stand_in.items()),
-    )
-    return command_line("tune", settings)
+    names = ("baseline", "seed", "task_options", "num_steps", "normalization", "num_samples")
+    more = ("num_problems", "rescore_top", "rescore_problems", "stand_in")
+    return _command("tune", search.task, {n: getattr(search, n) for n in (*names, *more)}, {})
 
 
-def _task_option(task: str, options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The options that are not the task's defaults."""
-    usual = describe_task(make_task(task)).options
-    return tuple((name, value) for name, value in options.items() if value != usual.get(name))
+def _command(name: str, task: str, settings: dict[str, Any], more: dict[str, str]) -> str:
+    """A command line that says every setting, so that no default matters."""
+    words = ["optdyn", name, "--task", task, "--out", f"runs/{task}"]
+    for option, values in [*option_texts(settings), *((k, (v,)) for k, v in more.items())]:
+        words += [word for value in values for word in (f"--{option}", value)]
+    return shlex.join(words)
 
 
 def _own_folder() -> Path:

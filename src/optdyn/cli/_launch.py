@@ -3,58 +3,60 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
-from optdyn.cli._cluster_settings import LaunchSettings
-from optdyn.cli._options import parse_settings
-from optdyn.cli._settings import TrainSettings
-from optdyn.distributed._launcher import launch
+from optdyn.cli._reading import whole
+from optdyn.distributed._interrupts import Interrupted, LostProcess, noted_signals
+from optdyn.distributed._launcher import launch as launch_processes
 from optdyn.errors import UserError
-from optdyn.runs._interrupts import Interrupted, LostProcess, noted_signals
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._store import require_file
 
 DISTRIBUTED = "--distributed"
+LARGEST_LAUNCH = 256
 BAD_INPUT = 2
 
 
-def command(argv: list[str]) -> None:
-    """Run the command after ``--`` in several processes, and end when they have."""
-    own, separator, rest = _split(argv)
-    settings = parse_settings(LaunchSettings, "launch", own)
-    if not separator or not rest or rest[0] != "train":
+def launch(*command: str, processes: Annotated[int, whole(maximum=LARGEST_LAUNCH)] = 2) -> None:
+    """Run the command after ``--`` in several processes, and end when they have.
+
+    Args:
+        command: after --: train, with its options
+        processes: processes to start
+    """
+    if not command or command[0] != "train":
         raise UserError("launch: needs -- and a command (allowed: train)")
-    _require_sound(rest[1:], settings.processes)
-    if DISTRIBUTED not in rest:
-        rest = [*rest, DISTRIBUTED]
+    _require_sound(command, processes)
+    if DISTRIBUTED not in command:
+        command = (*command, DISTRIBUTED)
     with noted_signals() as noted:
-        failed = launch([sys.executable, "-m", "optdyn.cli.main", *rest], settings.processes, noted)
+        failed = launch_processes([sys.executable, "-m", "optdyn", *command], processes, noted)
         signum = noted()
         if signum is not None and failed is not None:
             raise Interrupted(signum, "all processes stopped")
     if failed is not None:
         code, what = failed
         if code == BAD_INPUT:
-            raise UserError(f"{what} (told above)")
+            raise UserError(f"{what} (see above)")
         raise LostProcess(f"{what}, and the job with it")
 
 
-def _require_sound(argv: list[str], processes: int) -> None:
-    """Tell here, once, what each process would find wrong with the command."""
-    settings = parse_settings(TrainSettings, "train", argv)
-    settings.make_task()
-    if processes > settings.batch_size * settings.components:
+def _require_sound(command: tuple[str, ...], processes: int) -> None:
+    """Say here, once, what each process would find wrong with the command."""
+    from optdyn.cli.main import parse
+
+    _, bound = parse(list(command))
+    bound.apply_defaults()
+    task, run, protocol, start = (
+        bound.arguments[name] for name in ("task", "run", "protocol", "start")
+    )
+    task.make()
+    if processes > protocol.batch_size * start.components:
         raise UserError(
             f"--processes: {processes} is not allowed (at most one for each problem of "
-            f"--batch-size {settings.batch_size})"
+            f"--batch-size {protocol.batch_size})"
         )
-    if settings.initial is not None:
-        require_file(settings.initial)
-    with open_run(settings.out):
+    if start.initial is not None:
+        require_file(start.initial)
+    with open_run(run.out):
         pass
-
-
-def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:
-    if "--" not in argv:
-        return argv, False, []
-    at = argv.index("--")
-    return argv[:at], True, argv[at + 1 :]

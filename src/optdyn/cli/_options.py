@@ -1,246 +1,176 @@
-"""Command-line options declared as fields of frozen dataclasses.
-
-A field made by `option` becomes ``--field-name``. Every value is checked as it
-is parsed, so that a bad one is reported under the name of its option.
-"""
+"""The options that several commands share; the rest are the library's own dataclasses."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import inspect
-import re
-import shlex
-import sys
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from optdyn.cli._examples import told
-from optdyn.errors import LARGEST_INTEGER, LARGEST_NUMBER, UserError
+from cyclopts import Group, Parameter
 
-PLAIN_NUMBER = re.compile(r"[+\-.A-Za-z0-9]+")
+from optdyn.cli._names import search_here
+from optdyn.cli._reading import checked, one_of, read_pairs, shown_default, whole
+from optdyn.distributed._processes import Processes, find_processes, read_address
+from optdyn.errors import UserError, shown
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture
+from optdyn.random_streams import LARGEST_SEED
+from optdyn.runs import HeldOut
+from optdyn.search._engines import ENGINES, Engine, read_engine_address, start_engine
+from optdyn.tasks import TASKS, task_from
 
-S = TypeVar("S")
-N = TypeVar("N", int, float)
+if TYPE_CHECKING:
+    from cyclopts import Token
+
+    from optdyn.tasks import Task
+
+LARGEST_DEVICES = 256
+LARGEST_TASK_OPTION = 10**6
+SCALES = ("smoke", "laptop", "paper")
+
+if TYPE_CHECKING:
+    TaskName = str
+    AnyTaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
+    AnyTaskName = TaskName | str
+"""The built-in names are offered in the help and on completion; `AnyTaskName` takes others too."""
+
+Seed = Annotated[int, whole(minimum=0, maximum=LARGEST_SEED)]
+Devices = Annotated[int | None, whole(maximum=LARGEST_DEVICES)]
+Count = Annotated[int, whole()]
+MaybeCount = Annotated[int | None, whole()]
+RUN = Path("runs/default")
+Scale = Annotated[Literal["smoke", "laptop", "paper"], one_of(SCALES), Parameter(name="--scale")]
 
 
-def option(
-    default: Any,
-    help: str,
-    parse: Callable[[str], Any],
-    *,
-    metavar: str | None = None,
-    choices: Collection[str] | None = None,
-    repeat: bool = False,
-) -> Any:
-    """A field with its default, its line of help and the function that reads its text.
+def _texts(hint: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(token.value for token in tokens)
 
-    ``repeat``: the option, a ``name=value``, may be given several times, the pairs
-    making a tuple.
+
+Texts = Annotated[tuple[str, ...], Parameter(converter=_texts)]
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """What is printed.
+
+    Attributes:
+        json: print the result as one JSON object; progress and messages go to standard error
+        quiet: print the result alone: no progress, no messages
     """
-    metadata = {
-        "help": help, "parse": parse, "metavar": metavar, "choices": choices, "repeat": repeat
-    }  # fmt: skip
-    return dataclasses.field(default=default, metadata=metadata)
+
+    json: bool = False
+    quiet: bool = False
 
 
-def choice(default: str | None, help: str, allowed: Collection[str]) -> Any:
-    """A field that takes one of ``allowed``."""
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """The run folder, and how its work is done.
 
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise UserError(f"unknown value {text!r} (allowed: {', '.join(allowed)})")
-        return text
-
-    return option(default, help, parse, choices=list(allowed))
-
-
-def integer(
-    default: int | None, help: str, minimum: int = 1, maximum: int = LARGEST_INTEGER
-) -> Any:
-    """A field that takes an integer from ``minimum`` to ``maximum``."""
-
-    def parse(text: str) -> int:
-        value = read_number(int, text)
-        if value is None or not minimum <= value <= maximum:
-            common = maximum == LARGEST_INTEGER and (value is None or value < minimum)
-            upper = "" if common else f" and <= {maximum}"
-            raise UserError(f"{_short(text)} is not allowed (an integer >= {minimum}{upper})")
-        return value
-
-    return option(default, help, parse, metavar="INT")
-
-
-def number(default: float | None, help: str, *, inclusive: bool = False) -> Any:
-    """A field that takes a finite number above zero (or zero too, when ``inclusive``)."""
-
-    def parse(text: str) -> float:
-        value = read_number(float, text)
-        if value is None or not 0.0 <= value <= LARGEST_NUMBER or (value == 0.0 and not inclusive):
-            sign = ">=" if inclusive else ">"
-            raise UserError(f"{_short(text)} is not allowed (a finite number {sign} 0)")
-        return value
-
-    return option(default, help, parse, metavar="NUMBER")
-
-
-def read_number(kind: type[N], text: str) -> N | None:
-    """``text`` as a number, None where it is not one as numbers are usually written.
-
-    Python would also take underscores, spaces around it, and other scripts' digits.
+    Attributes:
+        out: run folder: made if absent, continued if present
+        devices: devices to spread problems over (none: every core, or every accelerator)
+        seed: seed of every random number
     """
+
+    out: Path = RUN
+    devices: Devices = None
+    seed: Seed = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """What is optimised.
+
+    Attributes:
+        task: a built-in task, or module:Task for one of yours (the current folder is searched)
+        task_option: NAME=VALUE, an option of the task, such as n=10; may be repeated
+    """
+
+    task: AnyTaskName = "linear_regression"
+    task_option: Texts = ()
+
+    def make(self) -> Task:
+        """The task. Raises `UserError` where there is none of that name, or not with these."""
+        if ":" not in self.task and self.task not in TASKS:
+            raise UserError(
+                f"--task: unknown value {shown(self.task)} (allowed: {', '.join(TASKS)}, or "
+                "module:Task for one of yours)"
+            )
+        options = pairs(self.task_option, "--task-option")
+        search_here()
+        try:
+            return task_from(self.task, **options)
+        except UserError as error:
+            told = str(error)
+            flag = "--task" if told.startswith("task: ") else "--task-option"
+            raise UserError(f"{flag}: {told.removeprefix('task: ')}") from None
+
+
+def pairs(texts: tuple[str, ...], flag: str) -> dict[str, Any]:
+    """What an option that takes ``NAME=VALUE`` is given. Raises `UserError` under its name."""
     try:
-        return kind(text) if PLAIN_NUMBER.fullmatch(text) else None
-    except ValueError:
+        return read_pairs(texts, LARGEST_TASK_OPTION)
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """Many workers.
+
+    Attributes:
+        engine: what does the chunks of work: this process, or Ray
+        address: Ray cluster to join, such as auto or host:6379; none: one on this machine
+    """
+
+    engine: Annotated[Literal["local", "ray"], one_of(ENGINES)] = "local"
+    address: Annotated[str | None, checked(read_engine_address)] = None
+
+    def start(self) -> Engine:
+        """The engine these options describe. Raises `UserError` where there is none."""
+        return start_engine(self.engine, self.address)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedOptions:
+    """Several processes.
+
+    Attributes:
+        distributed: be one of several processes that train together, each started with this command
+        coordinator: host:port of process 0 (none: $OPTDYN_COORDINATOR)
+        num_processes: how many processes there are (none: $OPTDYN_NUM_PROCESSES)
+        process_id: which of them this is, from 0 (none: $OPTDYN_PROCESS_ID)
+    """
+
+    distributed: bool = False
+    coordinator: Annotated[str | None, checked(read_address)] = None
+    num_processes: Annotated[int | None, whole(), Parameter(name="num-processes")] = None
+    process_id: Annotated[int | None, whole(minimum=0)] = None
+
+    def processes(self) -> Processes | None:
+        """Who takes part (None: this process alone). Raises `UserError` for a bad value."""
+        given = (self.coordinator, self.num_processes, self.process_id)
+        if self.distributed:
+            return find_processes(*given, os.environ)
+        if given != (None, None, None):
+            raise UserError("--coordinator, --num-processes, --process-id: need --distributed")
         return None
 
 
-def path(default: Path | None, help: str) -> Any:
-    """A field that takes the path of a file or folder."""
-
-    def parse(text: str) -> Path:
-        if not text or "\0" in text:
-            raise UserError(f"{_short(text)} is not allowed (a path)")
-        return Path(text)
-
-    return option(default, help, parse, metavar="PATH")
+def flat(title: str, order: int) -> Parameter:
+    """Each field of a dataclass is an option of its own, in a group of the help."""
+    return Parameter(name="*", group=Group(title, sort_key=order), show_default=shown_default)
 
 
-def several(default: tuple[Any, ...], help: str, each: Any) -> Any:
-    """A field that takes values of the field ``each``, between commas, as a tuple."""
-    metadata = each.metadata
-
-    def parse(text: str) -> tuple[Any, ...]:
-        return tuple(metadata["parse"](part) for part in text.split(","))
-
-    metavar = f"{metadata['metavar'] or 'NAME'},..."
-    return option(default, help, parse, metavar=metavar, choices=metadata["choices"])
-
-
-def switch(help: str) -> Any:
-    """A field that is false unless its option is given."""
-    return dataclasses.field(default=False, metadata={"help": help, "parse": None})
-
-
-def parse_settings(kind: type[S], command: str, argv: list[str]) -> S:
-    """The settings that ``argv`` gives; prints help and leaves (`SystemExit`) on ``--help``.
-
-    Raises `UserError` in the form ``<option>: <what> (<allowed>)``.
-    """
-    parser = _Parser(
-        usage=f"optdyn {command} [OPTIONS]",
-        description=inspect.getdoc(kind),
-        epilog=told(command),
-        allow_abbrev=False,
-        add_help=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    groups: dict[type, Any] = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        owner = next(
-            c for c in reversed(kind.__mro__) if field.name in vars(c).get("__annotations__", ())
-        )
-        if owner not in groups:
-            title = "options" if owner is kind else (owner.__doc__ or "").splitlines()[0]
-            groups[owner] = parser.add_argument_group(title.rstrip("."))
-        _add(groups[owner], field)
-    parser.add_argument_group("help").add_argument(
-        "-h", "--help", action="help", help="show this message and exit"
-    )
-    parsed, unknown = parser.parse_known_args(_joined(argv))
-    if unknown:
-        raise UserError(f"{_short(unknown[0])}: unknown option (see optdyn {command} --help)")
-    return kind(
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in vars(parsed).items()}
-    )
-
-
-def command_line(command: str, settings: Any) -> str:
-    """The command that gives ``settings``; options at their default are left out."""
-    words = ["optdyn", command]
-    for field in dataclasses.fields(settings):
-        value, flag = getattr(settings, field.name), f"--{field.name.replace('_', '-')}"
-        if value == field.default:
-            continue
-        if field.metadata["parse"] is None:
-            words.append(flag)
-        elif field.metadata["repeat"]:
-            words += [word for name, item in value for word in (flag, f"{name}={item}")]
-        else:
-            words += [flag, _text(value)]
-    return shlex.join(words)
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argparse parser whose complaints are `UserError`s."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse's own is silent where the disk refuses.
-        print(message, end="", file=file or sys.stdout)
-
-
-def _add(group: Any, field: dataclasses.Field[Any]) -> None:
-    flag, metadata = f"--{field.name.replace('_', '-')}", field.metadata
-    if metadata["parse"] is None:
-        group.add_argument(flag, action="store_true", help=metadata["help"])
-        return
-    default = "none" if field.default is None or field.default == () else _text(field.default)
-    choices = metadata["choices"]
-    allowed = f" [{', '.join(choices)}]" if choices else ""
-    group.add_argument(
-        flag,
-        dest=field.name,
-        default=[] if metadata["repeat"] else field.default,
-        type=_reported(metadata["parse"]),
-        action="append" if metadata["repeat"] else "store",
-        metavar=metadata["metavar"] or "NAME",
-        help=f"{metadata['help']}{allowed} (default: {default})".replace("%", "%%"),
-    )
-
-
-def _reported(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """``parse`` raising what argparse reports together with the option's name."""
-
-    def typed(text: str) -> Any:
-        try:
-            return parse(text)
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return typed
-
-
-def _joined(argv: list[str]) -> list[str]:
-    """``argv`` with negative numbers joined to their options: argparse knows few by themselves."""
-    joined: list[str] = []
-    for text in argv:
-        name, _, value = text.partition("=")
-        if name.startswith("--") and value == "--":
-            # Python 3.11's argparse would give the option no value at all.
-            raise UserError(f"{name}: '--' is not allowed (a value)")
-        if text.startswith("-") and _is_number(text) and joined and joined[-1].startswith("--"):
-            joined[-1] += f"={text}"
-        else:
-            joined.append(text)
-    return joined
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _text(value: Any) -> str:
-    """A value as its option is given it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+Run = Annotated[RunOptions, flat("Run", 2)]
+ChosenTask = Annotated[TaskOptions, flat("Task", 1)]
+Learned = Annotated[Architecture, flat("Learned optimizer", 3)]
+Training = Annotated[MetaTraining, flat("Meta-training", 4)]
+Judged = Annotated[HeldOut, flat("Problems", 3)]
+Workers = Annotated[EngineOptions, flat("Many workers", 6)]
+Together = Annotated[DistributedOptions, flat("Several processes", 7)]
+Output = Annotated[OutputOptions, flat("Output", 8)]

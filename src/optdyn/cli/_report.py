@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from optdyn.cli._options import parse_settings
+from pathlib import Path
+
+from optdyn.cli._options import Output, OutputOptions
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import ReportSettings
 from optdyn.runs._run_folder import open_run, require_own
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv``, write the report and print where it is."""
-    settings = parse_settings(ReportSettings, "report", argv)
-    require_own(settings.out)
+def report(*, out: Path = Path("runs/reproduce"), output: Output = OutputOptions()) -> None:
+    """Write the report and print where it is.
+
+    Args:
+        out: run folder
+        output: what is printed
+    """
+    require_own(out)
     from optdyn.study.page import build_report
 
     def work() -> Result:
-        report = build_report(settings.out)
-        return Result({"report": report}, [str(report)])
+        page = build_report(out)
+        return Result({"report": page}, [str(page)])
 
-    with open_run(settings.out, create=False):
-        present(settings, work)
+    with open_run(out, create=False):
+        present(output, work)

@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from optdyn.cli import _devices as devices
-from optdyn.cli._options import parse_settings
+from optdyn.cli._devices import start
+from optdyn.cli._options import Devices, Output, OutputOptions, Scale, Seed
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import ReproduceSettings
-from optdyn.meta_training._trainer import MetaTraining
+from optdyn.cli._reading import one_of
+from optdyn.meta_training import MetaTraining
 from optdyn.study._claims import LEDGER, read_ledger
+from optdyn.tasks import TASKS
+
+WHICH = (*TASKS, "all")
+if TYPE_CHECKING:
+    Which = str
+else:
+    Which = Literal[WHICH]
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv``, do the whole study, and tell which claims hold and where the report is."""
-    settings = parse_settings(ReproduceSettings, "reproduce", argv)
-    mesh = devices.start(settings.devices, MetaTraining().batch_size)
-    from optdyn.study import reproduce
+def reproduce(
+    *,
+    out: Path = Path("runs/reproduce"),
+    task: Annotated[Which, one_of(WHICH)] = "all",
+    scale: Scale = "laptop",
+    seed: Seed = 0,
+    retrain: bool = False,
+    devices: Devices = None,
+    output: Output = OutputOptions(),
+) -> None:
+    """Do the whole study, and print which claims hold and where the report is.
+
+    Args:
+        out: run folder: made if absent, continued if present
+        task: the task, or all of them
+        scale: seconds, minutes, or the paper's sizes
+        seed: seed of every random number
+        retrain: train and tune everything here, using nothing that ships with the package
+        devices: devices to spread problems over (none: every core, or every accelerator)
+        output: what is printed
+    """
+    mesh = start(devices, MetaTraining().batch_size)
+    from optdyn.study import reproduce as reproduce_in
 
     def work() -> Result:
-        report = reproduce(
-            out=settings.out,
-            task=settings.task,
-            scale=settings.scale,
-            seed=settings.seed,
-            retrain=settings.retrain,
-            mesh=mesh,
+        report = reproduce_in(
+            out=out, task=task, scale=scale, seed=seed, retrain=retrain, mesh=mesh
         )
-        return _result(report, settings.out / LEDGER)
+        return _result(report, out / LEDGER)
 
-    present(settings, work)
+    present(output, work)
 
 
 def _result(report: Path, ledger: Path) -> Result:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from optdyn.cli import _devices as devices
-from optdyn.cli._options import parse_settings
+from optdyn.cli import _options as options
 from optdyn.cli._output import Result, present
-from optdyn.cli._settings import PROTOCOL, SearchSettings
-from optdyn.runs._interrupts import interruptible
-from optdyn.runs._run_folder import open_run
-from optdyn.runs._search_run import search
-from optdyn.search._learning_rate import ranked
+from optdyn.distributed._interrupts import interruptible
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture
+from optdyn.runs import open_run
+from optdyn.runs import search as search_in
+from optdyn.search._learning_rate import LearningRateSearch, ranked
+from optdyn.tasks import describe_task
+
+Search = Annotated[LearningRateSearch, options.flat("Search", 3)]
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv``, search, and print the learning rates from best to worst."""
-    settings = parse_settings(SearchSettings, "search-lr", argv)
-    task, architecture = settings.make_task(), settings.architecture()
-    protocol, what = settings.protocol(PROTOCOL.learning_rate), settings.search()
-    devices.require_even_batch(settings.batch_size, settings.chunk, settings.devices)
-    mesh = devices.start(settings.devices, settings.batch_size, settings.chunk)
+def search_lr(
+    *,
+    task: options.ChosenTask = options.TaskOptions(),
+    run: options.Run = options.RunOptions(),
+    search: Search = LearningRateSearch(),
+    architecture: options.Learned = Architecture(),
+    protocol: options.Training = MetaTraining(),
+    output: options.Output = options.OutputOptions(),
+) -> None:
+    """Search, and print the learning rates from best to worst."""
+    chosen = task.make()
+    devices.require_even_batch(protocol.batch_size, protocol.chunk, run.devices)
+    mesh = devices.start(run.devices, protocol.batch_size, protocol.chunk)
 
     def work() -> Result:
-        rows = search(run, task, architecture, protocol, settings.seed, what, mesh=mesh)
-        head = "learning rate  meta-steps  meta-objective"
-        lines = [
+        rows = ranked(
+            search_in(folder, chosen, architecture, protocol, run.seed, search, mesh=mesh)
+        )
+        lines = ["learning rate  meta-steps  meta-objective"]
+        lines += [
             f"{row.learning_rate:13.4g}  {row.num_meta_steps:10d}  {row.meta_objective:14.4g}"
-            for row in ranked(rows)
+            for row in rows
         ]
-        return Result({"task": settings.task, "trainings": ranked(rows)}, [head, *lines])
+        return Result({"task": describe_task(chosen).name, "trainings": rows}, lines)
 
-    with open_run(settings.out) as run:
+    with open_run(run.out) as folder:
         message = "the search stopped; finished trainings are saved"
-        present(settings, lambda: interruptible(work, message))
+        present(output, lambda: interruptible(work, message))

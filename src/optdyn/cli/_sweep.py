@@ -2,28 +2,121 @@
 
 from __future__ import annotations
 
-from optdyn.cli import _devices as devices
-from optdyn.cli._options import parse_settings
-from optdyn.cli._settings import SweepSettings
-from optdyn.runs._interrupts import interruptible
-from optdyn.runs._run_folder import open_run
-from optdyn.runs._sweep_run import best_rows, run_sweep
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from optdyn.cli import _devices as devices_
+from optdyn.cli import _options as options
+from optdyn.cli._output import Result, present
+from optdyn.distributed._interrupts import interruptible
+from optdyn.errors import (
+    UserError,
+    require_choice,
+    require_number,
+    require_positive_int,
+)
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture
+from optdyn.optimizers._cells import CELLS
+from optdyn.random_streams import LARGEST_SEED
+from optdyn.runs import Base, Sweep, open_run, run_sweep
+from optdyn.runs._sweep_run import best_rows
+from optdyn.study._recipes import LAPTOP, Recipe
 
 
-def command(argv: list[str]) -> None:
-    """Parse ``argv``, do every training, and print the best one of each task."""
-    settings = parse_settings(SweepSettings, "sweep", argv)
-    sweep = settings.sweep()
-    engine = settings.start_engine()
-    mesh = devices.start(settings.devices, sweep.common_batch())
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """What is varied.
 
-    def work() -> None:
-        for row in best_rows(run_sweep(run, sweep, engine=engine, mesh=mesh)):
-            print(
-                f"best on {row.task}: cell {row.cell}, {row.units} units, seed "
-                f"{row.seed}, learning rate {row.learning_rate:.4g}: "
-                f"meta-objective {row.meta_objective:.6g}"
-            )
+    Attributes:
+        tasks: what is optimised: built-in tasks, or module:Task for one of yours
+        cells: recurrent cells
+        units: sizes of the cell
+        seeds: seeds of all random numbers
+        learning_rates: meta learning rates at the start
+        num_meta_steps: meta-steps; none: the recipe's
+        unroll_length: inner steps; none: the recipe's
+        batch_size: problems a meta-step; none: the recipe's
+        num_problems: validation problems that judge each training
+    """
 
-    with open_run(settings.out) as run:
-        interruptible(work, "sweep stopped; finished trainings are saved")
+    tasks: tuple[str, ...] = ("linear_regression",)
+    cells: tuple[str, ...] = ("gru",)
+    units: tuple[int, ...] = (32,)
+    seeds: tuple[int, ...] = (0,)
+    learning_rates: tuple[float, ...] = (1e-3, 1e-2)
+    num_meta_steps: options.MaybeCount = None
+    unroll_length: options.MaybeCount = None
+    batch_size: options.MaybeCount = None
+    num_problems: options.Count = 64
+
+    def __post_init__(self) -> None:
+        for cell in self.cells:
+            require_choice("cells", cell, list(CELLS))
+        for units in self.units:
+            require_positive_int("units", units)
+        for seed in self.seeds:
+            require_positive_int("seeds", seed, 0, LARGEST_SEED)
+        for rate in self.learning_rates:
+            require_number("learning_rates", rate)
+
+    def sweep(self) -> Sweep:
+        """The sweep these options describe. Raises `UserError`."""
+        names = ("num_meta_steps", "unroll_length", "batch_size")
+        given: dict[str, Any] = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        return Sweep(
+            bases=tuple(_base(name, given) for name in dict.fromkeys(self.tasks)),
+            cells=self.cells,
+            units=self.units,
+            seeds=self.seeds,
+            learning_rates=self.learning_rates,
+            num_problems=self.num_problems,
+        )
+
+
+def _base(name: str, given: dict[str, Any]) -> Base:
+    recipe = LAPTOP.get(name, Recipe(Architecture(), MetaTraining()))
+    texts = tuple(f"{option}={value}" for option, value in recipe.task_options.items())
+    try:
+        task = options.TaskOptions(name, texts).make()
+    except UserError as error:
+        raise UserError(str(error).replace("--task:", "--tasks:", 1)) from None
+    return Base(task, recipe.architecture, dataclasses.replace(recipe.protocol, **given))
+
+
+Trainings = Annotated[SweepOptions, options.flat("Trainings", 1)]
+
+
+def sweep(
+    *,
+    trainings: Trainings = SweepOptions(),
+    out: Path = Path("runs/sweep"),
+    devices: options.Devices = None,
+    workers: options.Workers = options.EngineOptions(),
+    output: options.Output = options.OutputOptions(),
+) -> None:
+    """Do every training, and print the best one of each task.
+
+    Args:
+        trainings: what is varied
+        out: run folder: made if absent, continued if present
+        devices: devices to spread problems over, in this process (none: every core or accelerator)
+        workers: what does the trainings
+        output: what is printed
+    """
+    what, engine = trainings.sweep(), workers.start()
+    mesh = devices_.start(devices, what.common_batch())
+
+    def work() -> Result:
+        rows = best_rows(run_sweep(run, what, engine=engine, mesh=mesh))
+        lines = [
+            f"best on {row.task}: cell {row.cell}, {row.units} units, seed {row.seed}, "
+            f"learning rate {row.learning_rate:.4g}: meta-objective {row.meta_objective:.6g}"
+            for row in rows
+        ]
+        return Result({"best": rows}, lines)
+
+    with open_run(out) as run:
+        message = "sweep stopped; finished trainings are saved"
+        present(output, lambda: interruptible(work, message))

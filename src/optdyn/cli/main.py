@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import inspect
+import io
 import os
 import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from typing import IO, Any
+
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from rich.console import Console
 
 import optdyn
 from optdyn.cli import _streams as streams
+from optdyn.cli._commands import COMMANDS, examples, module_of
 from optdyn.cli._devices import use_large_pages
+from optdyn.cli._reading import in_one_line, option_name, read
+from optdyn.cli._settings import complete
 from optdyn.distributed._group import unfinished
+from optdyn.distributed._interrupts import Interrupted, noted_signals, raised_signals
 from optdyn.errors import UserError
-from optdyn.runs._interrupts import Interrupted, noted_signals, raised_signals
 
 PROGRAM = "optdyn"
-COMMANDS = {
-    "train": "meta-train a learned optimizer",
-    "launch": "run one command in several processes of this machine",
-    "search-lr": "search the meta learning rate at random",
-    "sweep": "meta-train over tasks, cells, sizes, seeds and learning rates",
-    "tune": "tune a baseline by random search",
-    "evaluate": "compare a run's optimizers on unseen problems",
-    "analyze": "take an optimizer apart: a run's stages, or any one optimizer",
-    "reproduce": "do the whole study, from nothing to the report",
-    "distill": "fit readable optimizers to a run's learned one",
-    "report": "write a run's report",
-    "export": "copy a run's weights, tables and fits to where they ship from",
-    "doctor": "check this installation",
-    "completion": "print a completion script for bash, zsh or fish",
-}
 OUT_OF_MEMORY = (
     "out of memory (lower --units, --batch-size, --problems, --unroll-length or the task's size, "
     "or set --chunk)"
 )
+DESCRIPTION = "Optimizers as dynamical systems: learn them, tune their rivals, take them apart."
+EPILOGUE = """\
+optdyn COMMAND --help lists a command's options, with examples. Start with: optdyn reproduce
+
+Results go to standard output (with --json as one JSON object, and progress to standard
+error). A command that was stopped goes on where it was left when repeated.
+Exit codes: 0 done, 1 optdyn doctor found a fault, 2 bad input (one line on standard
+error), 130 or 143 stopped by SIGINT (Ctrl-C) or SIGTERM, 75 lost another process."""
+HELP_WIDTH = 100
 BAD_INPUT = 2
 INTERRUPTED = 128
 """Added to the number of the signal, as shells do."""
@@ -87,21 +90,59 @@ def _run(arguments: list[str], program: str) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if arguments == ["--version"]:
-        print(f"{PROGRAM} {optdyn.__version__}")
-        return 0
-    command, *rest = arguments
-    if command not in COMMANDS:
-        raise UserError(f"command: unknown value {command!r} (allowed: {', '.join(COMMANDS)})")
+    help_text = io.StringIO()  # rich would end the process where the reader has gone
     with noted_signals():  # NumPy and JAX print an exception that comes while they load
-        module = importlib.import_module(f"optdyn.cli._{command.replace('-', '_')}")
+        command, bound = parse(arguments, help_text)
+    code = command(*bound.args, **bound.kwargs)
+    print(help_text.getvalue(), end="")
+    return code or 0
+
+
+def parse(
+    arguments: list[str], help_text: IO[str] | None = None
+) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    """The function that a command line calls, and with what.
+
+    Where that is to show help, it writes to ``help_text``. Raises `UserError`.
+    """
+    app, options = make_app(help_text), ArgumentCollection()
+    app.config = (lambda app, commands, found: options.extend(found), complete)
     try:
-        return module.command(rest) or 0
-    except SystemExit:  # argparse leaves this way once it has printed the help
-        return 0
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    except (CycloptsError, UserError) as error:
+        raise UserError(in_one_line(error, options, next(iter(arguments), ""))) from error
+    return command, bound
+
+
+def make_app(help_text: IO[str] | None = None) -> App:
+    """The command line: each command's module is loaded when the command is asked for."""
+    width = min(HELP_WIDTH, shutil.get_terminal_size((HELP_WIDTH, 0)).columns)
+    app = App(
+        name=PROGRAM,
+        version=f"{PROGRAM} {optdyn.__version__}",
+        help=DESCRIPTION,
+        help_epilogue=EPILOGUE,
+        help_format="plaintext",
+        help_formatter="default",
+        console=Console(file=help_text, width=width, highlight=False),
+        default_parameter=Parameter(
+            converter=read,
+            name_transform=option_name,
+            negative=(),
+            allow_repeating=True,
+            json_dict=False,
+            json_list=False,
+        ),
+    )
+    for order, (name, summary) in enumerate(COMMANDS.items()):
+        app.command(
+            module_of(name),
+            name=name,
+            help=summary,
+            sort_key=order,
+            help_epilogue=examples(name),
+        )
+    return app
 
 
 def _program() -> str:
@@ -110,27 +151,6 @@ def _program() -> str:
     found = shutil.which(PROGRAM)
     same = found is not None and os.path.exists(called) and os.path.samefile(found, called)
     return PROGRAM if same else called
-
-
-def _usage() -> str:
-    lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: optdyn COMMAND [OPTIONS]",
-            "",
-            "Optimizers as dynamical systems: learn them, tune their rivals, take them apart.",
-            "",
-            *lines,
-            "",
-            "optdyn COMMAND --help tells a command's options, with examples; optdyn --version.",
-            "Start with: optdyn reproduce",
-            "",
-            "Results go to standard output (with --json as one JSON object, and progress to",
-            "standard error). A command that was stopped goes on where it was left when repeated.",
-            "Exit codes: 0 done, 1 optdyn doctor found a fault, 2 bad input (one line on standard",
-            "error), 130 or 143 stopped by SIGINT (Ctrl-C) or SIGTERM, 75 lost another process.",
-        ]
-    )
 
 
 def _complain(message: str) -> int:

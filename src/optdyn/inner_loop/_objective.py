@@ -26,8 +26,10 @@ SMALLEST_RATIO = 1e-6
 class Objective:
     """What an inner loop is judged by: its length and the average of its losses.
 
-    ``num_steps``: T, the inner steps. ``normalization``: ``"none"``, or ``"first"`` to
-    divide each problem's losses by its first one, which must be positive.
+    Attributes:
+        num_steps: inner steps T, none of them truncated
+        normalization: none, or first: divide each problem's losses by its first one,
+            which must be positive
 
     Raises `UserError` for a bad step count or an unknown normalization.
     """

@@ -32,16 +32,31 @@ TRAIN_STREAM = "meta-training problems"
 class MetaTraining:
     """The protocol of meta-training; every default is the paper's (appendix C.2).
 
-    ``num_meta_steps`` steps, each on ``batch_size`` fresh problems, unrolled for
-    ``unroll_length`` inner steps.
-    ``learning_rate`` is the one number the paper tunes; it decays by ``decay``
-    every ``decay_every`` meta-steps. ``clip`` bounds each entry of the
-    meta-gradient, ``l2`` multiplies ‖θ‖². ``average_over`` meta-steps: what training
-    gives is the running average of the meta-parameters over about so many (None: the
-    meta-parameters themselves), see `TrainingState`. ``gradient``: how it is estimated, the
-    paper's ``"exact"``, ``"es"`` or ``"combined"``. For it, ``normalization``,
-    ``max_cotangent_norm``, ``segment``, ``chunk``, ``memory_budget``, ``state_dtype``,
-    ``es_sigma`` and ``es_pairs`` see `UnrollOptions`.
+    From ``normalization`` on, see `UnrollOptions`.
+
+    Attributes:
+        num_meta_steps: meta-steps
+        unroll_length: inner steps, none of them truncated
+        batch_size: fresh problems a meta-step
+        learning_rate: meta learning rate at the start, the one number that the paper tunes
+        decay: factor on the meta learning rate ...
+        decay_every: ... every so many meta-steps
+        clip: bound on each entry of the meta-gradient
+        l2: penalty on the squared meta-parameters
+        average_over: meta-steps whose meta-parameters are averaged in a running average, which
+            is then what training gives (none: the last ones), see `TrainingState`
+        normalization: none, or first: divide each problem's losses by its first one
+        max_cotangent_norm: bound on each problem's back-propagated cotangent at every inner
+            step, for tasks where it explodes: no longer the exact meta-gradient
+        segment: inner steps between stored states; others are recomputed, saving memory
+        chunk: problems in memory at once on a device; others follow, saving memory
+        memory_budget: bytes that a meta-step may store for its reverse pass, from which
+            segment and chunk follow
+        state_dtype: how the state is stored between steps: float32 or bfloat16
+        gradient: how the meta-gradient is estimated: exact (backpropagation, the paper's), es
+            (antithetic evolution strategies) or combined (both, by inverse variances)
+        es_sigma: standard deviation of evolution strategies' perturbations
+        es_pairs: antithetic pairs of perturbations for each problem
     """
 
     num_meta_steps: int = 5000

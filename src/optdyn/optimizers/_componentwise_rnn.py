@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 class Architecture:
     """Everything about a learned optimizer but its meta-parameters.
 
-    ``cell``: a name in `CELLS`, or a class of cells of one's own (see `Cell`); ``units``: its
-    size; ``encoding``: how a gradient enters it; ``output_scale``: the factor s on what is
-    read out, the size of a first step.
+    Attributes:
+        cell: recurrent cell: gru, gru_reset_after, lstm, rnn, ugrnn, or a class of cells of
+            one's own (see `Cell`; module:Cell on the command line)
+        units: size of the cell (the authors' largest: 256)
+        encoding: how a gradient enters it
+        output_scale: factor on the network's update, the size of a first step
 
     Raises `UserError` for an unknown cell, no `Encoding`, or a size or scale not positive.
     """

@@ -24,6 +24,11 @@ class Encoding:
     - ``log_sign``: the pair ``[scale · log(1 + gain·|g|), sign g]``;
     - ``asinh``: ``scale · asinh(gain · g)``, linear below 1/gain and
       logarithmic above, smooth everywhere (so it can be linearised at g = 0).
+
+    Attributes:
+        kind: how a gradient enters the network: linear, log_sign or asinh
+        gain: factor on the gradient before encoding
+        scale: factor on the encoded gradient
     """
 
     kind: str = "linear"

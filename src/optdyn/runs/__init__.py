@@ -5,6 +5,7 @@ stores a typed result, goes on where it was stopped, and returns the stored resu
 nothing that it depends on has changed.
 """
 
+from optdyn.distributed._interrupts import Interrupted
 from optdyn.runs._analysis_run import analyze_task, read_analysis
 from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import load, save
@@ -17,7 +18,6 @@ from optdyn.runs._explained_results import (
     MechanismsResult,
 )
 from optdyn.runs._explorer_run import explore_task, read_explorer
-from optdyn.runs._interrupts import Interrupted
 from optdyn.runs._mechanisms_run import explain_task, read_mechanisms
 from optdyn.runs._meta_train import meta_train
 from optdyn.runs._metrics_log import TrainingRow, read_metrics

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Complex128, Float32, Float64, Int64
 
-from optdyn.errors import UserError
+from optdyn.errors import UserError, require_positive_int
 from optdyn.evaluation import MeanAndError, ProblemSet
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms._momentum_stage import StageRow, TunedMomentum
 from optdyn.optimizers import Architecture
+from optdyn.random_streams import LARGEST_SEED
 from optdyn.search._learning_rate import LearningRateSearch, Row
 from optdyn.tasks import Task
 
@@ -29,11 +30,23 @@ Timings = dict[str, dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """On which held-out problems optimizers are judged, and by which meta-objective."""
+    """On which held-out problems optimizers are judged, and by which meta-objective.
+
+    Raises `UserError` for a seed or a number of problems that cannot be.
+
+    Attributes:
+        seed: seed of the problems
+        num_problems: problems that judge each optimizer
+        objective: the meta-objective
+    """
 
     seed: int
     num_problems: int = 64
     objective: Objective = Objective()
+
+    def __post_init__(self) -> None:
+        require_positive_int("seed", self.seed, 0, LARGEST_SEED)
+        require_positive_int("num_problems", self.num_problems)
 
     def problems(self, task: Task, stream: str) -> ProblemSet:
         """The first problems of ``task`` in a stream, such as `VALIDATION_STREAM`."""

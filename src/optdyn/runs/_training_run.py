@@ -14,6 +14,13 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optdyn.distributed import Group
+from optdyn.distributed._interrupts import (
+    Interrupted,
+    LostProcess,
+    noted_signals,
+    result_unless,
+    waiting_thread,
+)
 from optdyn.errors import UserError
 from optdyn.meta_training._trainer import (
     INIT_STREAM,
@@ -38,13 +45,6 @@ from optdyn.runs._checkpoints import (
     resume_path,
     save_optimizer,
     save_state,
-)
-from optdyn.runs._interrupts import (
-    Interrupted,
-    LostProcess,
-    noted_signals,
-    result_unless,
-    waiting_thread,
 )
 from optdyn.runs._metrics_log import MetricsLog, TrainingRow
 from optdyn.runs._plain import convert

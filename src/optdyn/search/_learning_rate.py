@@ -43,9 +43,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class LearningRateSearch:
-    """What to search: ``num_draws`` log-uniform in [``low``, ``high``], each trained for
-    ``horizon`` meta-steps; the best ``num_finalists`` again for the protocol's full length.
-    All are judged by the meta-objective on the same ``num_problems`` validation problems.
+    """What to search: short trainings, then the best draws at the protocol's full length.
+
+    Attributes:
+        num_draws: meta learning rates to draw, log-uniformly
+        low: lowest meta learning rate
+        high: highest meta learning rate
+        horizon: meta-steps of a short training
+        num_finalists: draws to train at full length
+        num_problems: validation problems that judge each training, the same for all
     """
 
     num_draws: int = 16

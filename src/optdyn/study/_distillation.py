@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optdyn.distributed._interrupts import interruptible
 from optdyn.runs._distillation_fit import Distilling
 from optdyn.runs._distillation_run import distill_task
 from optdyn.runs._explained_results import DistillationResult
-from optdyn.runs._interrupts import interruptible
 from optdyn.runs._run_folder import open_run
 from optdyn.study._recipes import recipe_for
 from optdyn.tasks import make_task

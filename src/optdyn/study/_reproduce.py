@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optdyn
+from optdyn.distributed._interrupts import interruptible
 from optdyn.errors import UserError
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.pretrained import shipped_stages
@@ -20,7 +21,6 @@ from optdyn.runs._distillation_fit import Distilling
 from optdyn.runs._distillation_run import distill_task
 from optdyn.runs._evaluation_run import evaluate_all
 from optdyn.runs._explorer_run import explore_task
-from optdyn.runs._interrupts import interruptible
 from optdyn.runs._mechanisms_run import explain_task
 from optdyn.runs._results import TIMINGS, HeldOut, Timings
 from optdyn.runs._run_folder import RunFolder, open_run, require_own

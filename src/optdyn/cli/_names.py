@@ -1,0 +1,107 @@
+"""The objects that words on the command line name: tasks, cells, optimizers, parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import operator
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optdyn.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from optdyn.runs._cards import Card
+
+LETTERS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """An optimizer, what to call it, and its card where it is a stored one."""
+
+    name: str
+    optimizer: Any
+    card: Card | None = None
+
+
+def load_target(text: str, stage: str) -> Target:
+    """A checkpoint file, ``module:object``, or a pretrained name with its ``stage``.
+
+    Raises `UserError` for anything else, for a file that is damaged, and for an object
+    that cannot be imported, or is no optimizer and returns none.
+    """
+    from optdyn.pretrained import PRETRAINED, load_pretrained, load_shipped
+    from optdyn.runs._checkpoints import load_optimizer
+
+    if text in PRETRAINED:
+        return Target(f"{text} ({stage})", load_pretrained(text, stage), load_shipped(text).card)
+    if os.path.exists(text) or text.endswith(".safetensors"):
+        return Target(text, *load_optimizer(Path(text)))
+    if ":" in text:
+        return Target(text, _optimizer(text))
+    names = ", ".join(PRETRAINED) or "none here"
+    raise UserError(
+        f"target: {text[:LETTERS]!r} is not known (a checkpoint file, a pretrained name "
+        f"({names}), or module:object, such as mymodule:make_optimizer)"
+    )
+
+
+def search_here() -> None:
+    """Let modules in the current folder be imported, before others, as with ``python -m``."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def cell_from(text: str) -> Any:
+    """The cell that ``text`` names: a built-in one by its name, or ``module:Cell``."""
+    return imported(text) if ":" in text else text
+
+
+def imported(text: str) -> Any:
+    """What ``module:object`` names; modules in the current folder come first.
+
+    Raises `UserError` where it cannot be imported.
+    """
+    where, _, name = text.partition(":")
+    search_here()
+    try:
+        return operator.attrgetter(name)(importlib.import_module(where))
+    except (Exception, SystemExit) as error:
+        raise _refusal(text, error) from error
+
+
+def called(text: str, function: Any) -> Any:
+    """What the user's ``function``, which ``text`` names, returns. Raises `UserError`."""
+    try:
+        return function()
+    except (Exception, SystemExit) as error:
+        raise _refusal(text, error) from error
+
+
+def _refusal(text: str, error: BaseException) -> UserError:
+    """The user's own code: whatever it raises is bad input."""
+    return UserError(f"{text[:LETTERS]}: {type(error).__name__}: {error}"[: 2 * LETTERS])
+
+
+def _optimizer(text: str) -> Any:
+    try:
+        found = imported(text)
+        made = found if _is_optimizer(found) or not callable(found) else called(text, found)
+    except UserError as error:
+        raise UserError(f"target: {error}") from None
+    if not _is_optimizer(made):
+        what = f"returned {type(made).__name__}" if made is not found else f"is {shown(made)}"
+        raise UserError(
+            f"target: {text[:LETTERS]}: {what} (an optax.GradientTransformation, or a function "
+            "that returns one)"
+        )
+    return made
+
+
+def _is_optimizer(value: Any) -> bool:
+    """An init/update pair, or a learned optimizer that gives one."""
+    is_pair = callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
+    return not isinstance(value, type) and (is_pair or hasattr(value, "as_optax"))
