@@ -13,7 +13,6 @@ from optdyn.figures._style import (
     GREEN,
     GREY,
     ORANGE,
-    SINGLE,
     new_figure,
     optimizer_style,
     plain_log_ticks,
@@ -60,7 +59,7 @@ def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool =
     followed = slice(beyond[0] + 1 if diverges else None)
     reduced = Curve(reduced.name, reduced.mean[followed], reduced.standard_error[followed])
     alone = "its leading mode alone" + (" (diverges)" if diverges else "")
-    figure, (axes,) = new_figure(SINGLE)
+    figure, (axes,) = new_figure((5.4, 4.6))
     _draw_curve(axes, full, "full learned optimizer", BLUE, "-", linewidth=2.6)
     _draw_curve(axes, reduced, alone, ORANGE, "--")
     _draw_curve(axes, tuned, "best tuned momentum", GREEN, ":")
@@ -68,7 +67,7 @@ def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool =
     if diverges:
         drawn = np.concatenate([full.mean, tuned.mean])
         axes.set_ylim(0.5 * float(np.min(drawn[drawn > 0])), ceiling)
-    axes.legend(title="mean ± standard error", title_fontsize=9, alignment="left")
+    figure.legend(loc="outside lower center", title="mean ± standard error", title_fontsize=9)
     return figure
 
 
@@ -115,7 +114,7 @@ def paired_differences(tasks: Mapping[str, Sequence[Score]]) -> Figure:
         label = "baseline minus learned (± 2 s.e.)"
         if _is_wide(sizes):
             _symmetric_log(axes, min(sizes))
-            label += f", logarithmic beyond {min(sizes):.1g}"
+            label += ";\nshaded: linear, beyond it logarithmic"
         axes.set_xlabel(label)
 
     return _panels(tasks, draw)
@@ -131,7 +130,6 @@ def _panels(tasks: Mapping[str, Sequence[Score]], draw: Any) -> Figure:
     for axes, (task, scores) in zip(panels, tasks.items(), strict=False):
         draw(axes, scores)
         axes.set_title(readable(task))
-        axes.set_ylabel("optimizer")
     for spare in panels[len(tasks) :]:
         spare.remove()
     return figure
@@ -183,8 +181,9 @@ def _in_errors(score: Score) -> str:
 
 
 def _symmetric_log(axes: Axes, linear: float) -> None:
-    """Logarithmic beyond ``linear`` either side of zero, with few and plain ticks."""
+    """Logarithmic beyond ``linear`` either side of zero, shaded between; few and plain ticks."""
     axes.set_xscale("symlog", linthresh=linear, linscale=0.6)
+    axes.axvspan(-linear, linear, color=GREY, alpha=0.12, linewidth=0, zorder=0)
     low, high = axes.get_xlim()
     low, high = min(2 * low, -0.3 * linear), 2 * high
     first, last = np.ceil(np.log10(linear)), np.floor(np.log10(max(high, -low)))

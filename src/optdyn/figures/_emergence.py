@@ -37,6 +37,8 @@ GAIN_DECADES = 5
 FRAMES_A_SECOND = 4
 FILM_DPI = 80
 LARGEST_MARKER = 260.0
+CHECKPOINTS_DRAWN, TRACKS_DRAWN = 40, 6
+"""More lines and corners of them make a tangle of modes that training throws about."""
 
 
 @styled
@@ -48,9 +50,12 @@ def mode_tracks(
 ) -> Figure:
     """Each followed mode's eigenvalue path, timescale and gain against meta-step.
 
-    Columns are modes, those that matter most first.
-    ``chosen``: a meta-step to mark.
+    Columns are modes, those that matter most first; the first `TRACKS_DRAWN` are drawn, at
+    `CHECKPOINTS_DRAWN` checkpoints evenly spread. ``chosen``: a meta-step to mark.
     """
+    spread = np.linspace(0, len(meta_step) - 1, min(CHECKPOINTS_DRAWN, len(meta_step)))
+    thin = np.unique(spread.round().astype(int))
+    meta_step, beta, gain = meta_step[thin], beta[thin, :TRACKS_DRAWN], gain[thin, :TRACKS_DRAWN]
     figure, (plane, slow, strong) = new_figure((10.4, 3.9), 1, 3)
     _unit_circle(plane, beta)
     visible = np.where(gain > 0, gain, np.nan)
@@ -68,7 +73,6 @@ def mode_tracks(
         strong.plot(meta_step, visible[:, j], **look, linewidth=1.3, label=f"mode {j + 1}")
     plane.scatter([], [], s=22, facecolor="white", edgecolor=BLACK, label="first checkpoint")
     plane.scatter([], [], s=30, color=BLACK, label="last checkpoint")
-    plane.legend(loc="lower left", fontsize=8)
     plane.set_title("paths of eigenvalues")
     top = float(np.nanmax(gain[np.isfinite(gain)], initial=1e-30))
     strong.set_ylim(top * 10.0**-GAIN_DECADES, 3.0 * top)
@@ -83,8 +87,7 @@ def mode_tracks(
         if chosen is not None:
             axes.axvline(chosen, color=GREY, linestyle=":", linewidth=1.4)
     plain_log_ticks(slow.yaxis)
-    lines = strong.get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=min(8, beta.shape[1]), fontsize=8)
+    figure.legend(loc="outside lower center", ncols=beta.shape[1] + 2, fontsize=8)
     return figure
 
 

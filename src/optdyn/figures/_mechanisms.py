@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     )
 
 SHOWN_QUANTILE = 0.01
-LEGEND_SIZE = 8
+BELOW: dict[str, Any] = {
+    "loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2, "fontsize": 8,
+}  # fmt: skip
+"""Of a panel's legend."""
 
 
 @styled
@@ -43,7 +46,7 @@ def mechanisms(measured: MeasuredMechanisms, closed_forms: dict[str, np.ndarray]
 
     ``measured`` and ``closed_forms``: see `MechanismsResult`.
     """
-    figure, panels = new_figure((10.2, 6.6), 2, 3)
+    figure, panels = new_figure((10.2, 7.6), 2, 3)
     _update(panels[0], measured.update, measured.density)
     _schedule(panels[1], measured.schedule)
     _adaptation(panels[2], measured.adaptation, closed_forms)
@@ -90,9 +93,9 @@ def _update(axes: Axes, update: UpdateResult, density: DensityResult) -> None:
     drawn = (g >= low) & (update.start > 0)
     shown = update.start[drawn]
     axes.set(xscale="log", yscale="log", xlim=(low, g[-1]), title="update against gradient")
-    axes.set_ylim(0.5 * shown.min(), 20.0 * shown.max())
+    axes.set_ylim(0.5 * shown.min(), 2.0 * shown.max())
     axes.set(xlabel="gradient |g|", ylabel="−Δx, odd part (parameter units)")
-    axes.legend(loc="upper left", fontsize=LEGEND_SIZE)
+    axes.legend(**BELOW)
 
 
 def _schedule(axes: Axes, schedule: ScheduleResult) -> None:
@@ -102,12 +105,11 @@ def _schedule(axes: Axes, schedule: ScheduleResult) -> None:
     axes.plot(steps, rate, color=BLUE, label="zero gradients")
     axes.plot(steps, mean, color=VERMILLION, linestyle="--", label="on problems")
     axes.fill_between(steps, mean - error, mean + error, color=VERMILLION, alpha=0.2, linewidth=0)
-    # Room for the legend above the highest point.
     heights = np.concatenate([rate, mean + error])
     highest = float(np.max(heights[np.isfinite(heights)], initial=0.0))
-    axes.set_ylim(0, 1.3 * highest if highest > 0 else None)
+    axes.set_ylim(0, 1.1 * highest if highest > 0 else None)
     axes.set(title="learning rate along the way", xlabel="iteration", ylabel="−∂Δx/∂g at g = 0")
-    axes.legend(loc="upper right", ncols=2, fontsize=LEGEND_SIZE)
+    axes.legend(**BELOW)
 
 
 def _adaptation(axes: Axes, adapted: AdaptationResult, closed_forms: dict[str, np.ndarray]) -> None:
@@ -132,7 +134,7 @@ def _adaptation(axes: Axes, adapted: AdaptationResult, closed_forms: dict[str, n
             axes.plot(size, closed_forms[name], color=color, linestyle=linestyle, label=label)
     axes.set(xscale="log", yscale="log", title="learning rate under constant g")
     axes.set(xlabel="constant gradient |g|", ylabel="|∂Δx/∂g| at (h*(g), 0)")
-    axes.legend(loc="best", fontsize=LEGEND_SIZE)
+    axes.legend(**BELOW)
 
 
 def _portrait(axes: Axes, portrait: PortraitResult) -> None:
@@ -159,6 +161,4 @@ def _portrait(axes: Axes, portrait: PortraitResult) -> None:
     axes.set_ylabel(f"component 2 ({explained[1]:.3g} %)")
     axes.set_title("states, principal components")
     axes.margins(x=0.1, y=0.1)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.3 * (high - low), high)
-    axes.legend(loc="lower center", ncols=2, fontsize=LEGEND_SIZE)
+    axes.legend(**BELOW)

@@ -202,7 +202,7 @@ def modes_over_training(
         axes.axvline(
             chosen, color=VERMILLION, linestyle="--", zorder=0, label=f"meta-step {chosen:,}"
         )
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside lower center")
     bar = figure.colorbar(points, ax=axes, extend="min")
     bar.set_label("steady-state gain |α/(1−β)|")
     return figure

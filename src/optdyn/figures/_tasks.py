@@ -33,7 +33,7 @@ def condition_numbers(values: Float[ndarray, " problems"]) -> Figure:
     axes.set_xscale("log")
     axes.set_xlabel("condition number of AᵀA (largest over smallest eigenvalue)")
     axes.set_ylabel(f"problems (of {values.size:,})")
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -65,7 +65,7 @@ def rosenbrock_surface(
     axes.set_xlabel("x")
     axes.set_ylabel("y")
     axes.set_aspect("equal")
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower center")
     bar = figure.colorbar(image, ax=axes, extend="min", format=LogFormatterMathtext())
     bar.set_label("loss f(x, y)")
     return figure
@@ -92,5 +92,5 @@ def two_moons_data(
     axes.set_xlabel("first feature")
     axes.set_ylabel("second feature")
     axes.set_aspect("equal")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
