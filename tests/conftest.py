@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -20,12 +19,9 @@ from helpers import TINY_RECIPES
 from optdyn.inner_loop import Objective
 from optdyn.precision import double_precision
 from optdyn.pretrained import load_shipped
-from optdyn.runs._analysis_run import analyze_task
-from optdyn.runs._explorer_run import explore_task
-from optdyn.runs._mechanisms_run import explain_task
-from optdyn.runs._results import HeldOut
-from optdyn.runs._run_folder import open_run
+from optdyn.runs import HeldOut, analyze_task, explain_task, explore_task, open_run
 from optdyn.runs._store import write_bytes
+from optdyn.study import Study, reproduce
 from optdyn.tasks import TwoMoons
 
 FULL = os.environ.get("SUITE") == "full"
@@ -101,26 +97,15 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(shared / "tiny_study.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "claims.json").exists():
-            _make_tiny_study(out)
+            reproduce(out, Study(TINY_RECIPES, "smoke", shipping=shared / "nothing ships"))
     return out
-
-
-def _make_tiny_study(out: Path) -> None:
-    module = importlib.import_module("optdyn.study._reproduce")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LAPTOP", TINY_RECIPES)
-        patch.setattr(module, "recipe_for", lambda task, scale: TINY_RECIPES[task])
-        patch.setattr(module, "shipped_stages", dict)
-        patch.setattr(module, "place_searches", lambda run, task: None)
-        module.reproduce(out, "all", "smoke", 0, False)
 
 
 @pytest.fixture(scope="session")
 def small_moons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder: the shipped two-moons optimizer analysed on a small network."""
     out = tmp_path_factory.mktemp("moons") / "run"
-    task = TwoMoons(width=3, depth=1, points=16)
-    held_out = HeldOut(seed=0, num_problems=2, objective=Objective(num_steps=8))
+    task, held_out = TwoMoons(width=3, depth=1, points=16), HeldOut(0, 2, Objective(num_steps=8))
     with open_run(out) as run:
         for place, content in load_shipped("two_moons").files.items():
             write_bytes(out / "two_moons" / place, content)

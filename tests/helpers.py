@@ -11,11 +11,12 @@ import optax
 from cyclopts import ArgumentCollection
 
 from optdyn.cli.main import make_app
-from optdyn.meta_training._trainer import MetaTraining
+from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.runs import Distillation
-from optdyn.study._recipes import Recipe
-from optdyn.tasks import TASKS, Task
+from optdyn.search import SearchProtocol
+from optdyn.study import Recipe
+from optdyn.tasks import TASKS, LinearRegression, Rosenbrock, Task, TwoMoons
 
 SMALL_OPTIONS = {
     "linear_regression": {"n": 3},
@@ -69,16 +70,14 @@ def as_vector(tree: object) -> jax.Array:
 
 
 TINY_RECIPE = Recipe(
+    task=Rosenbrock(),
     architecture=Architecture("gru", 3, Encoding("asinh"), output_scale=0.1),
     protocol=MetaTraining(
         num_meta_steps=3, unroll_length=8, batch_size=2, normalization="first",
         max_cotangent_norm=1.0,
     ),
     baselines=("momentum", "rmsprop"),
-    tuning_samples=40,
-    tuning_problems=2,
-    rescore_top=3,
-    rescore_problems=2,
+    tuning=SearchProtocol(num_samples=40, num_problems=2, rescore_top=3, rescore_problems=2),
     test_problems=4,
     analysis_problems=2,
     explained_problems=2,
@@ -87,11 +86,11 @@ TINY_RECIPE = Recipe(
         test_problems=4,
     ),
 )  # fmt: skip
-TINY_RECIPES = {
-    "linear_regression": dataclasses.replace(TINY_RECIPE, task_options={"n": 3}),
-    "rosenbrock": TINY_RECIPE,
-    "two_moons": dataclasses.replace(TINY_RECIPE, shipped=True),
-}
+TINY_RECIPES = (
+    dataclasses.replace(TINY_RECIPE, task=LinearRegression(n=3)),
+    TINY_RECIPE,
+    dataclasses.replace(TINY_RECIPE, task=TwoMoons(), shipped=True),
+)
 """A study of seconds, in which two_moons stands for a task that does not ship."""
 
 

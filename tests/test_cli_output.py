@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from helpers import TINY_RECIPES, command_options
+from optdyn import study
 from optdyn.cli import _devices as devices
 from optdyn.cli import _doctor as doctor
 from optdyn.cli._commands import COMMANDS
@@ -23,7 +25,6 @@ from optdyn.cli._export import train_command
 from optdyn.cli.main import main
 from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.runs._run_folder import open_run
-from optdyn.study import _distillation as distillation
 from optdyn.study import _self_test as self_test
 from optdyn.tasks import TASKS
 
@@ -69,6 +70,10 @@ def printed(
     return json.loads(captured.out), captured.err
 
 
+def tiny_recipes(task: str) -> tuple[study.Recipe, ...]:
+    return tuple(recipe for recipe in TINY_RECIPES if task in ("all", recipe.name))
+
+
 @pytest.mark.parametrize("command", ["train", *FINISHED])
 def test_json_is_all_that_standard_output_holds(
     tiny_study: Path,
@@ -86,12 +91,8 @@ def test_json_is_all_that_standard_output_holds(
         options = list(FINISHED[command])
     if command == "export":
         options += ["--to", str(tmp_path / "to")]
-    study = importlib.import_module("optdyn.study._reproduce")
-    monkeypatch.setattr(study, "LAPTOP", TINY_RECIPES)
-    monkeypatch.setattr(study, "recipe_for", lambda task, scale: TINY_RECIPES[task])
-    monkeypatch.setattr(study, "shipped_stages", dict)
-    monkeypatch.setattr(study, "place_searches", lambda run, task: None)
-    monkeypatch.setattr(distillation, "recipe_for", lambda task, scale: TINY_RECIPES[task])
+    monkeypatch.setattr(study, "recipes_for", lambda task, _: tiny_recipes(task))
+    monkeypatch.setattr(study, "Study", functools.partial(study.Study, shipping=tmp_path))
     argv = [command, *options, "--out", str(run), "--json"]
     values, told = printed(capsys, argv)
     assert values.keys() >= KEYS[command]

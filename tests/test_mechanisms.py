@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import optax
 import pytest
@@ -12,7 +10,7 @@ from optdyn.dynamics import eigenmodes, linearize, step_map
 from optdyn.dynamics._operating_point import operating_point
 from optdyn.dynamics._tracking import track_modes
 from optdyn.errors import UserError
-from optdyn.mechanisms._measurement import Visited, measure, spread
+from optdyn.mechanisms._measurement import Visited, measure
 from optdyn.mechanisms._nonlinear import (
     adam_adaptation,
     adaptation,
@@ -23,7 +21,6 @@ from optdyn.mechanisms._nonlinear import (
     update_function,
 )
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
-from optdyn.study._mechanism_claims import distillation_claims, mechanism_claims
 
 GRID = np.geomspace(1e-4, 1e3, 57)
 CLIPPED = optax.chain(optax.clip(0.37), optax.sgd(0.5, momentum=0.75))
@@ -147,73 +144,3 @@ def test_an_adaptive_optimizer_is_told_from_a_clipped_one():
     found = measured(optax.rmsprop(0.1, decay=0.9, eps=1e-4))
     assert found.adaptation_ratio.mean < 0.1
     assert found.update_start.threshold < 0.1
-
-
-def test_claims_say_what_was_found():
-    found = measured(CLIPPED)
-    plain = {
-        "meta_step": 7,
-        "mechanisms": {
-            "density": vars(found.density),
-            "update": {"threshold_start": 0.37, "largest_part": vars(found.largest_part)},
-            "schedule": {"rate": [1.0, 2.0, 0.5]},
-            "adaptation": {
-                "ratio": dataclasses.asdict(found.adaptation_ratio),
-                "slope_ratio": {"mean": None, "standard_error": None},
-            },
-        },
-    }
-    verdicts = {c.id.split(".")[1]: c.passed for c in mechanism_claims("some_task", plain)}
-    assert verdicts == {
-        "update_saturates": True,
-        "schedule_warms_up": True,
-        "schedule_decays": True,
-        "rate_falls_with_gradient": False,
-        "slope_falls_with_gradient": False,
-    }
-    plain["mechanisms"]["schedule"]["rate"] = [1.0, 1.0, 1.0]
-    flat = {c.id.split(".")[1]: c.passed for c in mechanism_claims("some_task", plain)}
-    assert not flat["schedule_warms_up"]
-    assert not flat["schedule_decays"]
-
-
-def kept(fraction, mean=1.0):
-    return {"mean": mean, "kept": {"fraction": fraction, "standard_error": 0.1}}
-
-
-def distilled(fraction, without, learned_without):
-    size = {"name": "2 momenta", "numbers": 4, **kept(fraction)}
-    return {
-        "sizes": [size], "chosen": 0, "baseline": "adam", "shipped": False, "without": without,
-        "learned_without": {n: {"what": f"has {n}", **row} for n, row in learned_without.items()},
-    }  # fmt: skip
-
-
-def test_the_ledger_names_what_a_readable_optimizer_lacks():
-    learned = {"no schedule": kept(0.4), "linear": kept(None, None), "one mode": kept(-1.0)}
-
-    def note(*without):
-        (claim,) = distillation_claims("digits", distilled(0.5, dict(without), learned))
-        assert not claim.passed
-        return claim.note
-
-    told = note(("schedule", kept(0.2)))
-    assert "its part worth most is schedule (without it: 0.2)" in told
-    assert "mechanism worth most is its nonlinearity (without it: diverged)" in told
-    assert "missing: nonlinearity, as it gains nothing by adaptive scaling or saturation" in told
-    told = note(("saturation", kept(0.1)), ("schedule", kept(0.6)))
-    assert "its part worth most is saturation (without it: 0.1)" in told
-    assert "missing: schedule, as it gains nothing by schedule (without its schedule the" in told
-    assert "beyond the parts" in note(("saturation", kept(0.1)), ("schedule", kept(0.3)))
-    (claim,) = distillation_claims("digits", distilled(0.9, {}, learned))
-    assert claim.passed
-    assert "missing" not in claim.note
-    # Finite, but there is no advantage to keep: that is not divergence.
-    (claim,) = distillation_claims("digits", distilled(None, {}, learned))
-    assert "2 momenta: the learned one is not ahead there" in claim.note
-
-
-def test_a_spread_leaves_out_what_does_not_exist():
-    assert spread(np.array([1.0, np.nan, 3.0])).mean == 2.0
-    assert np.isnan(spread(np.array([np.nan])).mean)
-    assert spread(np.array([1.0, 2.0])).standard_error == pytest.approx(0.5, rel=1e-12)

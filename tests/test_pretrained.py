@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import optdyn
-from helpers import TINY_RECIPES, small_task
+from helpers import TINY_RECIPE, small_task
 from optdyn.cli._export import train_command, tune_command
 from optdyn.cli.main import main, parse
 from optdyn.errors import UserError
@@ -45,7 +45,8 @@ from optdyn.runs._store import read_result, write_result
 from optdyn.runs._tuning_run import load_tables
 from optdyn.search._learning_rate import LearningRateSearch
 from optdyn.study._recipes import LAPTOP
-from optdyn.study.page import build_report
+from optdyn.study._results import read_results
+from optdyn.study.page import Contents, write_page
 from optdyn.tasks import Rosenbrock
 
 TASK = "rosenbrock"
@@ -336,7 +337,7 @@ def test_the_package_ships_what_it_lists() -> None:
 def test_searches_of_the_meta_learning_rate_ship_too(tiny_study: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
     what = LearningRateSearch(num_draws=2, horizon=2, num_finalists=1, num_problems=2)
-    recipe = TINY_RECIPES[TASK]
+    recipe = TINY_RECIPE
     with open_run(run) as folder:
         rows = search(folder, Rosenbrock(), recipe.architecture, recipe.protocol, 0, what)
     to = export(run, tmp_path / "to")
@@ -344,7 +345,10 @@ def test_searches_of_the_meta_learning_rate_ship_too(tiny_study: Path, tmp_path:
     assert read_search(path).rows == rows
     place = str(path.relative_to(to / TASK))
     assert load_shipped(TASK, to).files[place] == path.read_bytes()
-    page = build_report(run).read_text()
+    with open_run(run) as folder:
+        found = read_results(folder, TASK)
+    write_page(Contents(run, {}, {}, {}, [found], [], []), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
     assert "Architectures and meta learning rates tried" in page
     assert f"{min(row.meta_objective for row in rows[2:]):.4g}" in page
 

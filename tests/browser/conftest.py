@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
-from optdyn.study.page import build_report
+from optdyn.runs import open_run
+from optdyn.study import report as make_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
@@ -47,7 +48,8 @@ def report(tiny_study: Path, small_moons: Path, tmp_path_factory: pytest.TempPat
     run = tmp_path_factory.mktemp("report") / "run"
     shutil.copytree(tiny_study, run)
     shutil.copytree(small_moons / "two_moons", run / "two_moons")
-    return build_report(run)
+    with open_run(run) as opened:
+        return make_report(opened)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Callable
@@ -10,20 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from optdyn.dynamics import reduce
 from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.mechanisms._momentum_stage import MomentumComparison
-from optdyn.runs._analysis_run import read_analysis
+from optdyn.runs import open_run, read_analysis
 from optdyn.runs._checkpoints import analysis_path, load_optimizer
-from optdyn.study.page import build_report
-from optdyn.tasks import make_task
+from optdyn.study import report as make_report
+from optdyn.tasks import LinearRegression
 
 SCREENSHOTS = Path(__file__).parents[2] / "artifacts" / "screenshots"
 LARGEST = 4_000_000
-"""Of a page with few figures: those of a whole study add up to `pictures.PAGE_LIMIT`."""
+"""Of a page with few figures."""
 Opener = Callable[..., Page]
+PAPER = "getComputedStyle(document.body).backgroundColor"
 CHARTS = (
     "eigenvalues", "rates", "loss-curves", "training-curve",
     "portrait", "update", "schedule", "searches-chart",
@@ -102,8 +105,11 @@ def test_the_page_opens_alone_and_small(
         print(f"\nreport: {size / 1e6:.2f} MB, opened in {shared.seconds:.1f} s")
     assert size < LARGEST
     assert shared.faults == []
-    top = [shared.locator(f"#{part}").bounding_box()["y"] for part in ("claims", "explorer")]
+    order = (".findings", "#fig09", "#explorer", "#figures", "#claims", "#details")
+    top = [shared.locator(part).bounding_box()["y"] for part in order]
     assert top == sorted(top)
+    assert top[1] < shared.viewport_size["height"]
+    assert top[2] < 2 * shared.viewport_size["height"]
     assert value(shared, "typeof Plotly.react") == "function"
 
 
@@ -111,10 +117,43 @@ def test_on_a_telephone_nothing_is_wider_than_the_screen(open_page: Opener, repo
     page = open_page(report, color_scheme="light", viewport={"width": 400, "height": 800})
     draw_all(page)
     assert value(page, "document.documentElement.scrollWidth") == 400
-    result = page.locator("#claims td.passed, #claims td.failed").first
-    if result.count():
-        box = result.bounding_box()
+    page.locator(".ledger summary").first.click()
+    box = page.locator(".ledger td strong").first.bounding_box()
+    assert box["x"] + box["width"] <= 400
+    for cell in page.locator(".overview td a").all():
+        box = cell.bounding_box()
         assert box["x"] + box["width"] <= 400
+
+
+def test_every_cell_of_the_grid_leads_to_its_row_and_every_source_to_its_figure(
+    open_page: Opener, report: Path
+) -> None:
+    page = open_page(report)
+    cells = page.locator(".overview td a").all()
+    assert len(cells) > 20
+    for cell in cells:
+        target = cell.get_attribute("href").removeprefix("#")
+        row = page.locator(f"[id='{target}']")
+        page.evaluate("document.querySelectorAll('.ledger').forEach(f => { f.open = false; })")
+        cell.click()
+        row.wait_for(state="visible")
+        assert row.locator("code").inner_text() in cell.get_attribute("aria-label")
+    page.evaluate("document.querySelectorAll('.ledger').forEach(f => { f.open = true; })")
+    sources = page.locator(".ledger td[data-label=Source] a").all()
+    assert len(sources) > 20
+    for source in sources:
+        target = source.get_attribute("href").removeprefix("#")
+        assert page.locator(f"figure[id='{target}'] img").is_visible()
+
+
+def test_figures_have_no_white_card_on_a_dark_page(open_page: Opener, report: Path) -> None:
+    page = open_page(report, color_scheme="dark")
+    shot = page.locator("#fig09 img").screenshot()
+    picture = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), int)
+    paper = [int(part) for part in re.findall(r"\d+", value(page, PAPER))]
+    corner = picture[2, 2]
+    assert np.abs(corner - paper).max() <= 4
+    assert (picture.max(axis=2) > 180).any()  # ink is light
 
 
 def test_the_stage_slider_moves_eigenvalues_losses_and_cursor(page: Page) -> None:
@@ -154,8 +193,7 @@ def test_modes_run_in_the_page_are_the_reduced_optimizer(page: Page, tiny_study:
     folder = tiny_study / "linear_regression"
     analysis = read_analysis(folder / "analysis.json")
     optimizer, _ = load_optimizer(analysis_path(folder / "checkpoints", analysis.final))
-    task = make_task("linear_regression", n=3)
-    validation = analysis.inputs.settings.problems(task, VALIDATION_STREAM)
+    validation = analysis.inputs.settings.problems(LinearRegression(n=3), VALIDATION_STREAM)
     point = MomentumComparison(validation, 0.1, 0.5).operating_point(optimizer)
     page.focus("#stage")
     page.keyboard.press("End")
@@ -335,9 +373,11 @@ def test_a_part_that_is_missing_says_why_in_one_line(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_study / "rosenbrock", run / "rosenbrock")
+    shutil.copy(tiny_study / "config.json", run)
     for part in ("analysis", "mechanisms"):
         (run / "rosenbrock" / f"{part}.json").unlink()
-    page = open_page(build_report(run))
+    with open_run(run) as opened:
+        page = open_page(make_report(opened))
     for part in ("analysis", "mechanisms"):
         assert not page.is_visible(f"#{part}-panel")
         reason = page.inner_text(f"#{part}-missing")

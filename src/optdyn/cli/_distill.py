@@ -15,9 +15,6 @@ from optdyn.tasks import TASKS
 if TYPE_CHECKING:
     from optdyn.distillation import Kept
 
-if TYPE_CHECKING:
-    from optdyn.distillation import Kept
-
 
 def distill(
     *,
@@ -39,10 +36,13 @@ def distill(
         output: what is printed
     """
     mesh = start(devices)
-    from optdyn.study._distillation import distill as distill_in
+    from optdyn.study import Study, recipes_for
+    from optdyn.study import distill as distill_in
+
+    study = Study(recipes_for(task, scale), scale, seed)
 
     def work() -> Result:
-        found = distill_in(out, task, scale, seed, mesh)
+        found = distill_in(out, study, mesh)
         lines = [
             f"{_share(row.kept)}  {row.numbers:>2} numbers  {row.name}"
             f"{'  (chosen)' if place == found.chosen else ''}"

@@ -11,8 +11,8 @@ from optdyn.cli._output import Result, present
 from optdyn.cli._reading import one_of
 from optdyn.cli._settings import option_texts
 from optdyn.errors import UserError
-from optdyn.runs._run_folder import open_run
 from optdyn.runs._plain import to_plain
+from optdyn.runs._run_folder import open_run
 from optdyn.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ def report(*, out: Path = Path("runs/reproduce"), output: Output = OutputOptions
         output: what is printed
     """
     require_own(out)
-    from optdyn.study.page import build_report
+    from optdyn.study import report as report_in
 
-    def work() -> Result:
-        page = build_report(out)
-        return Result({"report": page}, [str(page)])
+    with open_run(out, create=False) as run:
 
-    with open_run(out, create=False):
+        def work() -> Result:
+            page = report_in(run)
+            return Result({"report": page}, [str(page)])
+
         present(output, work)

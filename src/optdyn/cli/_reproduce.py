@@ -10,8 +10,10 @@ from optdyn.cli._options import Devices, Output, OutputOptions, Scale, Seed
 from optdyn.cli._output import Result, present
 from optdyn.cli._reading import one_of
 from optdyn.meta_training import MetaTraining
-from optdyn.study._claims import LEDGER, read_ledger
 from optdyn.tasks import TASKS
+
+if TYPE_CHECKING:
+    from optdyn.study import Claim
 
 WHICH = (*TASKS, "all")
 if TYPE_CHECKING:
@@ -42,26 +44,26 @@ def reproduce(
         output: what is printed
     """
     mesh = start(devices, MetaTraining().batch_size)
+    from optdyn.study import LEDGER, Study, read_ledger, recipes_for
     from optdyn.study import reproduce as reproduce_in
 
+    study = Study(recipes_for(task, scale), scale, seed, retrain)
+
     def work() -> Result:
-        report = reproduce_in(
-            out=out, task=task, scale=scale, seed=seed, retrain=retrain, mesh=mesh
-        )
-        return _result(report, out / LEDGER)
+        report = reproduce_in(out, study, mesh)
+        claims = read_ledger(out / LEDGER)
+        return Result({"report": report, "claims": claims}, _lines(report, claims))
 
     present(output, work)
 
 
-def _result(report: Path, ledger: Path) -> Result:
-    claims = read_ledger(ledger)
-    missed = [claim for claim in claims if not claim["passed"]]
-    lines = [
+def _lines(report: Path, claims: list[Claim]) -> list[str]:
+    missed = [claim for claim in claims if not claim.passed]
+    return [
         f"claims: {len(claims) - len(missed)} of {len(claims)} hold",
         *(
-            f"  not met: {claim['id']}: {claim['measured']} ({claim['threshold']})"
+            f"  {claim.verdict}: {claim.id}: {claim.measured} ({claim.threshold})"
             for claim in missed
         ),
         f"report: {report}",
     ]
-    return Result({"report": report, "claims": claims}, lines)

@@ -165,10 +165,8 @@ def _recipe(command: str, task: str) -> Texts:
 def _counts(command: str, recipe: Recipe) -> dict[str, int]:
     if command == "tune":
         return {
-            "num_samples": recipe.tuning_samples,
-            "num_problems": recipe.tuning_problems,
-            "rescore_top": recipe.rescore_top,
-            "rescore_problems": recipe.rescore_problems,
+            name: getattr(recipe.tuning, name)
+            for name in ("num_samples", "num_problems", "rescore_top", "rescore_problems")
         }
     counts = {"evaluate": recipe.test_problems, "analyze": recipe.analysis_problems}
     return {"num_problems": counts[command]} if command in counts else {}

@@ -22,7 +22,7 @@ from optdyn.optimizers._cells import CELLS
 from optdyn.random_streams import LARGEST_SEED
 from optdyn.runs import Base, Sweep, open_run, run_sweep
 from optdyn.runs._sweep_run import best_rows
-from optdyn.study._recipes import LAPTOP, Recipe
+from optdyn.study._recipes import LAPTOP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +76,19 @@ class SweepOptions:
 
 
 def _base(name: str, given: dict[str, Any]) -> Base:
-    recipe = LAPTOP.get(name, Recipe(Architecture(), MetaTraining()))
-    texts = tuple(f"{option}={value}" for option, value in recipe.task_options.items())
+    recipe = LAPTOP.get(name)
+    own = {} if recipe is None else recipe.task_options
+    texts = tuple(f"{option}={value}" for option, value in own.items())
     try:
         task = options.TaskOptions(name, texts).make()
     except UserError as error:
         raise UserError(str(error).replace("--task:", "--tasks:", 1)) from None
-    return Base(task, recipe.architecture, dataclasses.replace(recipe.protocol, **given))
+    architecture, protocol = (
+        (Architecture(), MetaTraining())
+        if recipe is None
+        else (recipe.architecture, recipe.protocol)
+    )
+    return Base(task, architecture, dataclasses.replace(protocol, **given))
 
 
 Trainings = Annotated[SweepOptions, options.flat("Trainings", 1)]

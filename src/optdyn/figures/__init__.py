@@ -20,7 +20,6 @@ from optdyn.figures._inputs import (
 from optdyn.figures._mechanisms import mechanisms
 from optdyn.figures._modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
 from optdyn.figures._optimizer import optimizer_impulse, optimizer_modes
-from optdyn.figures._registry import FIGURES, Description, place
 from optdyn.figures._save import save_figure
 from optdyn.figures._schematic import optimizer_schematic
 from optdyn.figures._search import hyperparameter_searches
@@ -31,9 +30,7 @@ from optdyn.figures._tasks import condition_numbers, rosenbrock_surface, two_moo
 from optdyn.figures._training import momentum_stage, training_curve
 
 __all__ = [
-    "FIGURES",
     "Curve",
-    "Description",
     "MomentumPoint",
     "MomentumStage",
     "Score",
@@ -59,7 +56,6 @@ __all__ = [
     "optimizer_stability",
     "paired_differences",
     "performance_summary",
-    "place",
     "reduction_losses",
     "rosenbrock_surface",
     "save_figure",

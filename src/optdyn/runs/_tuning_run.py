@@ -116,7 +116,8 @@ def rerun_tables(run: RunFolder, task: Task) -> RerunsResult:
                 advance(count, name)
             reruns[name] = before
     result = RerunsResult(reruns)
-    write_result(folder / RERUNS, result)
+    if reruns != known:
+        write_result(folder / RERUNS, result)
     return result
 
 

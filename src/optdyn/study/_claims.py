@@ -1,249 +1,154 @@
-"""The claims ledger: each finding of the paper beside what was measured here."""
+"""The table of claims: each finding of the paper, how it is measured, and what it must reach.
+
+One more claim is one more row.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from optdyn.study import _measures as measure
+from optdyn.study._ledger import Bound, Row, at_least, at_most
 
-from optdyn.evaluation import MeanAndError
-from optdyn.runs._results import AnalysisResult, EvaluationSummary, Rerun, Score
-from optdyn.runs._store import read_json
+APPENDIX_A = ("linear_regression",)
+"""The task of appendix A; elsewhere the ledger says whether its findings hold too."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A finding, the number that decides it, and the verdict.
-
-    ``threshold`` states the comparison in words and numbers; ``passed`` is
-    whether ``measured`` meets it. ``id`` is unique in a ledger. ``origin`` says
-    where the weights and search tables behind it came from.
-    """
-
-    id: str
-    task: str
-    statement: str
-    source: str
-    measured: float | None
-    threshold: str
-    passed: bool
-    note: str = ""
-    origin: str = ""
-
-
-def at_most(bound: float, measured: float | None, **claim: Any) -> Claim:
-    """A claim that holds when ``measured`` ≤ ``bound``; a number that is missing fails."""
-    passed = measured is not None and math.isfinite(measured) and measured <= bound
-    return Claim(measured=measured, threshold=f"<= {bound:g}", passed=passed, **claim)
-
-
-def at_least(bound: float, measured: float | None, **claim: Any) -> Claim:
-    """A claim that holds when ``measured`` ≥ ``bound``; a number that is missing fails."""
-    passed = measured is not None and not math.isnan(measured) and measured >= bound
-    return Claim(measured=measured, threshold=f">= {bound:g}", passed=passed, **claim)
-
-
-LEDGER = "claims.json"
-
-
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The claims in a ledger file; raises `UserError` when it is not a list of objects."""
-    return read_json(path, list[dict[str, Any]])
-
-
-THRESHOLDS = {"gain_gap": 3.0, "momentum_ratio": 1.10, "deviation": 0.05}
-"""What the momentum stage is asked to show, by the names of `StageRow`."""
-
-
-def momentum_claims(task: str, analysis: AnalysisResult) -> list[Claim]:
-    """The findings of appendix A about the checkpoint that equals tuned momentum.
-
-    The appendix reports them for linear regression; on other tasks the ledger
-    tells whether they hold there too.
-    """
-    beyond = "" if task == "linear_regression" else "; found there on linear regression"
-    step, row, tuned = analysis.momentum_stage, analysis.stage, analysis.tuned
-    level = _ratio(row.meta_objective, tuned.meta_objective)
-    where = f"checkpoint at meta-step {step}"
-    mode = f"leading mode: learning rate {row.alpha:.4g}, momentum {row.beta:.4g}"
-    return [
-        at_most(
-            0.05,
-            None if level is None else abs(level - 1.0),
-            id=f"{task}.momentum_stage",
-            task=task,
-            statement="Meta-training passes a stage at which the learned optimizer performs like "
-            "the best tuned momentum (relative difference of meta-objectives).",
-            source=f"appendix A{beyond}",
-            note=f"{where}, the stored one nearest tuned momentum's meta-objective",
-        ),
-        at_most(
-            1e-6,
-            row.fixed_point.error_estimate,
-            id=f"{task}.fixed_point",
-            task=task,
-            statement="The zero-gradient dynamics settle at a fixed point "
-            "(estimated distance to it).",
-            source="appendix B, eq. 3",
-            note=f"{where}; {row.fixed_point.converged} of "
-            f"{row.fixed_point.candidates} starts converged, to "
-            f"{row.fixed_point.distinct} distinct point(s)",
-        ),
-        at_least(
-            THRESHOLDS["gain_gap"],
-            row.gain_gap,
-            id=f"{task}.one_mode_stands_out",
-            task=task,
-            statement="One eigenmode stands out of the bulk (its steady-state gain |α/(1−β)| "
-            "over the next mode's).",
-            source=f"appendix A, Fig. 7a{beyond}",
-            note=f"{where}; {mode}",
-        ),
-        at_least(
-            3.0,
-            row.rate_ratio,
-            id=f"{task}.its_learning_rate_is_large",
-            task=task,
-            statement="That mode also has a large learning rate (over the median of the others).",
-            source=f"appendix A, Fig. 7b{beyond}",
-            note=f"{where}; {mode}",
-        ),
-        at_most(
-            THRESHOLDS["momentum_ratio"],
-            row.momentum_ratio,
-            id=f"{task}.mode_matches_tuned_momentum",
-            task=task,
-            statement="Momentum run with that mode's learning rate and timescale does as well as "
-            "the best tuned momentum (ratio of meta-objectives).",
-            source=f"appendix A, Fig. 7b{beyond}",
-            note=f"{mode}; tuned: {tuned.alpha:.4g}, {tuned.beta:.4g}",
-        ),
-        at_most(
-            THRESHOLDS["deviation"],
-            row.deviation,
-            id=f"{task}.one_mode_follows_the_full_optimizer",
-            task=task,
-            statement="The optimizer reduced to that mode follows the full nonlinear one "
-            "(median relative deviation of the loss over the unroll).",
-            source=f"appendix A, Fig. 7c{beyond}",
-            note=where,
-        ),
-    ]
-
-
-def comparison_claims(
-    task: str, evaluation: EvaluationSummary, least_advantage: dict[str, float]
-) -> list[Claim]:
-    """Fig. 9's finding, baseline by baseline, on unseen problems.
-
-    ``least_advantage`` maps a baseline to the relative advantage also asked for.
-    """
-    learned = evaluation.optimizers["learned"]
-    claims = []
-    for name, difference in evaluation.learned_minus.items():
-        baseline = evaluation.optimizers[name]
-        scores = (
-            f"learned {_score(learned)}, {name} {_score(baseline)}; "
-            f"paired difference {_score(difference)}"
-        )
-        lower_by = _in_standard_errors(difference) if math.isfinite(learned.mean) else None
-        claims.append(_beats(task, name, lower_by, scores))
-        if name in least_advantage:
-            ratio = _ratio(learned.mean, baseline.mean)
-            claims.append(
-                at_least(
-                    least_advantage[name],
-                    None if ratio is None else 1.0 - ratio,
-                    id=f"{task}.advantage_over_{name}",
-                    task=task,
-                    statement=f"With more meta-training the learned optimizer outperforms tuned "
-                    f"{name} (relative advantage in meta-objective).",
-                    source="appendix A",
-                    note=scores,
-                )
-            )
-    return claims
+ROWS = (
+    Row(
+        "learned_beats_{}",
+        "beats the tuned baselines",
+        "The learned optimizer has a lower meta-objective than tuned {} on unseen problems "
+        "(paired difference in standard errors).",
+        "appendix C.2, Fig. 9", "fig09", "summary",
+        measure.lower_by, at_least(2.0),
+        subjects=measure.baselines,
+    ),
+    Row(
+        "advantage_over_{}",
+        "wins by a margin",
+        "With more meta-training the learned optimizer outperforms tuned {} (relative advantage "
+        "in meta-objective).",
+        "appendix A", "fig09", "summary",
+        measure.advantage, at_least(0.25),
+        subjects=lambda results: ("momentum",), asked_of=APPENDIX_A,
+    ),
+    Row(
+        "momentum_stage",
+        "passes through tuned momentum",
+        "Meta-training passes a stage at which the learned optimizer performs like the best "
+        "tuned momentum (relative difference of meta-objectives).",
+        "appendix A", "momentum_stage", "analysis",
+        measure.off_momentum, at_most(0.05),
+        stated_for=APPENDIX_A,
+    ),
+    Row(
+        "fixed_point",
+        "settles at a fixed point",
+        "The zero-gradient dynamics settle at a fixed point (estimated distance to it).",
+        "appendix B, eq. 3", "fig07a", "analysis",
+        measure.distance_to_fixed_point, at_most(1e-6),
+    ),
+    Row(
+        "one_mode_stands_out",
+        "one mode stands out",
+        "One eigenmode stands out of the bulk (its steady-state gain |α/(1−β)| over the next "
+        "mode's).",
+        "appendix A, Fig. 7a", "fig07a", "analysis",
+        measure.at_stage(lambda row: row.gain_gap), at_least(3.0),
+        stated_for=APPENDIX_A,
+    ),
+    Row(
+        "its_learning_rate_is_large",
+        "… with a large learning rate",
+        "That mode also has a large learning rate (over the median of the others).",
+        "appendix A, Fig. 7b", "fig07b", "analysis",
+        measure.at_stage(lambda row: row.rate_ratio), at_least(3.0),
+        stated_for=APPENDIX_A,
+    ),
+    Row(
+        "mode_matches_tuned_momentum",
+        "… that matches tuned momentum",
+        "Momentum run with that mode's learning rate and timescale does as well as the best "
+        "tuned momentum (ratio of meta-objectives).",
+        "appendix A, Fig. 7b", "fig07b", "analysis",
+        measure.at_stage(lambda row: row.momentum_ratio), at_most(1.10),
+        stated_for=APPENDIX_A,
+    ),
+    Row(
+        "one_mode_follows_the_full_optimizer",
+        "… and follows the full optimizer",
+        "The optimizer reduced to that mode follows the full nonlinear one (median relative "
+        "deviation of the loss over the unroll).",
+        "appendix A, Fig. 7c", "fig07c", "analysis",
+        measure.at_stage(lambda row: row.deviation), at_most(0.05),
+        stated_for=APPENDIX_A,
+    ),
+    Row(
+        "update_saturates",
+        "the update saturates",
+        "The update saturates as a function of the gradient (part of the linear update that is "
+        "left at a problem's largest gradient, from the initial state).",
+        "main text", "mechanisms", "mechanisms",
+        measure.largest_part, at_most(0.5),
+    ),
+    Row(
+        "schedule_warms_up",
+        "the learning rate warms up",
+        "With no gradient the learning rate first rises (largest over first).",
+        "main text", "mechanisms", "mechanisms",
+        measure.warm_up, at_least(1.1),
+    ),
+    Row(
+        "schedule_decays",
+        "… and decays",
+        "With no gradient the learning rate then falls (last over largest).",
+        "main text", "mechanisms", "mechanisms",
+        measure.decay, at_most(0.9),
+    ),
+    Row(
+        "rate_falls_with_gradient",
+        "the learning rate adapts",
+        "At the fixed points that constant gradients lead to, the effective learning rate "
+        "−∂Δx/∂g at g = 0 falls as |g| grows (at the 95 % quantile of |g| over at the 5 % "
+        "quantile).",
+        "main text", "mechanisms", "mechanisms",
+        measure.over_problems(lambda found: found.adaptation.ratio), at_most(0.9),
+    ),
+    Row(
+        "slope_falls_with_gradient",
+        "… and so does its slope",
+        "The same with the slope taken at the constant gradient itself, where saturation has a "
+        "part in it.",
+        "main text", "mechanisms", "mechanisms",
+        measure.over_problems(lambda found: found.adaptation.slope_ratio), at_most(0.9),
+    ),
+    Row(
+        "distilled_keeps_the_advantage",
+        "a few numbers do as well",
+        "A readable optimizer keeps the learned one's advantage over the best tuned baseline on "
+        "unseen problems (fraction kept).",
+        "this project", "advantage_kept", "distillation",
+        measure.advantage_kept, at_least(0.7, linear_regression=0.9),
+        stated_for=(),
+    ),
+    Row(
+        "{}_best_is_interior",
+        "searches end inside their grids",
+        "The best hyperparameters of {} lie inside the grid (hyperparameters on an edge).",
+        "appendix C.3, Figs. 10–12", "hyperparameter_search", "tables",
+        measure.on_an_edge, at_most(0),
+        subjects=measure.tuned, decided_by="measurement",
+    ),
+    Row(
+        "{}_reproduces_from_its_table",
+        "searches give the same again",
+        "Tuned {} reproduces its score when run again from the stored search table (difference "
+        "in standard errors of that score).",
+        "appendix C.3", "hyperparameter_search", "reruns",
+        measure.rerun_difference, at_most(0.1),
+        subjects=measure.rerun, decided_by="rounding",
+    ),
+)  # fmt: skip
 
 
-def claims_not_measured(task: str, baselines: Sequence[str], why: str) -> list[Claim]:
-    """Fig. 9's finding for a task that this study could not look at."""
-    return [_beats(task, name, None, f"not measured: {why}") for name in baselines]
-
-
-def rerun_claims(task: str, reruns: dict[str, Rerun]) -> list[Claim]:
-    """Every search's best combination scores the same when run again from the stored table.
-
-    ``reruns`` maps each baseline to its ``stored`` and ``rerun`` scores.
-    """
-    claims = []
-    for name, scores in reruns.items():
-        ratio = _ratio(scores.rerun, scores.stored)
-        claims.append(
-            at_most(
-                1e-5,
-                None if ratio is None else abs(ratio - 1.0),
-                id=f"{task}.{name}_reproduces_from_its_table",
-                task=task,
-                statement=f"Tuned {name} reproduces its score when run again from the stored "
-                "search table (relative difference).",
-                source="appendix C.3",
-                note=f"stored {_number(scores.stored)}, run again {_number(scores.rerun)}",
-            )
-        )
-    return claims
-
-
-def interior_claims(task: str, edges: dict[str, list[str]]) -> list[Claim]:
-    """No search's best combination lies on an edge of its grid; ``edges`` names those that do."""
-    return [
-        at_most(
-            0,
-            len(at_fault),
-            id=f"{task}.{name}_best_is_interior",
-            task=task,
-            statement=f"The best hyperparameters of {name} lie inside the grid "
-            "(hyperparameters on an edge).",
-            source="appendix C.3",
-            note=f"on an edge: {', '.join(at_fault)}" if at_fault else "",
-        )
-        for name, at_fault in edges.items()
-    ]
-
-
-def _beats(task: str, baseline: str, lower_by: float | None, note: str) -> Claim:
-    return at_least(
-        2.0,
-        lower_by,
-        id=f"{task}.learned_beats_{baseline}",
-        task=task,
-        statement=f"The learned optimizer has a lower meta-objective than tuned {baseline} "
-        "on unseen problems (paired difference in standard errors).",
-        source="appendix C.2, Fig. 9",
-        note=note,
-    )
-
-
-def _ratio(above: float, below: float) -> float | None:
-    """Of two numbers, if both are known and finite."""
-    return above / below if math.isfinite(above) and math.isfinite(below) and below else None
-
-
-def _number(value: float) -> str:
-    return f"{value:.7g}" if math.isfinite(value) else "not finite"
-
-
-def _in_standard_errors(difference: MeanAndError[float]) -> float | None:
-    """How many standard errors the learned optimizer is below; inf where the other diverged."""
-    mean, error = difference.mean, difference.standard_error
-    if not math.isfinite(mean):
-        return math.inf
-    return -mean / error if error and math.isfinite(error) else None
-
-
-def _score(score: Score | MeanAndError[float]) -> str:
-    if not math.isfinite(score.mean):
-        return "diverged"
-    error = score.standard_error
-    return f"{score.mean:.4g} ± {f'{error:.2g}' if math.isfinite(error) else 'unknown'}"
+def bound_of(row_id: str) -> Bound:
+    """The bound of a row of the table, for a figure that draws it."""
+    return next(row.bound for row in ROWS if row.id == row_id)

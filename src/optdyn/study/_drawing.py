@@ -1,9 +1,10 @@
-"""Every figure of a study, drawn from its results and saved beside its numbers."""
+"""How each figure of the study is drawn from a task's results (see `optdyn.study._stories`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,97 +20,144 @@ from optdyn.figures import (
     SearchPanel,
     StoredModes,
     entitled,
-    save_figure,
 )
 from optdyn.figures._style import readable
 from optdyn.inner_loop import Objective
 from optdyn.random_streams import keys_at, stream
-from optdyn.runs._progress import progress
-from optdyn.runs._results import CheckpointRow
 from optdyn.search import SearchTable, best
-from optdyn.study._claims import THRESHOLDS
-from optdyn.study._explanation import draw_explanation
+from optdyn.study._claims import bound_of
+from optdyn.study._measures import stage_name, there
 from optdyn.study._results import TaskResults
 from optdyn.tasks import LinearRegression, TwoMoons, sample_batch
 from optdyn.tasks._rosenbrock import X_RANGE, Y_RANGE, rosenbrock
 from optdyn.tasks._two_moons import moons
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from optdyn.runs._explained_results import Judged
+    from optdyn.runs._results import AnalysisResult, CheckpointRow
+
 FIGURE_STREAM = "figure problems"
 SURFACE_POINTS = 161
 STAGES_DRAWN = 12
-SEARCH_FIGURES = {"linear_regression": "fig10", "rosenbrock": "fig11", "two_moons": "fig12"}
 SYMBOLS = {"beta": "β", "gamma": "γ", "beta1": "β₁", "beta2": "β₂"}
-
-
-def draw_study(results: Sequence[TaskResults], folder: Path) -> None:
-    """Draw the figures that span tasks, then each task's own, into ``folder``."""
-    save_figure(figures.optimizer_schematic(), {}, folder, "fig08")
-    _draw_comparison(results, folder)
-    with progress("drawing figures", len(results)) as advance:
-        for count, result in enumerate(results, start=1):
-            if result.task in TASK_FIGURES:
-                TASK_FIGURES[result.task](folder)
-            _draw_searches(result, folder)
-            _draw_training(result, folder)
-            _draw_loss_curves(result, folder)
-            _draw_modes(result, folder)
-            draw_explanation(result, folder)
-            advance(count, result.task)
-
-
-def _draw_comparison(results: Sequence[TaskResults], folder: Path) -> None:
-    counts = sorted({len(e.losses) for r in results for e in r.evaluations.values()})
-    problems = f"{' or '.join(map(str, counts))} unseen problems a task"
-    scores = {r.task: _scores(r) for r in results}
-    summary = entitled(figures.performance_summary(scores), f"Performance on {problems}")
-    save_figure(summary, scores, folder, "fig09")
-    differences = {r.task: _differences(r) for r in results}
-    paired = figures.paired_differences(differences)
-    entitled(paired, f"Paired differences on {problems}")
-    save_figure(paired, differences, folder, "fig09_paired")
-
-
-def _draw_condition_numbers(folder: Path) -> None:
-    keys = keys_at(stream(0, FIGURE_STREAM), jnp.arange(2000))
-    problems = jax.jit(sample_batch, static_argnums=0)(LinearRegression(), keys)
-    values = np.linalg.cond(np.asarray(problems.data[0], float)) ** 2
-    figure = entitled(figures.condition_numbers(values), "linear regression: sampled problems")
-    save_figure(figure, {"condition_number": values}, folder, "fig02a")
-
-
-def _draw_rosenbrock(folder: Path) -> None:
-    x, y = np.linspace(*X_RANGE, SURFACE_POINTS), np.linspace(*Y_RANGE, SURFACE_POINTS)
-    points = jnp.stack([*jnp.meshgrid(jnp.asarray(x), jnp.asarray(y))])
-    loss = np.asarray(jnp.vectorize(rosenbrock, signature="(n)->()")(jnp.moveaxis(points, 0, -1)))
-    data = {"x": x, "y": y, "loss": loss}
-    figure = figures.rosenbrock_surface(**data, minimum=(1.0, 1.0))
-    entitled(figure, "Rosenbrock: loss where problems start")
-    save_figure(figure, data, folder, "fig02b")
-
-
-def _draw_two_moons(folder: Path) -> None:
-    task = TwoMoons()
-    features, labels = moons(task.points, task.noise)
-    data = {"features": features, "labels": labels}
-    figure = entitled(figures.two_moons_data(**data), "two moons: points to classify")
-    save_figure(figure, data, folder, "fig02c")
-
-
-TASK_FIGURES: dict[str, Callable[[Path], None]] = {
-    "linear_regression": _draw_condition_numbers,
-    "rosenbrock": _draw_rosenbrock,
-    "two_moons": _draw_two_moons,
+STAGE, FINAL = "stage", "final"
+MEASURES = (
+    "meta_step", "meta_objective", "alpha", "beta", "gain_gap", "momentum_ratio", "deviation",
+)  # fmt: skip
+ROW_OF_THRESHOLD = {
+    "gain_gap": "one_mode_stands_out",
+    "momentum_ratio": "mode_matches_tuned_momentum",
+    "deviation": "one_mode_follows_the_full_optimizer",
 }
 
 
-def _draw_searches(result: TaskResults, folder: Path) -> None:
-    panels = [panel for table in result.tables.values() for panel in _panels(table)]
-    name = SEARCH_FIGURES.get(result.task, f"hyperparameter_search_{result.task}")
-    figure = figures.hyperparameter_searches(panels)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn:
+    """A picture and its numbers. ``task`` is "" for one of all tasks together.
+
+    ``note`` says what it is of, beyond figure and task; ``variant`` keeps pictures of one
+    figure and task apart. ``film``: the same as a GIF.
+    """
+
+    figure: Figure
+    data: dict[str, Any]
+    task: str = ""
+    note: str = ""
+    variant: str = ""
+    film: bytes | None = None
+
+    def entitled(self) -> Figure:
+        """The picture with its task and note over it, for one who sees it alone."""
+        words = ": ".join(filter(None, (readable(self.task), self.note)))
+        return entitled(self.figure, words) if words else self.figure
+
+
+# Figures of all tasks together.
+
+
+def schematic(_: Sequence[TaskResults]) -> Iterator[Drawn]:
+    """Fig. 8."""
+    yield Drawn(figures.optimizer_schematic(), {})
+
+
+def comparison(results: Sequence[TaskResults]) -> Iterator[Drawn]:
+    """Fig. 9."""
+    scores = {
+        r.task: [Score(name, e.mean, e.standard_error) for name, e in r.evaluations.items()]
+        for r in results
+    }
+    yield Drawn(figures.performance_summary(scores), scores, note=_unseen(results))
+
+
+def paired(results: Sequence[TaskResults]) -> Iterator[Drawn]:
+    """Baseline minus learned: right of zero the learned optimizer wins."""
+    differences = {
+        r.task: [
+            Score(name, -found.mean if np.isfinite(found.mean) else np.inf, found.standard_error)
+            for name, found in r.summary.learned_minus.items()
+        ]
+        for r in results
+        if r.summary is not None
+    }
+    yield Drawn(figures.paired_differences(differences), differences, note=_unseen(results))
+
+
+def _unseen(results: Sequence[TaskResults]) -> str:
+    counts = sorted({len(e.losses) for r in results for e in r.evaluations.values()})
+    return f"{' or '.join(map(str, counts))} unseen problems per task"
+
+
+# Figures of one task.
+
+
+def problems(result: TaskResults) -> Iterator[Drawn]:
+    """Fig. 2: what a task's problems are like."""
+    if result.task in PROBLEMS:
+        yield dataclasses.replace(PROBLEMS[result.task](), task=result.task)
+
+
+def _condition_numbers() -> Drawn:
+    keys = keys_at(stream(0, FIGURE_STREAM), jnp.arange(2000))
+    sampled = jax.jit(sample_batch, static_argnums=0)(LinearRegression(), keys)
+    values = np.linalg.cond(np.asarray(sampled.data[0], float)) ** 2
+    figure = figures.condition_numbers(values)
+    return Drawn(figure, {"condition_number": values}, note="condition numbers of its problems")
+
+
+def _surface() -> Drawn:
+    x, y = np.linspace(*X_RANGE, SURFACE_POINTS), np.linspace(*Y_RANGE, SURFACE_POINTS)
+    points = jnp.stack([*jnp.meshgrid(jnp.asarray(x), jnp.asarray(y))])
+    loss = np.asarray(jnp.vectorize(rosenbrock, signature="(n)->()")(jnp.moveaxis(points, 0, -1)))
+    data: dict[str, Any] = {"x": x, "y": y, "loss": loss}
+    figure = figures.rosenbrock_surface(**data, minimum=(1.0, 1.0))
+    return Drawn(figure, data, note="loss where problems start")
+
+
+def _moons() -> Drawn:
+    task = TwoMoons()
+    features, labels = moons(task.points, task.noise)
+    data: dict[str, Any] = {"features": features, "labels": labels}
+    return Drawn(figures.two_moons_data(**data), data, note="points to classify")
+
+
+PROBLEMS = {
+    "linear_regression": _condition_numbers,
+    "rosenbrock": _surface,
+    "two_moons": _moons,
+}
+
+
+def searches(result: TaskResults) -> Iterator[Drawn]:
+    """Figs. 10–12: every combination of every search."""
+    panels = [panel for table in there(result.tables).values() for panel in _panels(table)]
     counts = sorted({panel.meta_objective.size for panel in panels})
     tried = " or ".join(f"{count:,}" for count in counts)
-    entitled(figure, f"{readable(result.task)}: {tried} combinations an optimizer")
-    save_figure(figure, {"panels": panels}, folder, name)
+    yield Drawn(
+        figures.hyperparameter_searches(panels), {"panels": panels}, result.task,
+        f"{tried} combinations per optimizer",
+    )  # fmt: skip
 
 
 def _panels(table: SearchTable) -> list[SearchPanel]:
@@ -117,7 +165,7 @@ def _panels(table: SearchTable) -> list[SearchPanel]:
     return [
         SearchPanel(
             optimizer=table.settings.baseline,
-            symbol=SYMBOLS[name],
+            symbol=SYMBOLS.get(name, name),
             learning_rate=values["alpha"],
             decay=decay,
             meta_objective=table.scores,
@@ -128,155 +176,176 @@ def _panels(table: SearchTable) -> list[SearchPanel]:
     ]
 
 
-def _draw_training(result: TaskResults, folder: Path) -> None:
-    names = ("meta_step", "meta_objective", "exploded")
-    data = {name: np.array([getattr(row, name) for row in result.training]) for name in names}
-    figure = figures.training_curve(*data.values())
-    entitled(figure, f"{readable(result.task)}: meta-training")
-    save_figure(figure, data, folder, f"training_curve_{result.task}")
+def training(result: TaskResults) -> Iterator[Drawn]:
+    """The meta-objective along meta-training."""
+    rows = result.training or []
+    data: dict[str, Any] = {
+        name: np.array([getattr(row, name) for row in rows], float)
+        for name in ("meta_step", "meta_objective", "exploded")
+    }
+    note = f"meta-training, {len(rows):,} meta-steps"
+    yield Drawn(figures.training_curve(*data.values()), data, result.task, note)
 
 
-def _draw_loss_curves(result: TaskResults, folder: Path) -> None:
-    objective = Objective(normalization=result.normalization)
+def loss_curves(result: TaskResults) -> Iterator[Drawn]:
+    """Every optimizer's loss against iteration."""
+    objective = Objective(normalization="first" if result.relative else "none")
     curves = [
         Curve(name, **vars(mean_curve(np.asarray(e.losses, float), objective)))
         for name, e in result.evaluations.items()
     ]
-    figure = figures.loss_curves(curves, relative=result.normalization == "first")
-    problems = len(next(iter(result.evaluations.values())).losses)
-    entitled(figure, f"{readable(result.task)}: {problems} unseen problems, mean ± s.e.")
-    save_figure(figure, {"curves": curves}, folder, f"loss_curves_{result.task}")
+    count = len(next(iter(result.evaluations.values())).losses)
+    yield Drawn(
+        figures.loss_curves(curves, relative=result.relative), {"curves": curves}, result.task,
+        f"{count} unseen problems, mean ± s.e.",
+    )  # fmt: skip
 
 
-def _draw_modes(result: TaskResults, folder: Path) -> None:
-    analysis = result.analysis
-    tuned = MomentumPoint(analysis.tuned.alpha, analysis.tuned.beta)
-    theory = None if analysis.theory is None else MomentumPoint(**vars(analysis.theory))
-    paper = result.task == "linear_regression"
-    chosen = analysis.momentum_stage
-    stage_title = f"{readable(result.task)}: meta-step {chosen:,}, momentum stage"
-    final_title = f"{readable(result.task)}: meta-step {analysis.final:,}, last checkpoint"
-    for step, variant, title in (
-        (chosen, "stage", stage_title),
-        (analysis.final, "final", final_title),
-    ):
-        row = analysis.row(step)
-        suffix = "" if paper and variant == "stage" else f"_{result.task}_{variant}"
-        _draw_checkpoint(row, tuned, theory, folder, suffix, title)
+def eigenvalues(result: TaskResults) -> Iterator[Drawn]:
+    """Fig. 7a, at the momentum stage and at the end."""
+    for row, note, variant in _two_checkpoints(there(result.analysis)):
+        data: dict[str, Any] = {"meta_step": row.meta_step, "beta": row.modes.beta}
+        yield Drawn(figures.eigenvalue_plane(row.modes.beta), data, result.task, note, variant)
+
+
+def modes_as_momentum(result: TaskResults) -> Iterator[Drawn]:
+    """Fig. 7b, at the momentum stage and at the end."""
+    analysis = there(result.analysis)
+    tuned, theory = _references(analysis)
+    for row, note, variant in _two_checkpoints(analysis):
+        data: dict[str, Any] = {
+            "beta": row.modes.beta,
+            "alpha": row.modes.alpha,
+            "tuned": tuned,
+            "theory": theory,
+        }
+        figure = figures.momentum_hyperparameters(**data)
+        data["meta_step"] = row.meta_step
+        yield Drawn(figure, data, result.task, note, variant)
+
+
+def one_mode(result: TaskResults) -> Iterator[Drawn]:
+    """Fig. 7c: one mode against the whole optimizer."""
+    analysis = there(result.analysis)
     curves = {
         name: Curve(label, **vars(getattr(analysis.curves, name)))
         for name, label in (("full", "learned"), ("one_mode", "one mode"), ("tuned", "momentum"))
     }
     figure = figures.reduction_losses(
-        curves["full"],
-        curves["one_mode"],
-        curves["tuned"],
-        relative=result.normalization == "first",
+        curves["full"], curves["one_mode"], curves["tuned"], relative=result.relative
     )
-    entitled(figure, stage_title)
-    save_figure(figure, curves, folder, "fig07c" if paper else f"fig07c_{result.task}")
-    _draw_stages(result, tuned, theory, folder)
-    _draw_emergence(result, tuned, theory, folder)
+    yield Drawn(figure, curves, result.task, stage_name(analysis))
 
 
-def _draw_checkpoint(
-    row: CheckpointRow,
-    tuned: MomentumPoint,
-    theory: MomentumPoint | None,
-    folder: Path,
-    suffix: str,
-    title: str,
-) -> None:
-    modes = _stored_modes(row)
-    data = {"meta_step": modes.meta_step, "beta": modes.beta}
-    plane = entitled(figures.eigenvalue_plane(modes.beta), title)
-    save_figure(plane, data, folder, f"fig07a{suffix}")
-    figure = figures.momentum_hyperparameters(modes.beta, modes.alpha, tuned, theory)
-    save_figure(
-        entitled(figure, title),
-        {**data, "alpha": modes.alpha, "tuned": tuned, "theory": theory},
-        folder,
-        f"fig07b{suffix}",
-    )
-
-
-def _stored_modes(row: CheckpointRow) -> StoredModes:
-    return StoredModes(row.meta_step, row.modes.beta, row.modes.alpha)
-
-
-def _draw_stages(
-    result: TaskResults, tuned: MomentumPoint, theory: MomentumPoint | None, folder: Path
-) -> None:
-    """Some of the stored stages, evenly over them, with the momentum stage among them.
+def stages(result: TaskResults) -> Iterator[Drawn]:
+    """Some of the stored checkpoints, evenly over them, with the momentum stage among them.
 
     One that does not move yet (every α is 0) has nothing to show.
     """
-    chosen = result.analysis.momentum_stage
-    stored = [_stored_modes(row) for row in result.analysis.checkpoints]
+    analysis = there(result.analysis)
+    tuned, theory = _references(analysis)
+    chosen = analysis.momentum_stage
+    stored = [
+        StoredModes(row.meta_step, row.modes.beta, row.modes.alpha) for row in analysis.checkpoints
+    ]
     others = [s for s in stored if np.any(s.alpha) and s.meta_step != chosen]
     spread = np.linspace(0, len(others) - 1, min(STAGES_DRAWN - 1, len(others)))
     picked = [others[index] for index in spread.round().astype(int)]
     picked += [s for s in stored if s.meta_step == chosen]
-    stages = sorted(picked, key=lambda s: s.meta_step)
-    figure = figures.mode_stages(stages, tuned, theory, chosen)
-    save_figure(
-        entitled(figure, f"{readable(result.task)}: modes at stages of meta-training"),
-        {"stages": stages, "tuned": tuned, "theory": theory, "chosen": chosen},
-        folder,
-        f"mode_stages_{result.task}",
-    )
+    ordered = sorted(picked, key=lambda s: s.meta_step)
+    data: dict[str, Any] = {"stages": ordered, "tuned": tuned, "theory": theory, "chosen": chosen}
+    note = f"{len(ordered)} checkpoints; framed: {stage_name(analysis)}"
+    yield Drawn(figures.mode_stages(**data), data, result.task, note)
 
 
-def _draw_emergence(
-    result: TaskResults, tuned: MomentumPoint, theory: MomentumPoint | None, folder: Path
-) -> None:
-    analysis, rows = result.analysis, result.analysis.checkpoints
+def emergence(result: TaskResults) -> Iterator[Drawn]:
+    """How like momentum each checkpoint is."""
+    analysis = there(result.analysis)
+    tuned, theory = _references(analysis)
     stage = MomentumStage(
-        **{
-            name: np.array([getattr(row, name) for row in rows])
-            for name in (
-                "meta_step",
-                "meta_objective",
-                "alpha",
-                "beta",
-                "gain_gap",
-                "momentum_ratio",
-                "deviation",
-            )
-        },
+        **{name: _finite([getattr(r, name) for r in analysis.checkpoints]) for name in MEASURES},
         tuned=tuned,
         theory=theory,
         tuned_meta_objective=analysis.tuned.meta_objective,
         chosen=analysis.momentum_stage,
-        thresholds=THRESHOLDS,
+        thresholds={
+            name: bound_of(row).level_for(result.task) for name, row in ROW_OF_THRESHOLD.items()
+        },
     )
-    task = readable(result.task)
-    figure = entitled(figures.momentum_stage(stage), f"{task}: through meta-training")
-    save_figure(figure, {"stage": stage}, folder, f"momentum_stage_{result.task}")
-    data = {
-        "meta_step": stage.meta_step,
-        "beta": np.stack([row.modes.beta for row in rows]),
-        "gain": np.stack([row.modes.gain for row in rows]),
+    figure, note = figures.momentum_stage(stage), f"marked: {stage_name(analysis)}"
+    yield Drawn(figure, {"stage": stage}, result.task, note)
+
+
+def all_modes(result: TaskResults) -> Iterator[Drawn]:
+    """Every mode of every checkpoint."""
+    analysis = there(result.analysis)
+    data: dict[str, Any] = {
+        "meta_step": np.array([row.meta_step for row in analysis.checkpoints]),
+        "beta": np.stack([row.modes.beta for row in analysis.checkpoints]),
+        "gain": np.stack([_finite(row.modes.gain) for row in analysis.checkpoints]),
     }
-    figure = figures.modes_over_training(**data, chosen=stage.chosen)
-    entitled(figure, f"{task}: every mode of every stored checkpoint")
-    save_figure(figure, data, folder, f"modes_over_training_{result.task}")
+    figure = figures.modes_over_training(**data, chosen=analysis.momentum_stage)
+    yield Drawn(figure, data, result.task, f"{len(analysis.checkpoints)} checkpoints")
 
 
-def _scores(result: TaskResults) -> list[Score]:
+def tracks(result: TaskResults) -> Iterator[Drawn]:
+    """Modes followed from checkpoint to checkpoint, and the same as a film."""
+    found = there(result.mechanisms).tracks
+    data: dict[str, Any] = {
+        "meta_step": np.array(found.meta_step), "beta": found.beta, "gain": _finite(found.gain),
+    }  # fmt: skip
+    figure = figures.mode_tracks(**data, chosen=there(result.analysis).momentum_stage)
+    note = "modes followed through meta-training"
+    yield Drawn(figure, data, result.task, note, film=figures.mode_film(**data))
+
+
+def mechanisms(result: TaskResults) -> Iterator[Drawn]:
+    """What the optimizer does beyond its modes."""
+    found = there(result.mechanisms)
+    data: dict[str, Any] = {"measured": found.mechanisms, "closed_forms": found.closed_forms}
+    yield Drawn(figures.mechanisms(**data), data, result.task, f"meta-step {found.meta_step:,}")
+
+
+def advantage_kept(result: TaskResults) -> Iterator[Drawn]:
+    """What readable optimizers keep, and what each mechanism is worth."""
+    found = there(result.distillation)
+    data: dict[str, Any] = {
+        "sizes": [
+            _kept(f"+ {row.added}" if place else row.added, row)
+            for place, row in enumerate(found.sizes)
+        ],
+        "without": [_kept(f"without {name}", row) for name, row in found.without.items()],
+        "learned_without": [_kept(name, row) for name, row in found.learned_without.items()],
+        "baseline": found.baseline,
+        "aim": bound_of("distilled_keeps_the_advantage").level_for(result.task),
+    }
+    note = f"chosen: {found.best.name}, {found.best.numbers} numbers"
+    yield Drawn(figures.advantage_kept(**data), data, result.task, note)
+
+
+def _two_checkpoints(analysis: AnalysisResult) -> list[tuple[CheckpointRow, str, str]]:
+    """The momentum stage and the last checkpoint, with a note and a variant's name."""
+    last = analysis.row(analysis.final)
     return [
-        Score(name, evaluation.mean, evaluation.standard_error)
-        for name, evaluation in result.evaluations.items()
+        (analysis.stage, stage_name(analysis), STAGE),
+        (last, f"meta-step {analysis.final:,}, last checkpoint", FINAL),
     ]
 
 
-def _differences(result: TaskResults) -> list[Score]:
-    """Baseline minus learned: right of zero the learned optimizer wins."""
-    return [
-        Score(
-            name,
-            -difference.mean if np.isfinite(difference.mean) else np.inf,
-            difference.standard_error,
-        )
-        for name, difference in result.summary.learned_minus.items()
-    ]
+def _references(analysis: AnalysisResult) -> tuple[MomentumPoint, MomentumPoint | None]:
+    """Tuned momentum, and the optimum of theory where it is known."""
+    theory = analysis.theory
+    return (
+        MomentumPoint(analysis.tuned.alpha, analysis.tuned.beta),
+        None if theory is None else MomentumPoint(theory.alpha, theory.beta),
+    )
+
+
+def _kept(name: str, row: Judged) -> Score:
+    return Score(name, *_finite([row.kept.fraction, row.kept.standard_error]))
+
+
+def _finite(values: Any) -> np.ndarray:
+    """``values`` with NaN for what is not finite, which is not drawn."""
+    array = np.asarray(values)
+    return np.where(np.isfinite(array), array, np.nan)

@@ -1,17 +1,29 @@
-"""What `optdyn reproduce` runs for each task at each scale."""
+"""What `optdyn reproduce` runs for each task at each scale: one table row a task."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from optdyn.errors import require_choice
-from optdyn.meta_training._trainer import MetaTraining
-from optdyn.optimizers._componentwise_rnn import Architecture
-from optdyn.optimizers._encodings import Encoding
-from optdyn.runs._distillation_fit import Distillation
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture, Encoding
+from optdyn.runs import Distillation, HeldOut
+from optdyn.search import SearchProtocol
+from optdyn.tasks import (
+    TASKS,
+    Digits,
+    LinearRegression,
+    Rosenbrock,
+    Task,
+    TwoMoons,
+    describe_task,
+    make_task,
+)
 
 SCALES = ("smoke", "laptop", "paper")
+ALL_TASKS = "all"
 PAPER_BASELINES = ("momentum", "rmsprop", "adam")
 
 
@@ -22,32 +34,53 @@ class Recipe:
     ``training_seed`` is added to the study's seed for meta-training (seeds were
     searched along with meta learning rates). ``analysis_problems`` validation
     problems judge checkpoints; the mechanisms are measured on ``explained_problems``.
-    The objective's normalization and unroll length are the protocol's, in training,
-    tuning, evaluation and ``distillation`` alike. ``shipped``: the weights, search
-    tables and readable optimizers that ship with the package stand in for training,
-    tuning and fitting.
+    The objective is the protocol's, in training, ``tuning``, evaluation and ``distillation``
+    alike. ``shipped``: the weights, search tables and readable optimizers that ship with the
+    package stand in for training, tuning and fitting.
     """
 
+    task: Task
     architecture: Architecture
     protocol: MetaTraining
     training_seed: int = 0
-    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     baselines: tuple[str, ...] = PAPER_BASELINES
-    tuning_samples: int = 2500
-    tuning_problems: int = 32
-    rescore_top: int = 50
-    rescore_problems: int = 64
+    tuning: SearchProtocol = SearchProtocol()
     test_problems: int = 64
     analysis_problems: int = 64
     explained_problems: int = 16
     distillation: Distillation = Distillation()
     shipped: bool = False
 
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return describe_task(self.task).name
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """The options in which the task differs from the registry's."""
+        return own_options(self.name, describe_task(self.task).options)
+
+    def held_out(self, seed: int, num_problems: int) -> HeldOut:
+        """That many problems for a study of ``seed``, judged by the recipe's objective."""
+        return HeldOut(seed, num_problems, self.protocol.objective)
+
+    def search(self) -> SearchProtocol:
+        """`tuning`, by the recipe's objective."""
+        return dataclasses.replace(self.tuning, objective=self.protocol.objective)
+
+
+def own_options(task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those ``options`` of a task that are not as the registry makes it."""
+    usual = describe_task(make_task(task)).options if task in TASKS else {}
+    return {name: value for name, value in options.items() if value != usual.get(name)}
+
 
 # A small gain keeps the network near its linear regime early on, where it can be momentum.
 # The bound acts on about one problem in a thousand; without it a single exploding one,
 # met once in thousands of meta-steps, can undo a training.
 LINEAR_REGRESSION = Recipe(
+    task=LinearRegression(),
     architecture=Architecture("gru", 32, Encoding("linear", gain=0.3), output_scale=1 / 0.3),
     protocol=MetaTraining(learning_rate=1e-2, normalization="first", max_cotangent_norm=1.0),
     training_seed=3,
@@ -58,19 +91,21 @@ LINEAR_REGRESSION = Recipe(
 # Curvatures reach thousands: meta-gradients must be contained, and the best momentum
 # diverges on one start in some hundreds, which takes many starts to notice.
 ROSENBROCK = Recipe(
+    task=Rosenbrock(),
     architecture=Architecture("gru", 32, Encoding("asinh"), output_scale=0.1),
     protocol=MetaTraining(learning_rate=2.15e-2, normalization="first", max_cotangent_norm=1.0),
-    rescore_problems=1024,
+    tuning=SearchProtocol(rescore_problems=1024),
     analysis_problems=256,
 )
 
 # Gradients of networks are of order 1e-3 to 1e-2, hence the gain.
-NETWORK = Recipe(
+TWO_MOONS = Recipe(
+    task=TwoMoons(),
     architecture=Architecture(
         "gru", 32, Encoding("asinh", gain=1000.0, scale=1 / 3), output_scale=0.1
     ),
     protocol=MetaTraining(learning_rate=2e-3, max_cotangent_norm=1.0, segment=20),
-    tuning_problems=4,
+    tuning=SearchProtocol(num_problems=4),
     analysis_problems=4,
     explained_problems=2,
     distillation=Distillation(
@@ -88,28 +123,25 @@ NETWORK = Recipe(
     shipped=True,
 )
 
-LAPTOP: dict[str, Recipe] = {
-    "linear_regression": LINEAR_REGRESSION,
-    "rosenbrock": ROSENBROCK,
-    "two_moons": NETWORK,
-    "digits": dataclasses.replace(
-        NETWORK,
-        task_options={"points": 256},
-        distillation=Distillation(
-            meta_steps=20,
-            batch_size=4,
-            demonstrations=16,
-            validation_problems=16,
-            ablation_problems=16,
-        ),
+DIGITS = dataclasses.replace(
+    TWO_MOONS,
+    task=Digits(points=256),
+    distillation=Distillation(
+        meta_steps=20,
+        batch_size=4,
+        demonstrations=16,
+        validation_problems=16,
+        ablation_problems=16,
     ),
-}
+)
 
-SMOKE_OPTIONS: dict[str, dict[str, Any]] = {
-    "two_moons": {"width": 4, "depth": 1, "points": 32},
-    "digits": {"width": 4, "points": 32},
+LAPTOP = {recipe.name: recipe for recipe in (LINEAR_REGRESSION, ROSENBROCK, TWO_MOONS, DIGITS)}
+
+SMOKE_TASKS: dict[str, Task] = {
+    "two_moons": TwoMoons(width=4, depth=1, points=32),
+    "digits": Digits(width=4, points=32),
 }
-"""Task options that make a problem small."""
+"""Tasks whose problems are made small."""
 
 
 def recipe_for(task: str, scale: str) -> Recipe:
@@ -117,32 +149,31 @@ def recipe_for(task: str, scale: str) -> Recipe:
 
     ``laptop``: the paper's protocol with a small network, and what ships with
     the package for tasks that take hours. ``paper``: 256 units, all trained
-    here. ``smoke``: the same path in seconds, whose numbers mean nothing.
+    here. ``smoke``: the same path in seconds, a quick test whose numbers mean nothing.
     """
     require_choice("--scale", scale, list(SCALES))
     require_choice("--task", task, list(LAPTOP))
     recipe = LAPTOP[task]
     if scale == "paper":
-        return dataclasses.replace(
-            recipe,
-            architecture=dataclasses.replace(recipe.architecture, units=256),
-            shipped=False,
-        )
-    return _smoke(recipe, SMOKE_OPTIONS.get(task, {})) if scale == "smoke" else recipe
+        larger = dataclasses.replace(recipe.architecture, units=256)
+        return dataclasses.replace(recipe, architecture=larger, shipped=False)
+    return _smoke(recipe) if scale == "smoke" else recipe
 
 
-def _smoke(recipe: Recipe, task_options: dict[str, Any]) -> Recipe:
+def recipes_for(task: str, scale: str) -> tuple[Recipe, ...]:
+    """The recipe of one task, or those of ``"all"``, with the errors of `recipe_for`."""
+    return tuple(recipe_for(name, scale) for name in (LAPTOP if task == ALL_TASKS else [task]))
+
+
+def _smoke(recipe: Recipe) -> Recipe:
     return dataclasses.replace(
         recipe,
+        task=SMOKE_TASKS.get(recipe.name, recipe.task),
         architecture=dataclasses.replace(recipe.architecture, units=6),
         protocol=dataclasses.replace(
             recipe.protocol, num_meta_steps=12, unroll_length=20, batch_size=4
         ),
-        task_options=task_options,
-        tuning_samples=60,
-        tuning_problems=4,
-        rescore_top=5,
-        rescore_problems=4,
+        tuning=SearchProtocol(num_samples=60, num_problems=4, rescore_top=5, rescore_problems=4),
         test_problems=8,
         analysis_problems=4,
         explained_problems=2,

@@ -1,25 +1,19 @@
-"""The numbers of a run folder that the report's explorer shows, as one JSON object."""
+"""The numbers that the page's explorer shows, as one JSON object."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from optdyn.errors import UserError
 from optdyn.figures._style import readable
-from optdyn.runs._analysis_run import SUMMARY as ANALYSIS
-from optdyn.runs._analysis_run import read_analysis
-from optdyn.runs._explorer_run import read_explorer
-from optdyn.runs._mechanisms_run import SUMMARY as MECHANISMS
-from optdyn.runs._mechanisms_run import read_mechanisms
-from optdyn.runs._results import CheckpointRow
-from optdyn.runs._tuning_run import load_tables
+from optdyn.runs._results import AnalysisResult, CheckpointRow
 from optdyn.search import SearchTable, best
+from optdyn.study._measures import stage_name
+from optdyn.study._results import TaskResults
 
 STAGES_SHOWN = 25
 """Checkpoints on the slider, evenly spread over the analysed ones, to keep the page small."""
@@ -28,15 +22,12 @@ DIGITS, SYSTEM_DIGITS = 4, 7
 ZERO = ord("0")
 
 
-def explorer_data(run: Path, tasks: list[str]) -> dict[str, Any]:
-    """What the explorer shows of each of ``tasks`` that has something to show.
+def explorer_data(results: Sequence[TaskResults]) -> dict[str, Any]:
+    """What the explorer shows of each task that has something to show.
 
-    A task's part that is missing or damaged is null, and ``missing`` says why.
+    A task's part that is missing is null, and ``missing`` says why.
     """
-    # A ledger may name anything; only names of the run's own folders are followed.
-    own = {path.name for path in run.iterdir() if path.is_dir()}
-    found = [_task(run / task, task) for task in tasks if task in own]
-    return {"tasks": [task for task in found if task is not None]}
+    return {"tasks": [_task(result) for result in results if result.has_any(*PARTS)]}
 
 
 def as_script(data: dict[str, Any]) -> str:
@@ -45,45 +36,32 @@ def as_script(data: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _task(folder: Path, name: str) -> dict[str, Any] | None:
-    parts: dict[str, Callable[[Path], Any]] = {
-        "analysis": _analysis,
-        "keep": _keep,
-        "mechanisms": _mechanisms,
-        "searches": _searches,
+def _task(result: TaskResults) -> dict[str, Any]:
+    shown = {
+        name: make(getattr(result, part)) if result.has(part) else None
+        for part, (name, make) in PARTS.items()
     }
-    shown: dict[str, Any] = {}
-    missing = {}
-    for part, read in parts.items():
-        try:
-            shown[part] = read(folder)
-        except UserError as error:
-            shown[part], missing[part] = None, str(error)
-    if all(value is None for value in shown.values()):
-        return None
-    return {"name": name, "title": readable(name), **shown, "missing": missing}
+    missing = {
+        name: result.faults[part] for part, (name, _) in PARTS.items() if part in result.faults
+    }
+    return {"name": result.task, "title": result.title, **shown, "missing": missing}
 
 
-def _require(folder: Path, name: str, what: str) -> None:
-    if not (folder / name).exists():
-        raise UserError(f"{what} (no {folder.name}/{name})")
-
-
-def _analysis(folder: Path) -> dict[str, Any]:
+def _analysis(analysis: AnalysisResult) -> dict[str, Any]:
     """Checkpoints with their modes and losses, and momentum's."""
-    _require(folder, ANALYSIS, "this task's optimizer has not been analysed")
-    summary = read_analysis(folder / ANALYSIS)
-    rows = summary.checkpoints
+    rows = analysis.checkpoints
     steps = [row.meta_step for row in rows]
     spread = np.linspace(0, len(rows) - 1, min(STAGES_SHOWN, len(rows))).round().astype(int)
-    chosen = sorted({*spread.tolist(), steps.index(summary.momentum_stage)})
+    chosen = sorted({*spread.tolist(), steps.index(analysis.momentum_stage)})
+    settings = analysis.inputs.settings
     return {
-        "relative": summary.inputs.settings.objective.normalization == "first",
-        "problems": summary.inputs.settings.num_problems,
-        "tuned": _few(vars(summary.tuned)),
-        "tuned_curve": _few(summary.curves.tuned.mean),
-        "theory": summary.theory and _few(vars(summary.theory)),
-        "momentum_stage": summary.momentum_stage,
+        "relative": settings.objective.normalization == "first",
+        "problems": settings.num_problems,
+        "tuned": _few(vars(analysis.tuned)),
+        "tuned_curve": _few(analysis.curves.tuned.mean),
+        "theory": analysis.theory and _few(vars(analysis.theory)),
+        "momentum_stage": analysis.momentum_stage,
+        "stage_name": stage_name(analysis).partition(", ")[2],
         "training": {
             "meta_step": steps,
             "meta_objective": _few([row.meta_objective for row in rows]),
@@ -95,36 +73,29 @@ def _analysis(folder: Path) -> dict[str, Any]:
 def _stage(row: CheckpointRow) -> dict[str, Any]:
     modes = row.modes
     pairs = {
-        name: [_few(part, SYSTEM_DIGITS) for part in (values.real, values.imag)]
-        for name, values in (("beta", modes.beta), ("alpha", modes.alpha), ("start", modes.start))
+        name: [value.real, value.imag]
+        for name, value in (("beta", modes.beta), ("alpha", modes.alpha), ("start", modes.start))
     }
+    real_ones = {name: getattr(modes, name) for name in ("delayed", "feedthrough", "gain")}
     return {
         "meta_step": row.meta_step,
-        "meta_objective": _few(row.meta_objective),
-        "deviation": _few(row.deviation),
-        **pairs,
-        "delayed": _few(modes.delayed, SYSTEM_DIGITS),
-        "feedthrough": _few(modes.feedthrough, SYSTEM_DIGITS),
-        "gain": _few(modes.gain, SYSTEM_DIGITS),
-        "drift": _few(row.fixed_point.drift, SYSTEM_DIGITS),
         "degenerate": modes.degenerate,
-        "full": _few(row.curves.full),
-        "one_mode": _few(row.curves.one_mode),
+        **_few(pairs, SYSTEM_DIGITS),
+        **_few({**real_ones, "drift": row.fixed_point.drift}, SYSTEM_DIGITS),
+        **_few({"meta_objective": row.meta_objective, "deviation": row.deviation}),
+        **_few({"full": row.curves.full, "one_mode": row.curves.one_mode}),
     }
 
 
-def _keep(folder: Path) -> dict[str, Any]:
+def _keep(explorer: Any) -> dict[str, Any]:
     """Problems to run sets of modes on, or the losses of some sets."""
-    found = dataclasses.asdict(read_explorer(folder))
-    found.pop("inputs")
-    present = {name: value for name, value in found.items() if value is not None}
-    return _few(present, SYSTEM_DIGITS)
+    kept = dataclasses.asdict(explorer)
+    kept.pop("inputs")
+    return _few(kept, SYSTEM_DIGITS)
 
 
-def _mechanisms(folder: Path) -> dict[str, Any]:
+def _mechanisms(told: Any) -> dict[str, Any]:
     """The portrait of the states, and the update along the autonomous path."""
-    _require(folder, MECHANISMS, "this task's mechanisms have not been measured")
-    told = read_mechanisms(folder / MECHANISMS)
     found = told.mechanisms
     return {
         "meta_step": told.meta_step,
@@ -135,11 +106,8 @@ def _mechanisms(folder: Path) -> dict[str, Any]:
     }
 
 
-def _searches(folder: Path) -> list[dict[str, Any]]:
+def _searches(tables: dict[str, SearchTable]) -> list[dict[str, Any]]:
     """Every combination of each search (see `_search`)."""
-    tables = load_tables(folder)
-    if not tables:
-        raise UserError("no baseline has been tuned on this task")
     return [_search(name, table) for name, table in tables.items()]
 
 
@@ -155,6 +123,15 @@ def _search(name: str, table: SearchTable) -> dict[str, Any]:
         "best": selected.row,
         "rescore": _few(selected.score),
     }
+
+
+PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "analysis": ("analysis", _analysis),
+    "explorer": ("keep", _keep),
+    "mechanisms": ("mechanisms", _mechanisms),
+    "tables": ("searches", _searches),
+}
+"""By the field of `TaskResults`: the part's name in the page's data, and how it is made."""
 
 
 def _few(value: Any, digits: int = DIGITS) -> Any:

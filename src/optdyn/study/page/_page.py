@@ -1,302 +1,279 @@
-"""Put the page together from a run folder's contents."""
+"""Put the page together from a run's results, claims and figures."""
 
 from __future__ import annotations
 
-import contextlib
-import string
-from collections.abc import Sequence
-from html import escape
+import dataclasses
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jinja2
+
+from optdyn.errors import UserError
 from optdyn.figures._style import readable
+from optdyn.runs._run_folder import RunFolder, read_config
 from optdyn.runs._store import write_bytes
-from optdyn.study._shipped import shipped_part
-from optdyn.study.page._contents import Contents, read_contents
-from optdyn.study.page._explorer import explorer
-from optdyn.study.page._explorer_data import explorer_data
-from optdyn.study.page._markup import (
-    anchor,
-    body,
-    flat,
-    group_row,
-    losses_table,
-    missing,
-    number,
-    searches_rows,
-    section,
-    table,
-)
-from optdyn.study.page._pictures import figures_by_task
-from optdyn.study.page._scripts import (
-    STYLES,
-    asset,
-    data_script,
-    packed,
-    packed_scripts,
-    page_scripts,
-    policy,
-    script,
-)
+from optdyn.study._claims import APPENDIX_A
+from optdyn.study._drawing import FINAL
+from optdyn.study._ledger import Claim, Verdict
+from optdyn.study._results import HERE, SHIPPED, TaskResults
+from optdyn.study._stories import STORIES, Placed, Story
+from optdyn.study._timings import read_timings
+from optdyn.study.page._explorer_data import as_script, explorer_data
+from optdyn.study.page._findings import findings
+from optdyn.study.page._pictures import Album, Picture
+from optdyn.study.page._scripts import STYLES, asset, packed, packed_scripts, page_scripts, policy
+
+if TYPE_CHECKING:
+    from optdyn.runs._results import SearchResult
 
 REPORT = "report.html"
-TRAINING_HEAD = (
-    "Task",
-    "Meta-steps",
-    "First",
-    "Last",
-    "Lowest",
-    "Exploded problems",
-    "Seconds",
-    "Meta-steps/s",
-    "Units",
-    "Batch",
-    "Origin",
-)
-SEARCHES_HEAD = (
-    "Architecture",
-    "Task options",
-    "Batch",
-    "Draws × meta-steps",
-    "Best meta-objective",
-    "At learning rate",
-    "Full length",
-    "Best meta-objective",
-    "At learning rate",
-)
-HERE = "Trained and tuned in this run"
-SHIPPED = "Weights and search tables shipped with the package, evaluated in this run"
-LEDGER_HEAD = ("Finding", "Result", "Measured", "Threshold", "Source")
+FIGURES = "figures"
+LARGEST = 5_800_000
+"""Characters of a page; figures for which no room is left are linked."""
+MARKUP_ROOM = 300_000
+FIRST_SCREEN = (("fig09", ""), ("fig07b", APPENDIX_A[0]))
+SIGNS = {
+    Verdict.HOLDS: ("✓", "good"),
+    Verdict.DISAGREES: ("✗", "bad"),
+    Verdict.UNDERTRAINED: ("…", "open"),
+    Verdict.ROUNDING: ("≈", "open"),
+    Verdict.BEYOND: ("○", "open"),
+    Verdict.UNMEASURED: ("?", "open"),
+}
+"""A verdict's sign and the class of its colour."""
 
 
-def build_report(run: Path) -> Path:
-    """Write ``report.html`` into the run folder and return its path.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """What the page shows. ``settings``, ``versions`` and ``timings``: as the run has them."""
 
-    One page that needs no other file and no network: the claims ledger, an
-    explorer (see `optdyn.study.page._explorer_data`), the figures of each task, settings,
-    versions and timings, from ``config.json``, ``claims.json``, ``timings.json``,
-    ``figures/`` and the tasks' training logs, losses, search tables, analysis and
-    mechanisms. A part that is missing is named as such. Raises `UserError` when the
-    folder does not exist or cannot be written.
+    path: Path
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    timings: Mapping[str, Any]
+    results: Sequence[TaskResults]
+    claims: Sequence[Claim]
+    figures: Sequence[Placed]
+
+    @classmethod
+    def read(
+        cls,
+        run: RunFolder,
+        results: Sequence[TaskResults],
+        claims: Sequence[Claim],
+        figures: Sequence[Placed],
+    ) -> Contents:
+        """These, with the run's settings, versions and timings."""
+        config = read_config(run.path)
+        try:
+            timings: Mapping[str, Any] = read_timings(run.path)
+        except UserError:  # a single command leaves none
+            timings = {}
+        return cls(run.path, config.settings, config.versions, timings, results, claims, figures)
+
+
+def write_page(contents: Contents, path: Path) -> None:
+    """Write the page to ``path``: one file that needs no other and no network.
+
+    Findings, Fig. 9 and Fig. 7b and every verdict first, then the explorer, the figures under
+    the paper's numbers, and folded the ledger, tables and settings.
+    Raises `UserError` where it cannot be written.
     """
-    contents = read_contents(run)
-    data = explorer_data(run, contents.tasks)
-    sections = _sections(contents, data)
-    navigation = "\n".join(
-        f'<li><a href="#{anchor(key)}">{escape(title)}</a></li>' for key, title, _ in sections
-    )
+    data = explorer_data(contents.results)
     scripts, later = page_scripts(data), packed_scripts(data)
-    page = string.Template(asset("template.html")).substitute(
-        policy=policy([*scripts, *later]),
-        style="\n".join(map(asset, STYLES)),
-        scripts="\n".join([data_script(data), *map(packed, later), *map(script, scripts)]),
-        title=escape(f"optdyn report: {run.resolve().name}"),
-        summary=_summary(contents.claims),
-        origins=_origins(contents),
-        navigation=navigation,
-        sections="\n".join(section(*each) for each in sections),
+    told = as_script(data)
+    small = [packed(script) for script in later]
+    room = LARGEST - MARKUP_ROOM - len(told) - sum(map(len, small))
+    first, chapters = _illustrations(contents, Album(contents.path / FIGURES, room))
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=f"optdyn report: {contents.path.resolve().name}",
+            policy=policy([*scripts, *later]),
+            style="\n".join(map(asset, STYLES)),
+            data=told if data["tasks"] else "",
+            packed=small,
+            scripts=scripts,
+            findings=findings(contents.results, contents.claims),
+            verdicts=_verdicts(contents.claims),
+            origins=_origins(contents),
+            overview=_overview(contents),
+            first=first,
+            chapters=chapters,
+            ledger=_ledger(contents),
+            figure_of=lambda key, task: _figure_of(contents.figures, key, task),
+            claim_id=_claim_id,
+            signs=SIGNS,
+            numbers={story.key: story.number for story in STORIES},
+            losses=[(r.title, r.losses) for r in contents.results if r.losses],
+            training=[_training_row(r) for r in contents.results if r.training],
+            searches=[
+                (r.title, _searches_rows(r.searches)) for r in contents.results if r.searches
+            ],
+            settings=[(name, _flat(part)) for name, part in contents.settings.items()],
+            versions=_flat(contents.versions),
+            timings=_flat(contents.timings),
+        )
     )
     # JSON can spell half a surrogate pair, which no file can hold.
-    write_bytes(run / REPORT, page.encode(errors="replace"))
-    return run / REPORT
+    write_bytes(path, page.encode(errors="replace"))
 
 
-def _sections(contents: Contents, data: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Each section's id, title and HTML, in the order of the page."""
-    figures = figures_by_task(contents)
-    sections = [("claims", "Claims", _claims(contents)), ("explorer", "Explorer", explorer(data))]
-    if not figures:
-        sections.append(("figures", "Figures", missing("figures", contents.faults["figures"])))
-    for task in (None, *contents.tasks):
-        if task in figures:
-            title = f"Figures: {readable(task)}" if task else "Figures: all tasks"
-            made = _made_here(contents, task)
-            note = "" if made is None else f'<p class="note">{HERE if made else SHIPPED}.</p>\n'
-            sections.append((f"figures-{task or 'all'}", title, note + figures[task]))
-    return [
-        *sections,
-        ("losses", "Loss along the way", _losses(contents)),
-        ("training", "Meta-training", _training(contents)),
-        ("searches", "Architectures and meta learning rates tried", _searches(contents)),
-        ("settings", "Settings", _settings(contents)),
-        ("versions", "Versions", _versions(contents)),
-        ("timings", "Timings", _timings(contents)),
-    ]
-
-
-def _summary(claims: Sequence[dict[str, Any]]) -> str:
-    """How many claims hold, and links to those that do not."""
-    if not claims:
-        return "This run has no claims ledger yet."
-    passed = sum(claim.get("passed") is True for claim in claims)
-    failed = [claim for claim in claims if claim.get("passed") is not True]
-    links = ", ".join(
-        f'<a href="#{_claim_id(claim)}">{escape(str(claim.get("id", "unnamed")))}</a>'
-        for claim in failed
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("optdyn.study.page", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    rest = f" Not passed or not measured: {links}." if failed else ""
-    return f"<strong>{passed} of {len(claims)}</strong> claims passed.{rest}"
+    environment.filters.update(number=number, readable=readable)
+    return environment
 
 
-def _made_here(contents: Contents, task: str | None) -> bool | None:
-    """Whether a task was trained in this run and not taken from the package; None if unknown."""
-    settings = _settings_told(contents)
-    return None if f"train/{task}" not in settings else shipped_part(str(task)) not in settings
+def number(value: Any) -> str:
+    """A measured or allowed value as text: numbers to four digits, lists and objects flat."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "diverged"
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {number(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(number(item) for item in value)
+    return str(value)
 
 
-def _settings_told(contents: Contents) -> dict[str, Any]:
-    """The resolved settings; none where the run's file has no such object."""
-    settings = contents.config.get("settings")
-    return settings if isinstance(settings, dict) else {}
+def _verdicts(claims: Sequence[Claim]) -> list[tuple[Verdict, int]]:
+    """How many claims have each verdict, in the order of `Verdict`."""
+    counts = Counter(claim.verdict for claim in claims)
+    return [(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]]
+
+
+def _overview(contents: Contents) -> dict[str, Any]:
+    """The grid of tasks and claims: a row of the table of claims under each task."""
+    tasks = list(dict.fromkeys(claim.task for claim in contents.claims))
+    rows: dict[str, dict[str, Any]] = {}
+    for claim in contents.claims:
+        row = rows.setdefault(claim.row, {"label": claim.label, "cells": {t: [] for t in tasks}})
+        row["cells"][claim.task].append(claim)
+    return {"tasks": tasks, "rows": list(rows.values())}
+
+
+def _ledger(contents: Contents) -> list[tuple[str, str, list[Claim]]]:
+    """By task: its name, where its weights came from if every claim says the same, its claims."""
+    groups = []
+    for task, group in itertools.groupby(contents.claims, lambda claim: claim.task):
+        claims = list(group)
+        origins = {claim.origin for claim in claims}
+        groups.append((readable(task), origins.pop() if len(origins) == 1 else "", claims))
+    return groups
+
+
+def _claim_id(claim: Claim) -> str:
+    return _anchor(f"claim-{claim.id}")
+
+
+def _anchor(name: str) -> str:
+    """``name`` as an id that a link can point to."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+
+
+def _figure_of(figures: Sequence[Placed], key: str, task: str) -> str:
+    """The id of the figure ``key`` of a task, or of all tasks; "" where there is none."""
+    found = [placed.name for placed in figures if placed.key == key and placed.task in ("", task)]
+    others = [placed.name for placed in figures if placed.key == key and not task]
+    return (found + others + [""])[0]
+
+
+def _illustrations(
+    contents: Contents, album: Album
+) -> tuple[list[tuple[Story, Picture]], list[dict[str, Any]]]:
+    """The first screen's figures, and the chapters of all the others."""
+    stories = {story.key: story for story in STORIES}
+    placed = [one for one in contents.figures if one.key in stories]
+    chosen = [
+        next((one for one in placed if (one.key, one.task) == (key, task)), None)
+        or next((one for one in placed if one.key == key), None)
+        for key, task in FIRST_SCREEN
+    ]
+    first = [one for one in chosen if one is not None]
+    shown = [(stories[one.key], album.picture(one, stories[one.key])) for one in first]
+    chapters = []
+    for story in STORIES:
+        own = [one for one in placed if one.key == story.key and one not in first]
+        own.sort(key=lambda one: one.variant == FINAL)
+        pictures = [album.picture(one, story) for one in own]
+        above = next((picture for other, picture in shown if other is story), None)
+        if pictures:
+            chapters.append({"story": story, "pictures": pictures, "above": above})
+    return shown, chapters
 
 
 def _origins(contents: Contents) -> str:
-    """A paragraph: which tasks were trained in this run, and which ship."""
+    """Which tasks were trained in this run, and which ship."""
     words = []
     for told, here in ((HERE, True), (SHIPPED, False)):
-        tasks = [readable(t) for t in contents.tasks if _made_here(contents, t) is here]
+        tasks = [r.title for r in contents.results if r.card and r.shipped is not here]
         if tasks:
-            words.append(f"{told}: {escape(', '.join(tasks))}.")
-    return f"<p>{' '.join(words)}</p>" if words else ""
+            words.append(f"{', '.join(tasks)}: {told}")
+    return f"{'. '.join(words)}." if words else ""
 
 
-def _claims(contents: Contents) -> str:
-    """The ledger, grouped by task."""
-    if not contents.claims:
-        return missing("the claims ledger", contents.faults.get("claims", "it is empty"))
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for claim in contents.claims:
-        groups.setdefault(str(claim.get("task") or ""), []).append(claim)
-    named = len(groups) > 1 or "" not in groups
-    bodies = []
-    for task, claims in groups.items():
-        heading = _heading(task, claims)
-        group = group_row(heading, len(LEDGER_HEAD)) if named else ""
-        bodies.append(f"<tbody>\n{group}{''.join(map(_claim, claims))}</tbody>\n")
-    caption = "Each finding with the number measured in this run and what it was tested against"
-    return table(caption, LEDGER_HEAD, bodies)
-
-
-def _heading(task: str, claims: Sequence[dict[str, Any]]) -> str:
-    """A task's name, and where its weights came from if every claim says the same."""
-    found = {claim["origin"] for claim in claims if isinstance(claim.get("origin"), str)}
-    origin = f": {found.pop()}" if len(found) == 1 else ""
-    return (readable(task) if task else "all tasks") + origin
-
-
-def _claim(claim: dict[str, Any]) -> str:
-    """One row of the ledger; the result is told by symbol and word, not by colour alone."""
-    kind, result = _result(claim)
-    note = f'<p class="note">{escape(number(claim["note"]))}</p>' if claim.get("note") else ""
+def _training_row(result: TaskResults) -> tuple[Any, ...]:
+    """How a task's meta-training went, how long it took and what was trained."""
+    log = result.training or []
+    values, seconds = [row.meta_objective for row in log], sum(row.seconds for row in log)
     return (
-        f'<tr id="{_claim_id(claim)}"><th scope="row">{escape(number(claim.get("statement")))}'
-        f"{note}<code>{escape(str(claim.get('id', '')))}</code></th>"
-        f'<td class="{kind}">{result}</td>'
-        f'<td data-label="Measured">{escape(number(claim.get("measured")))}</td>'
-        f'<td data-label="Threshold">{escape(number(claim.get("threshold")))}</td>'
-        f'<td data-label="Source">{escape(number(claim.get("source")))}</td></tr>\n'
-    )
+        result.title, len(log), values[0], values[-1], min(values),
+        sum(row.exploded for row in log), f"{seconds:,.0f}",
+        len(log) / seconds if seconds else None,
+        result.card and result.card.architecture.units,
+        result.card and result.card.protocol.batch_size,
+        "shipped" if result.shipped else "this run",
+    )  # fmt: skip
 
 
-def _result(claim: dict[str, Any]) -> tuple[str, str]:
-    """The class and the words of a claim's outcome."""
-    if claim.get("passed") is True:
-        return "passed", "✓ passed"
-    if claim.get("passed") is False:
-        return "failed", "✗ not passed"
-    return "unknown", "? not measured"
+def _searches_rows(searches: Sequence[SearchResult]) -> list[tuple[Any, ...]]:
+    """Searches of the meta learning rate as rows, the best architecture first."""
+    rows = []
+    for search in searches:
+        settings, tried = search.settings, search.rows
+        architecture, encoding = settings.architecture, settings.architecture.encoding
+        horizon = min(row.num_meta_steps for row in tried)
+        short = [row for row in tried if row.num_meta_steps == horizon]
+        full = [row for row in tried if row.num_meta_steps > horizon]
+        best = min(short, key=lambda row: row.meta_objective)
+        winner = min(full, key=lambda row: row.meta_objective) if full else None
+        cells = (
+            f"{architecture.cell_name}, {architecture.units} units, {encoding.kind} "
+            f"(gain {encoding.gain:g}), output scale {architecture.output_scale:g}",
+            settings.task_options,
+            settings.protocol["batch_size"],
+            f"{len(short)} × {horizon}",
+            best.meta_objective,
+            best.learning_rate,
+            f"{len(full)} × {full[0].num_meta_steps}" if full else None,
+            winner and winner.meta_objective,
+            winner and winner.learning_rate,
+        )
+        rows.append(((winner or best).meta_objective, cells))
+    return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
 
 
-def _claim_id(claim: dict[str, Any]) -> str:
-    return anchor(f"claim-{claim.get('task') or 'general'}-{claim.get('id', '')}")
-
-
-def _losses(contents: Contents) -> str:
-    """A table a task: each optimizer's loss after some steps, mean and median over problems."""
-    tables = [losses_table(readable(task), told) for task, told in contents.losses.items() if told]
-    if not tables:
-        return missing("losses", contents.faults.get("losses", "no task has been evaluated"))
-    return "\n".join(tables)
-
-
-def _training(contents: Contents) -> str:
-    """One row a task: how its meta-training went, how long it took and what was trained."""
-    settings = _settings_told(contents)
-    rows = [
-        (*_training_row(task, log), *_trained(settings, task))
-        for task, log in contents.training.items()
-    ]
-    if not rows:
-        return missing("training logs", "no task folder holds a training.jsonl")
-    caption = "Meta-objective and wall-clock time of meta-training, from the training logs"
-    return table(caption, TRAINING_HEAD, [body(rows)])
-
-
-def _training_row(task: str, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    def column(name: str) -> list[float]:
-        values = (row.get(name) for row in log)
-        return [value for value in values if isinstance(value, int | float)]
-
-    values, seconds = column("meta_objective"), sum(column("seconds"))
-    ends = (values[0], values[-1], min(values)) if values else (None, None, None)
-    rate = len(log) / seconds if seconds else None
-    return (
-        readable(task),
-        str(len(log)),
-        *map(number, ends),
-        str(int(sum(column("exploded")))),
-        f"{seconds:,.0f}",
-        number(rate),
-    )
-
-
-def _trained(settings: dict[str, Any], task: str) -> tuple[str, str, str]:
-    """Units and batch size of a task's meta-training, and whether it was done in this run."""
-    units, batch = None, None
-    with contextlib.suppress(KeyError, TypeError):
-        training = settings[f"train/{task}"]
-        units, batch = training["architecture"]["units"], training["protocol"]["batch_size"]
-    shipped = shipped_part(task) in settings
-    return number(units), number(batch), "shipped with the package" if shipped else "this run"
-
-
-def _searches(contents: Contents) -> str:
-    """One row a search of the meta learning rate, grouped by task."""
-    bodies = [
-        body(searches_rows(told), readable(task), columns=len(SEARCHES_HEAD))
-        for task, told in contents.searches.items()
-        if told
-    ]
-    if not bodies:
-        return missing("searches", contents.faults.get("searches", "none was made or ships"))
-    caption = (
-        "Random searches of the meta learning rate, one row an architecture: the best of the "
-        "short trainings, and the best of those trained at full length"
-    )
-    return table(caption, SEARCHES_HEAD, bodies)
-
-
-def _settings(contents: Contents) -> str:
-    """The resolved settings, a group of rows for each part of the run."""
-    settings = _settings_told(contents)
-    if not settings:
-        return missing("settings", contents.faults.get("settings", "config.json lists none"))
-    groups = [
-        body(flat(part if isinstance(part, dict) else {"value": part}), name, columns=2)
-        for name, part in settings.items()
-    ]
-    return table("Resolved settings, from config.json", ("Setting", "Value"), groups)
-
-
-def _versions(contents: Contents) -> str:
-    versions = contents.config.get("versions")
-    if not isinstance(versions, dict) or not versions:
-        return missing("versions", contents.faults.get("settings", "config.json lists none"))
-    return table("Software that the run began with", ("Part", "Version"), [body(flat(versions))])
-
-
-def _timings(contents: Contents) -> str:
-    if not contents.timings:
-        return missing("timings", contents.faults.get("timings", "timings.json is empty"))
-    head = ("Part of the run", "Seconds")
-    return table("Wall-clock time, from timings.json", head, [body(flat(contents.timings))])
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested object as (dotted name, text) rows."""
+    if not isinstance(value, Mapping):
+        return [(prefix or "value", number(value))]
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        rows += _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return rows

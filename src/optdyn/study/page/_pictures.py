@@ -3,72 +3,74 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from PIL import Image
 
 from optdyn.errors import UserError
-from optdyn.figures._registry import FIGURES, Placed, place
 from optdyn.figures._style import STYLE, readable
 from optdyn.runs._store import read_bytes
-from optdyn.study.page._contents import Contents
-from optdyn.study.page._markup import anchor
+from optdyn.study._stories import Placed, Story
 
-FINAL = "final"
 LEVELS = 32
 """Of each of red, green and blue in the copies that the page holds: no step between two shows."""
 CSS_PIXELS_PER_INCH = 96
-PAGE_LIMIT = 3_500_000
-"""Characters of embedded figures on a page; those beyond it are linked."""
+WIDE = 700
+"""CSS pixels from which a picture takes two columns of the page."""
+FILES = ((".json", "numbers"), (".svg", "SVG"), (".png", "PNG"), (".gif", "GIF"))
 
 
-def figures_by_task(contents: Contents) -> dict[str | None, str]:
-    """The figures' HTML under each task, None for those that span the tasks."""
-    order = {key: position for position, key in enumerate(FIGURES)}
-    placed = [(place(name, contents.tasks), name) for name in contents.figures]
-    # The last checkpoint's after the stage's.
-    placed.sort(
-        key=lambda p: (order.get(p[0].figure, len(order)), p[0].variant == FINAL, p[1]),
-    )
-    grouped: dict[str | None, str] = {}
-    room = PAGE_LIMIT
-    for where, name in placed:
-        address, width = _embedded(contents.path / "figures", name)
-        if len(address) > room:
-            address, width = "", ""
-        room -= len(address)
-        grouped[where.task] = grouped.get(where.task, "") + _figure(
-            contents.path, name, where, address, width
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure of one task (or of all), as the page shows it.
+
+    ``address``: the picture as data, "" where there is none or no room is left.
+    """
+
+    id: str
+    alt: str
+    words: str
+    address: str
+    width: int | None
+    wide: bool
+    files: list[tuple[str, str]]
+
+
+class Album:
+    """Embeds pictures until ``room`` characters are used up; those beyond it are linked."""
+
+    def __init__(self, folder: Path, room: int) -> None:
+        self._folder = folder
+        self._room = room
+
+    def picture(self, placed: Placed, story: Story) -> Picture:
+        """One picture of a story, with the addresses of its files in the run folder."""
+        address, width = _embedded(self._folder, placed.name)
+        if len(address) > self._room:
+            address = ""
+        self._room -= len(address)
+        words = ", ".join(filter(None, (readable(placed.task), placed.note)))
+        title = f"{story.number}. {story.title}" if story.number else story.title
+        return Picture(
+            id=placed.name,
+            alt=f"{title}: {words}" if words else title,
+            words=words,
+            address=address,
+            width=width,
+            wide=(width or 0) >= WIDE,
+            files=[
+                (f"{self._folder.name}/{quote(placed.name)}{suffix}", label)
+                for suffix, label in FILES
+                if (self._folder / f"{placed.name}{suffix}").is_file()
+            ],
         )
-    return grouped
 
 
-def _figure(run: Path, name: str, where: Placed, address: str, width: str) -> str:
-    """One figure with its caption and links to its files in the run folder."""
-    title = where.description.title + (f" ({where.variant})" if where.variant else "")
-    links = ", ".join(
-        f'<a href="figures/{quote(name)}{suffix}">{label}</a>'
-        for suffix, label in ((".json", "numbers"), (".svg", "SVG"), (".png", "PNG"))
-        if (run / "figures" / f"{name}{suffix}").is_file()
-    )
-    task = f", {readable(where.task)}" if where.task else ""
-    image = (
-        f'<img src="{address}"{width} alt="{escape(title + task)}">'
-        if address
-        else '<p class="missing">Not embedded (too large or not readable): see the files.</p>'
-    )
-    return (
-        f'<figure id="{anchor(name)}">\n{image}\n<figcaption><strong>{escape(title)}.</strong> '
-        f'{escape(where.description.caption)} <span class="files">Files: {links}.</span>'
-        "</figcaption>\n</figure>\n"
-    )
-
-
-def _embedded(folder: Path, name: str) -> tuple[str, str]:
-    """The figure as a ``data:`` address and its width attribute.
+def _embedded(folder: Path, name: str) -> tuple[str, int | None]:
+    """The figure as a ``data:`` address, and its width in CSS pixels where that is known.
 
     A copy of the PNG with few levels of each colour; the SVG where that is smaller or
     there is no PNG.
@@ -78,12 +80,11 @@ def _embedded(folder: Path, name: str) -> tuple[str, str]:
     try:
         copy, pixels = _few_colours(read_bytes(png))
     except (UserError, OSError):  # absent, unreadable or no picture
-        return (_address("image/svg+xml", drawing) if drawing else ""), ""
-    if drawing is not None and len(drawing) < len(copy):
-        return _address("image/svg+xml", drawing), ""
-    # A bitmap does not tell a browser its size on paper.
+        return (_address("image/svg+xml", drawing) if drawing else ""), None
     width = round(pixels * CSS_PIXELS_PER_INCH / STYLE["savefig.dpi"])
-    return _address("image/webp", copy), f' width="{width}"'
+    if drawing is not None and len(drawing) < len(copy):
+        return _address("image/svg+xml", drawing), width
+    return _address("image/webp", copy), width
 
 
 def _few_colours(png: bytes) -> tuple[bytes, int]:

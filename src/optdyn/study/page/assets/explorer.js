@@ -106,7 +106,7 @@
   function drawStage() {
     const { analysis, keep: told } = state.task;
     const here = stage();
-    const mark = here.meta_step === analysis.momentum_stage ? " (the momentum stage)" : "";
+    const mark = here.meta_step === analysis.momentum_stage ? ` (${analysis.stage_name})` : "";
     $("stage-text").textContent = `Meta-step ${here.meta_step}${mark}: meta-objective `
       + `${text(here.meta_objective)}. The strongest mode alone ${apart(here.deviation)}.`
       + (here.degenerate ? " Eigenvectors are nearly parallel here: only sums of modes mean anything." : "");
