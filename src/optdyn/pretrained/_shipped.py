@@ -17,7 +17,7 @@ from typing import Any
 from optdyn.errors import UserError, require_choice, shown
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs._cards import Card, same_training
-from optdyn.runs._checkpoints import analysis_path, load_optimizer
+from optdyn.runs._checkpoints import analysis_path, load, load_optimizer
 from optdyn.runs._distillation_fit import FITTED, read_fitted
 from optdyn.runs._explained_results import FittedResult
 from optdyn.runs._plain import to_plain
@@ -107,7 +107,7 @@ def load_pretrained(
     for a file that is missing, damaged, or not the one in its manifest.
     """
     if isinstance(name, Path) or (isinstance(name, str) and name.endswith(CHECKPOINT_SUFFIX)):
-        return load_optimizer(Path(name))[0]
+        return load(name)
     optimizer, _ = _weights(name, stage, folder)
     return optimizer
 

@@ -101,7 +101,7 @@ def load(path: str | Path) -> ComponentwiseRNN:
     Nothing in the file is executed. Raises `UserError`, naming the first fault, for a file
     that is missing, damaged, or of another format.
     """
-    return _read(Path(path))[0]
+    return read_optimizer(Path(path))[0]
 
 
 def save_optimizer(path: Path, optimizer: ComponentwiseRNN, card: Card) -> None:
@@ -120,10 +120,19 @@ def load_optimizer(path: Path) -> tuple[ComponentwiseRNN, Card]:
     Raises `UserError`, naming the first fault, for a file that is damaged, of another
     format, or without the arrays that the architecture on its card has.
     """
-    optimizer, card = _read(path)
+    optimizer, card = read_optimizer(path)
     if card is None:
         raise UserError(f"{path}: has no card, as it comes from no training (optdyn.load reads it)")
     return optimizer, card
+
+
+def read_optimizer(path: Path) -> tuple[ComponentwiseRNN, Card | None]:
+    """As `load_optimizer`, with no card for an optimizer that comes from no training."""
+    arrays, content = _load(path)
+    part = AVERAGE if any(name.startswith(f"{AVERAGE}.") for name in arrays) else OPTIMIZER
+    chosen = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
+    like = {part: _optimizer_shapes(content.architecture)}
+    return _filled(like, chosen, path)[part], content.card
 
 
 def load_state(path: Path) -> tuple[TrainingState, Card]:
@@ -243,14 +252,6 @@ def _load(path: Path) -> tuple[Arrays, Content]:
         if not np.all(np.isfinite(arrays[name])):
             raise UserError(f"{path}: array {name} holds numbers that are not finite")
     return arrays, content
-
-
-def _read(path: Path) -> tuple[ComponentwiseRNN, Card | None]:
-    arrays, content = _load(path)
-    part = AVERAGE if any(name.startswith(f"{AVERAGE}.") for name in arrays) else OPTIMIZER
-    chosen = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
-    like = {part: _optimizer_shapes(content.architecture)}
-    return _filled(like, chosen, path)[part], content.card
 
 
 def _filled(like: PyTree, arrays: Arrays, path: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import optax
     from jax.sharding import Mesh
 
+    from optdyn.optimizers._baselines import Baseline
     from optdyn.runs._results import HeldOut
     from optdyn.tasks import Task
 
@@ -56,8 +57,15 @@ class Contender:
     origin: dict[str, Any]
 
 
-def contenders(run: RunFolder, task: Task, checkpoint: Path | None = None) -> list[Contender]:
+def contenders(
+    run: RunFolder,
+    task: Task,
+    checkpoint: Path | None = None,
+    baselines: Mapping[str, Baseline] = BASELINES,
+) -> list[Contender]:
     """The learned optimizer (``checkpoint``, or the folder's last) and each tuned baseline.
+
+    Only those of ``baselines``, by name, are looked for.
 
     Raises `UserError` when there is none, or a file of one is damaged.
     """
@@ -72,7 +80,7 @@ def contenders(run: RunFolder, task: Task, checkpoint: Path | None = None) -> li
         )
         origin = {"meta_step": card.meta_step, "fingerprint": fingerprint(optimizer)}
         found.append(Contender(LEARNED, optimizer.as_optax(), origin))
-    for name, baseline in BASELINES.items():
+    for name, baseline in baselines.items():
         if table_path(task_folder, name).exists():
             hyperparameters = best(load_tuned(task_folder, name)).hyperparameters
             tx = baseline.factory(**hyperparameters)
@@ -91,6 +99,7 @@ def evaluate_all(
     held_out: HeldOut,
     *,
     checkpoint: Path | None = None,
+    baselines: Mapping[str, Baseline] = BASELINES,
     mesh: Mesh | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluate each of the folder's `contenders` that has no evaluation yet.
@@ -102,7 +111,7 @@ def evaluate_all(
     folder's.
     """
     folder = run.task_folder(task)
-    chosen = contenders(run, task, checkpoint)
+    chosen = contenders(run, task, checkpoint, baselines)
     name = run.settle_work("evaluate", task, held_out)
     problems = held_out.problems(task, EVALUATION_STREAM)
     shape = (problems.number, problems.objective.num_steps + 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optdyn.errors import UserError
-from optdyn.optimizers._baselines import get_baseline
+from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs._progress import progress
 from optdyn.runs._results import Rerun, RerunsResult
 from optdyn.runs._run_folder import RunFolder, folder_name
@@ -94,8 +95,10 @@ def load_tables(task_folder: Path) -> dict[str, SearchTable]:
     return {path.stem: load_tuned(task_folder, path.stem) for path in paths}
 
 
-def rerun_tables(run: RunFolder, task: Task) -> RerunsResult:
-    """Run the best combination of each stored search again (`rerun_best`).
+def rerun_tables(
+    run: RunFolder, task: Task, baselines: Mapping[str, Baseline] = BASELINES
+) -> RerunsResult:
+    """Run the best combination of each stored search of ``baselines`` again (`rerun_best`).
 
     The task's ``tuning_reruns.json`` has, for each baseline, the ``stored`` and the
     ``rerun`` score on the tuning problems. A search whose best has been run again already
@@ -103,7 +106,8 @@ def rerun_tables(run: RunFolder, task: Task) -> RerunsResult:
     """
     folder = run.task_folder(task)
     known = _stored_reruns(folder / RERUNS)
-    reruns, tables = {}, load_tables(folder)
+    reruns = {}
+    tables = {name: table for name, table in load_tables(folder).items() if name in baselines}
     with progress("running tuned baselines again", len(tables)) as advance:
         for count, (name, table) in enumerate(tables.items(), start=1):
             winner = best(table)
@@ -111,7 +115,7 @@ def rerun_tables(run: RunFolder, task: Task) -> RerunsResult:
             if before is None or (before.hyperparameters, before.stored) != (
                 winner.hyperparameters, winner.tuning_score
             ):  # fmt: skip
-                score = rerun_best(table, get_baseline(name), task)
+                score = rerun_best(table, baselines[name], task)
                 before = Rerun(winner.hyperparameters, winner.tuning_score, score)
                 advance(count, name)
             reruns[name] = before
