@@ -10,8 +10,7 @@ import optax
 import pytest
 
 from dynamics_helpers import learned, learned_at_fixed_point, random_rnn
-from optdyn.dynamics import Identification, identify, reversal_threshold
-from optdyn.dynamics import _responses as responses
+from optdyn.dynamics import Identification, identify, responses, reversal_threshold
 from optdyn.dynamics._candidates import CANDIDATES
 from optdyn.errors import UserError
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
@@ -165,7 +164,7 @@ def test_responses() -> None:
     constant = seen.of_kind("constant")
     np.testing.assert_allclose(constant[:, -1] / seen.amplitudes[:7], -0.2, rtol=1e-5)
     with pytest.raises(UserError, match="not component-wise"):
-        responses(optax.clip_by_global_norm(1.0))
+        responses(optax.lamb(1.0))
 
 
 def test_the_drift_of_an_optimizer_is_no_response() -> None:

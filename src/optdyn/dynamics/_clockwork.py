@@ -34,8 +34,8 @@ class Clockwork:
     ``discrete``: all leaves of integers and booleans. ``counters``: the integer ones that grow
     from step to step, and the float leaves that every step makes larger by 1. ``countdowns``:
     names of integers that fall. ``period``: after so many steps the discrete leaves do the same
-    again. ``wide``: the update takes its 32-bit counters in 64 bits too, in which schedules are
-    exact.
+    again. ``wide``: the update takes its 32-bit integers in 64 bits too, in which what is computed
+    from them, schedules above all, is exact.
     """
 
     discrete: tuple[int, ...]
@@ -77,16 +77,16 @@ def clockwork(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -
             countdowns.append(names[i])
     period = _period([constant[i] for i in discrete], [names[i] for i in discrete])
     counters = sorted(counters)
-    wide = _takes_wide_counters(tx, state, params, counters)
+    wide = _takes_wide_integers(tx, state, params, discrete)
     return Clockwork(tuple(discrete), tuple(counters), tuple(countdowns), period, wide)
 
 
 def widened(parts: list[Array], clock: Clockwork) -> list[Array]:
-    """The leaves of a state with its counters in 64 bits, where the update takes those."""
+    """The leaves of a state with its integers in 64 bits, where the update takes those."""
     if not clock.wide:
         return parts
     return [
-        part.astype(jnp.int64) if i in clock.counters and part.dtype == jnp.int32 else part
+        part.astype(jnp.int64) if i in clock.discrete and part.dtype == jnp.int32 else part
         for i, part in enumerate(parts)
     ]
 
@@ -198,11 +198,11 @@ def _histories(
     return history(jnp.ones(steps, jnp.float64)), history(drawn)
 
 
-def _takes_wide_counters(
-    tx: optax.GradientTransformation, state: PyTree, params: PyTree, counters: list[int]
+def _takes_wide_integers(
+    tx: optax.GradientTransformation, state: PyTree, params: PyTree, discrete: list[int]
 ) -> bool:
     parts, treedef = jax.tree.flatten(state)
-    narrow = [i for i in counters if parts[i].dtype == jnp.int32]
+    narrow = [i for i in discrete if parts[i].dtype == jnp.int32]
     for i in narrow:
         parts[i] = parts[i].astype(jnp.int64)
     try:

@@ -9,34 +9,40 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from optdyn.dynamics import _words as words
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch
 from optdyn.dynamics._identification import Identification, identify
 from optdyn.dynamics._linearization import Linearization, linearize
 from optdyn.dynamics._operating_point import operating_point
+from optdyn.dynamics._schedules import LONG, Counting, Schedule, at_counts, counting
 from optdyn.dynamics._settling import settle
 from optdyn.dynamics._stability import StabilityMap, stability_map
-from optdyn.dynamics._step_map import StepMap, step_map
+from optdyn.dynamics._step_map import StepMap, set_counters, step_map
+from optdyn.dynamics._theory import learning_rate
+from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, finite_number, require_number
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from jaxtyping import Array, Float, PyTree
 
+    from optdyn.dynamics._place import Place
     from optdyn.dynamics._step_map import Optimizer
 
 # A state that a long history of zero-mean gradients leaves this near to where it was is at rest.
 AT_REST = 1e-6
-LONG = 20_000
-"""So many steps a history is long."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Dissection:
+class Dissection(InWords):
     """What was found about an optimizer.
 
     ``where`` says in words which operating point ``modes`` are of. ``mismatch``: how far
     the summed modes are from the linear system's impulse response, relatively.
     ``identification`` is from the fixed point where gradient histories led to one, else from
-    the initial state.
+    the initial state. ``schedule``: how the rate follows the step count, if it does;
+    ``part_of_peak``: the rate at the operating point, as part of the schedule's peak.
     """
 
     where: str
@@ -44,6 +50,33 @@ class Dissection:
     mismatch: float
     stability: StabilityMap
     identification: Identification
+    schedule: Schedule | None = None
+    part_of_peak: float = 1.0
+
+    def verdict(self) -> list[str]:
+        """What it is like, where that was seen, at what rate, and up to where it is stable."""
+        lines = [self.identification.verdict()[0], f"linearised at {self.where}"]
+        lines += words.point_in_words(self.linearization)[1:]
+        if self.schedule is not None:
+            lines = [line for line in lines if line != words.VARIES]
+            lines.append(self.schedule_in_words + "; count= takes it elsewhere")
+        return [*lines, *self.modes.verdict(), *words.rest_in_words(self.linearization)]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at the operating point: the update that a unit gradient leads to."""
+        return learning_rate(self.linearization) / self.linearization.period
+
+    @property
+    def schedule_in_words(self) -> str:
+        """Start, peak and end of the schedule, and where in it this is; "" for none."""
+        if self.schedule is None:
+            return ""
+        part = self.part_of_peak
+        here = "its peak" if part > 1.0 - 1e-9 else f"{part:.3g} of its peak"
+        if part == 0.0:
+            return self.schedule.words() + " (in parts of the peak); here it is 0"
+        return f"{self.schedule.words(self.rate / part)}; here it is at {here}"
 
     @property
     def linearization(self) -> Linearization:
@@ -81,9 +114,13 @@ class Dissection:
             "condition_number": modes.condition_number,
             "degenerate": modes.degenerate,
             "impulse_mismatch": self.mismatch,
+            "period": lin.period,
+            "held": lin.held,
+            "schedule": self.schedule_in_words,
             "stability": {k: v for k, v in vars(self.stability).items() if k not in curves},
             "identification": {
                 "nearest": found.nearest.name,
+                "scheduled": found.schedule is not None,
                 "exact": found.exact,
                 "fits": [
                     {
@@ -101,27 +138,38 @@ def dissect(
     optimizer: Optimizer | StepMap,
     *,
     gradient_scale: float = 1.0,
-    count: int | None = None,
     gradients: Float[np.ndarray, "components steps"] | None = None,
     spectrum: Float[np.ndarray, " S"] | None = None,
+    **place: Unpack[Place],
 ) -> Dissection:
     """Linearise an optimizer where that makes sense, and say what it is.
 
-    ``gradient_scale``: the size of the gradients it meets. ``count``: freeze every
-    counter (schedules, bias corrections) there. ``gradients``: histories from a task; then
-    the operating point is the fixed point at zero gradient that they lead towards, as at
-    convergence. ``spectrum``: the task's curvatures. See `natural_linearization`, `identify`
-    and `stability_map`.
+    ``gradient_scale``: the size of the gradients it meets. ``gradients``: histories from a task;
+    then the operating point is the fixed point at zero gradient that they lead towards, as at
+    convergence. ``spectrum``: the task's curvatures. Which component of which training: see
+    `Place`; of a ``state`` given, and at a ``gradient`` given, that is the operating point.
+    Without a ``count`` a schedule is looked at where it is at its peak, and bias corrections
+    long after they died out. See `natural_linearization`, `identify` and `stability_map`.
 
     Raises `UserError` for an optimizer that is not component-wise, or has a derivative at
     none of the operating points tried.
     """
     gradient_scale = finite_number("gradient_scale", gradient_scale)
     require_number("gradient_scale", gradient_scale)
-    step = step_map(optimizer)
-    lin, where = natural_linearization(
-        step, gradient_scale=gradient_scale, count=count, gradients=gradients
-    )
+    step = step_map(optimizer, **place)
+    gradient_scale = min(gradient_scale, step.silent_up_to)
+    found = counting(step, gradient_scale)
+    given = place.get("state") is not None
+    if given:
+        lin, where = linearize(step), "the given state, at the given gradient" + _at(step)
+    else:
+        lin, where = natural_linearization(
+            step,
+            gradient_scale=gradient_scale,
+            count=place.get("count"),
+            gradients=gradients,
+            found=found,
+        )
     modes = eigenmodes(lin)
     converged = gradients is not None and _at_rest(lin)
     return Dissection(
@@ -132,7 +180,22 @@ def dissect(
         identification=identify(
             step, gradient_scale=gradient_scale, h=lin.state if converged else None
         ),
+        schedule=found.schedule,
+        part_of_peak=_part_of_peak(step, found, given or place.get("count") is not None),
     )
+
+
+def _part_of_peak(step: StepMap, found: Counting, here: bool) -> float:
+    if found.schedule is None or not here:
+        return 1.0
+    return found.schedule.part_at(step)
+
+
+def _at(step: StepMap) -> str:
+    """Where the counters of ``step`` stand, in words."""
+    parts = jax.tree.leaves(step.state)
+    counts = sorted({int(np.max(np.asarray(parts[i]))) for i in step.clock.counters})
+    return f", counters at {', '.join(map(str, counts))}" if counts else ""
 
 
 def _at_rest(lin: Linearization) -> bool:
@@ -146,46 +209,57 @@ def natural_linearization(
     gradient_scale: float,
     count: int | None = None,
     gradients: Float[np.ndarray, "components steps"] | None = None,
+    found: Counting | None = None,
 ) -> tuple[Linearization, str]:
     """Linearise at the first of these that applies and is smooth; and its name in words.
 
     1. with ``gradients``: the fixed point at zero gradient;
-    2. the initial state, when a long history of gradients ±s leads back to it; counters
-       are at 0 unless ``count`` says otherwise;
+    2. the initial state, when a long history of gradients ±s leads back to it;
     3. the stationary state of gradients ±s (`settle`), where second moments are s²;
     4. the same under the constant gradient s, at that gradient (for signs).
 
-    The words say where counters stand that are neither asked for nor at their start.
-    Raises `UserError` when none is smooth, with what is wrong at the last.
+    Counters are at ``count`` if that is given. Otherwise those of a schedule stand at its peak,
+    those of a bias correction where it has died out (``found``: see `counting`), and all others
+    where the history leads them. The words say where counters stand that are neither asked for
+    nor at their start. Raises `UserError` when none is smooth, with what is wrong at the last.
     """
-    s, at_count = gradient_scale, "" if count is None else f", counters at {count}"
-    counted = bool(step.clock.counters) and count is None
-    long_after = f", counters at {LONG}" if counted else at_count
+    s = gradient_scale
     if gradients is not None:
         with contextlib.suppress(UserError):  # a kink at zero gradient, or no fixed point
             return _at_convergence(step, gradients)
-    noisy = settle(step, s, steps=LONG)
-    settled = step_map(step, state=noisy)
+    if found is None:
+        found = counting(step, s)
+    noisy, pushed = (settle(step, s, alternating=a, steps=LONG) for a in (True, False))
+    settled, driven = (_placed(step, state, found, count) for state in (noisy, pushed))
+    there = _counters_in_words(step, found, count)
     if not np.all(np.isfinite(settled.h)):  # it grows without bound
-        return linearize(step, count=count), "the initial state, at zero gradient" + at_count
+        start = step if count is None else step_map(step, count=count)
+        return linearize(start), "the initial state, at zero gradient" + there
+    zero, push = (_with_gradient(settled, 0.0), _with_gradient(driven, s))
     if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
-        start: dict[str, Any] = {"count": count}
-        if not step.clock.countdowns:
-            # Flags such as "is this the first step" have settled; all else starts anew.
-            start = {"state": _with_flags_of(noisy, step.state), "count": count or 0}
-        text = "the initial state, at zero gradient" + at_count
-        choices: list[tuple[dict[str, Any], str]] = [(start, text)]
+        # Flags such as "is this the first step" have settled; all else starts anew.
+        zero = _with_gradient(_placed(step, _with_flags_of(noisy, step.state), found, count), 0.0)
+        text = "the initial state, at zero gradient"
+        choices = [(zero, step.h, text + (there if found.transient or found.schedule else ""))]
+        if count is not None:
+            choices = [(zero, step.h, text + there)]
     else:
         text = f"the stationary state of gradients ±{s:.4g}, at zero gradient"
-        choices = [({"state": noisy, "count": count}, text + long_after)]
-    pushed = settle(step, s, alternating=False, steps=LONG)
-    text = f"the stationary state of a constant gradient {s:.4g}, at it" + long_after
-    choices.append(({"state": pushed, "gradient": s, "count": count}, text))
-    for point, where in choices[:-1]:
+        choices = [(zero, settled.h, text + there)]
+    text = f"the stationary state of a constant gradient {s:.4g}, at it"
+    choices.append((push, driven.h, text + there))
+    for point, h, where in choices[:-1]:
         with contextlib.suppress(UserError):
-            return linearize(step, **point), where
-    point, where = choices[-1]
-    return linearize(step, **point), where
+            return linearize(point, h=h), where
+    point, h, where = choices[-1]
+    return linearize(point, h=h), where
+
+
+def _placed(step: StepMap, state: PyTree, found: Counting, count: int | None) -> StepMap:
+    moved = dataclasses.replace(step, state=state)
+    if count is not None:
+        return dataclasses.replace(moved, state=set_counters(moved, count))
+    return at_counts(moved, found)
 
 
 def _with_flags_of(settled: PyTree, start: PyTree) -> PyTree:
@@ -195,6 +269,22 @@ def _with_flags_of(settled: PyTree, start: PyTree) -> PyTree:
         return new if old.dtype == np.bool_ else old
 
     return jax.tree.map(chosen, start, settled)
+
+
+def _counters_in_words(step: StepMap, found: Counting, count: int | None) -> str:
+    if count is not None:
+        return f", counters at {count}"
+    words = ""
+    scheduled = found.schedule.counters if found.schedule is not None else ()
+    if set(step.clock.counters) - set(scheduled):
+        words = f", counters at {LONG}"
+    if found.schedule is not None:
+        words += f", the schedule at its peak (count {found.schedule.peak})"
+    return words
+
+
+def _with_gradient(step: StepMap, gradient: float) -> StepMap:
+    return step_map(step, gradient=gradient)
 
 
 def _at_convergence(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.linalg
 
+from optdyn.dynamics import _words as words
 from optdyn.dynamics._linearization import Linearization
 from optdyn.dynamics._units import state_units
+from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, whole_number
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def timescale(beta: Complex[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"
 
 
 @dataclasses.dataclass(frozen=True)
-class Eigenmodes:
+class Eigenmodes(InWords):
     """``v_j ← β_j v_j + α_j g``, ``Δx = −Σ_j v_j − feedthrough·g`` with the updated v.
 
     (Deviations from the operating point; around it Δx = drift. With Δx = C h + D g,
@@ -76,6 +78,17 @@ class Eigenmodes:
     L: Complex[np.ndarray, "N N"]
     linearization: Linearization
 
+    def verdict(self) -> list[str]:
+        """The leading modes, what oscillates, and up to where they are stable."""
+        # The theory of stability is built upon this record.
+        from optdyn.dynamics._theory import learning_rate, stable_range
+
+        rate = learning_rate(self) / self.linearization.period
+        if self.linearization.D == 0.0 and not np.any(self.used & (self.gain > 0.0)):
+            return ["no update changes with a small change of the gradient"]
+        stable = words.edge_in_words(stable_range(self))
+        return [*words.modes_in_words(self, rate), stable]
+
     @property
     def degenerate(self) -> bool:
         """Whether eigenvectors are too near to parallel to speak of single modes."""
@@ -83,8 +96,8 @@ class Eigenmodes:
 
     @property
     def timescale(self) -> Float[np.ndarray, " N"]:
-        """Steps in which each mode decays by a factor e (`timescale`)."""
-        return timescale(self.beta)
+        """Steps in which each mode decays by a factor e, also where β is that of a whole cycle."""
+        return timescale(self.beta) * self.linearization.period
 
     @property
     def gain(self) -> Float[np.ndarray, " N"]:

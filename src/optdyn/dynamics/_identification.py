@@ -12,14 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from optdyn.dynamics import _words as words
 from optdyn.dynamics._candidates import CANDIDATES, Candidate
-from optdyn.dynamics._responses import Responses, respond, responses
-from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
-from optdyn.errors import UserError, require_choice
+from optdyn.dynamics._responses import DECADES, Responses, respond, responses
+from optdyn.dynamics._schedules import Schedule, counting
+from optdyn.dynamics._step_map import Optimizer, StepMap, set_counters, step_map
+from optdyn.dynamics._verdict import InWords
+from optdyn.errors import UserError, finite_number, require_choice, require_number
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from jaxtyping import Array, Float
+
+    from optdyn.dynamics._place import Place
 
 REFINED = 2
 MOST_EVALUATIONS = 60
@@ -50,17 +57,31 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Identification:
+class Identification(InWords):
     """The result of `identify`: ``fits``, one a candidate, by rising residual.
 
     ``nearest``: the fit with the smallest residual, or the one of fewest hyperparameters
     among those not distinguishable from it (2 %, or all below 1e-6): momentum is also
-    AggMo with two empty modes. ``responses``: those of the optimizer itself.
+    AggMo with two empty modes. ``responses``: those of the optimizer itself, with its
+    ``schedule``, if it follows one, at its peak: the learning rates are those at the peak.
     """
 
     fits: tuple[Fit, ...]
     nearest: Fit
     responses: Responses
+    schedule: Schedule | None = None
+
+    def verdict(self) -> list[str]:
+        """Which optimizer it is, and how sure that is."""
+        return words.identity_in_words(self)
+
+    @property
+    def name(self) -> str:
+        """The nearest optimizer, and whether a schedule is on top."""
+        period = self.responses.period
+        cycles = f" in cycles of {period} steps" if period > 1 else ""
+        schedule = " with a schedule" if self.schedule is not None else ""
+        return self.nearest.name + schedule + cycles
 
     @property
     def exact(self) -> bool:
@@ -75,6 +96,7 @@ def identify(
     steps: int = 100,
     h: Float[np.ndarray, " N"] | None = None,
     candidates: Collection[str] = tuple(CANDIDATES),
+    **place: Unpack[Place],
 ) -> Identification:
     """The hand-designed optimizer nearest ``tx``, by impulse response, saturation and adaptation.
 
@@ -84,7 +106,10 @@ def identify(
     all hyperparameters; for Lion, whose response jumps, from `reversal_threshold`. Nothing is
     random. ``h`` [N]: the optimizer's state before each probe, such as the fixed point of
     a learned one, whose first steps are otherwise a transient; by default the initial
-    state. Candidates always start from theirs.
+    state. Candidates always start from theirs. A schedule is divided out: its counters stay
+    where it is at its peak, while bias corrections run. Which component: see `Place`. Where one
+    factor couples components at large gradients, as a clip by norm does, only smaller ones
+    are given.
 
     >>> import optax
     >>> found = identify(optax.sgd(0.5, momentum=0.75), candidates=["momentum", "nesterov"])
@@ -98,8 +123,16 @@ def identify(
         raise UserError("candidates: none given (at least one)")
     for name in candidates:
         require_choice("candidates", name, list(CANDIDATES))
-    step = step_map(tx)
-    seen = responses(step, gradient_scale=gradient_scale, steps=steps, h=h)
+    step = step_map(tx, **place)
+    gradient_scale = finite_number("gradient_scale", gradient_scale)
+    require_number("gradient_scale", gradient_scale)
+    gradient_scale = min(gradient_scale, step.silent_up_to / 10.0 ** DECADES[-1])
+    schedule = counting(step, gradient_scale).schedule
+    frozen: tuple[int, ...] = ()
+    if schedule is not None:
+        frozen = schedule.counters
+        step = dataclasses.replace(step, state=set_counters(step, schedule.peak, frozen))
+    seen = responses(step, gradient_scale=gradient_scale, steps=steps, h=h, frozen=frozen)
     norms = np.linalg.norm(seen.updates, axis=1)
     if not np.all(np.isfinite(norms)) or np.max(norms) == 0.0:
         raise UserError(
@@ -113,7 +146,7 @@ def identify(
     limit = max(EXACT, COMPARABLE * fits[0].residual)
     alike = [fit for fit in fits if fit.residual <= limit]
     nearest = min(alike, key=lambda fit: (CANDIDATES[fit.name].size, fit.residual))
-    return Identification(fits=tuple(fits), nearest=nearest, responses=seen)
+    return Identification(fits=tuple(fits), nearest=nearest, responses=seen, schedule=schedule)
 
 
 def _sizes(

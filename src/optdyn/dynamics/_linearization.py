@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics import _words as words
 from optdyn.dynamics._influence import hold_common_factor
 from optdyn.dynamics._jacobians import value_and_jacobian
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
 from optdyn.dynamics._timing import timing
 from optdyn.dynamics._units import state_units
+from optdyn.dynamics._verdict import InWords
 from optdyn.errors import finite_number, whole_number
 from optdyn.precision import double_precision
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Linearization:
+class Linearization(InWords):
     """``h' = h* + A(h−h*) + B(g−g*) + E(x−x*) + residual``,
     ``Δx = drift + C(h−h*) + D(g−g*) + weight_decay·(x−x*)``.
 
@@ -74,6 +76,14 @@ class Linearization:
     def period(self) -> int:
         """The steps that one application of A stands for."""
         return max(1, len(self.cycle))
+
+    def verdict(self) -> list[str]:
+        """Where, what it is like, at what rate, and up to where it is stable."""
+        # The modes and the theory are built upon this record.
+        from optdyn.dynamics._eigenmodes import eigenmodes
+
+        first = words.point_in_words(self)
+        return [*first, *eigenmodes(self).verdict(), *words.rest_in_words(self)]
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ from optdyn.dynamics._jacobians import copies_at_once
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
+from optdyn.dynamics._timing import timing
 from optdyn.errors import finite_number, require_number, require_positive_int, whole_number
 from optdyn.precision import double_precision
 
@@ -41,13 +42,16 @@ class Responses:
     is. Of an amplitude a: ``impulse`` a, 0, 0, …; ``constant`` a, a, a, …; ``increase``
     a, and 10a in the second half; ``alternating`` a, −a, a, …; ``chirp`` a·cos(0.37k²).
     The parameter is held at 0. ``updates`` are the odd part (Δx(g) − Δx(−g))/2, which
-    leaves out the drift and whatever else does not change sign with the gradient.
+    leaves out the drift and whatever else does not change sign with the gradient. Where
+    steps come in cycles of ``period``, each of the T is a cycle: its steps have one gradient,
+    and their updates are summed.
     """
 
     gradients: Float[np.ndarray, "P T"]
     updates: Float[np.ndarray, "P T"]
     kinds: tuple[str, ...]
     amplitudes: Float[np.ndarray, " P"]
+    period: int = 1
 
     @property
     def gradient_scale(self) -> float:
@@ -84,13 +88,17 @@ def responses(
     gradients = gradients.reshape(len(kinds), steps)
     step = step_map(tx, **place)
     vector = step.h if h is None else state_vector(step, h)
-    updates = component_responses(step, np.concatenate([gradients, -gradients]), vector, frozen)
+    period = timing(step).period
+    both = np.repeat(np.concatenate([gradients, -gradients]), period, axis=1)
+    updates = component_responses(step, both, vector, frozen)
+    updates = updates.reshape(len(both), steps, period).sum(axis=2)
     positive, negative = np.split(updates, 2)
     return Responses(
         gradients=gradients,
         updates=(positive - negative) / 2,
         kinds=kinds,
         amplitudes=np.tile(levels, len(KINDS)),
+        period=period,
     )
 
 

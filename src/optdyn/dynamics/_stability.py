@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optdyn.dynamics import _words as words
+from optdyn.dynamics._eigenmodes import Eigenmodes, require_linear
+from optdyn.dynamics._linearization import Linearization, linearize
 from optdyn.dynamics._theory import (
     closed_loop_radius,
     learning_rate,
@@ -14,20 +17,23 @@ from optdyn.dynamics._theory import (
     optimal_momentum,
     stable_range,
 )
+from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, require_number, require_positive_int
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from jaxtyping import Float
 
-    from optdyn.dynamics._eigenmodes import Eigenmodes
-    from optdyn.dynamics._linearization import Linearization
+    from optdyn.dynamics._place import Place
+    from optdyn.dynamics._step_map import Optimizer, StepMap
 
 DECADES_BELOW_EDGE = 5.0
 DECADES_ABOVE_EDGE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class StabilityMap:
+class StabilityMap(InWords):
     """Spectral radius ρ of optimizer + quadratic against the curvature λ.
 
     ``curvature`` [K], rising, evenly on a logarithmic axis; ``radius`` [K]: ρ(λ), the
@@ -57,15 +63,22 @@ class StabilityMap:
     range_given: bool
     spectrum: Float[np.ndarray, " S"]
 
+    def verdict(self) -> list[str]:
+        """Where it is stable, and how fast."""
+        return words.stability_in_words(self)
+
 
 def stability_map(
-    system: Linearization | Eigenmodes,
+    system: Linearization | Eigenmodes | Optimizer | StepMap,
     *,
     spectrum: Float[np.ndarray, " S"] | None = None,
     condition_number: float = 100.0,
     points: int = 400,
+    **place: Unpack[Place],
 ) -> StabilityMap:
     """Where the linear ``system`` is stable, and how fast, beside the theoretical optimum.
+
+    Of an optimizer: what `linearize` makes of it, at the `Place` given.
 
     ``spectrum``: the curvatures of a task (eigenvalues of Hessians), above 0; the
     optimizer is judged on the range they span. Without one it is judged on the range
@@ -82,6 +95,7 @@ def stability_map(
     below 1 and fewer than 16 points.
     """
     require_positive_int("points", points, minimum=16)
+    system = _linear(system, place)
     require_number("condition_number", condition_number, minimum=1.0, inclusive=True)
     try:
         given = np.zeros(0) if spectrum is None else np.asarray(spectrum, np.float64)
@@ -112,6 +126,21 @@ def stability_map(
         range_given=spectrum is not None,
         spectrum=given,
     )
+
+
+def _linear(
+    system: Linearization | Eigenmodes | Optimizer | StepMap, place: Place
+) -> Linearization | Eigenmodes:
+    if isinstance(system, Linearization | Eigenmodes):
+        if place:
+            raise UserError(
+                f"{min(place)}: not allowed beside a linear system, which is of one place "
+                "(allowed: beside an optimizer)"
+            )
+        return system
+    if not (hasattr(system, "update") or hasattr(system, "as_optax")):
+        require_linear(system)
+    return linearize(system, **place)
 
 
 def _grid(

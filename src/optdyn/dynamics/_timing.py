@@ -26,7 +26,7 @@ CYCLES = 4
 # Differences below this part of a response are rounding.
 ROUNDING = 1e-7
 # A cycle repeats after p steps so much better than neighbouring steps agree.
-REPEATS = 0.5
+REPEATS = 0.25
 # A response that turns more often than at this part of the steps follows no schedule.
 TURNS = 0.25
 
@@ -49,7 +49,7 @@ def timing(step: StepMap) -> Timing:
     Raises `UserError` where it changes irregularly from step to step.
     """
     clock = step.clock
-    moving = (*clock.discrete, *clock.counters)
+    moving = (*clock.discrete, *clock.counters, *step.layout.shared)
     if not moving:
         return Timing(1, False)
     parts = jax.tree.leaves(step.state)
@@ -82,22 +82,28 @@ def _timing(step: StepMap) -> Timing:
     for period in range(2 * base, min(len(series) // 3, LONGEST_CYCLE) + 1, base):
         if variation(period) <= REPEATS * lag_one:
             return Timing(period, variation(period) > ROUNDING)
-    changes = np.diff(series[::base], axis=0)
-    changes = np.where(np.abs(changes) > 2 * ROUNDING, changes, 0.0)
-    turns = np.sum(changes[1:] * changes[:-1] < 0.0, axis=0)
-    if np.max(turns, initial=0) > TURNS * len(changes):
+    turns = [_turns(column) for column in series[::base].T]
+    if max(turns, default=0) > TURNS * len(series) / base:
         raise UserError(
             "optimizer: a step is random, or irregular: the response to one gradient at one state "
-            f"turns {np.max(turns)} times within {len(series)} steps, in no cycle (allowed: steps "
+            f"turns {max(turns)} times within {len(series)} steps, in no cycle (allowed: steps "
             "that are alike, follow a schedule or come in cycles; leave noise out of the chain)"
         )
     return Timing(base, True)
 
 
+def _turns(column: Float[np.ndarray, " steps"]) -> int:
+    """How often the values turn from rising to falling or back."""
+    changes = np.diff(column)
+    changes = changes[np.abs(changes) > 2 * ROUNDING]
+    return int(np.sum(changes[1:] * changes[:-1] < 0.0))
+
+
 def _compiled(steps: int) -> Callable[..., Array]:
     def run(step: StepMap, z: Float[Array, " inputs"]) -> Float[Array, "steps outputs"]:
         fixed, treedef = jax.tree.flatten(step.state)
-        moving = {*step.clock.discrete, *step.clock.counters}
+        # A number that all components share may move by itself too, as a step size that decays.
+        moving = {*step.clock.discrete, *step.clock.counters, *step.layout.shared}
 
         def advance(state: PyTree, nothing: None) -> tuple[PyTree, Array]:
             del nothing
