@@ -1,5 +1,6 @@
 """Any optax optimizer as a dynamical system: step map, fixed points, linearisation, modes."""
 
+from optdyn.dynamics._closed_loop import ClosedLoop, closed_loop
 from optdyn.dynamics._dissection import Dissection, dissect, natural_linearization
 from optdyn.dynamics._eigenmodes import (
     Eigenmodes,
@@ -10,6 +11,7 @@ from optdyn.dynamics._eigenmodes import (
 )
 from optdyn.dynamics._fixed_points import FixedPoints, Status, find_fixed_points
 from optdyn.dynamics._identification import Fit, Identification, identify
+from optdyn.dynamics._lens import Lens
 from optdyn.dynamics._linearization import Linearization, linearize
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
 from optdyn.dynamics._place import Place
@@ -28,11 +30,13 @@ from optdyn.dynamics._theory import (
 )
 
 __all__ = [
+    "ClosedLoop",
     "Dissection",
     "Eigenmodes",
     "Fit",
     "FixedPoints",
     "Identification",
+    "Lens",
     "Linearization",
     "OperatingPoint",
     "Place",
@@ -40,6 +44,7 @@ __all__ = [
     "StabilityMap",
     "Status",
     "StepMap",
+    "closed_loop",
     "closed_loop_radius",
     "componentwise",
     "dissect",

@@ -1,0 +1,309 @@
+"""The closed loop of optimizer and loss in a real training: which directions grow or swing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optdyn.dynamics._multipliers import (
+    Product,
+    Spectrum,
+    dense_spectrum,
+    inverse_iteration,
+    is_oscillating,
+    iterated_spectrum,
+)
+from optdyn.dynamics._training_step import LossFn, TrainingStep, linearized_step
+from optdyn.errors import require_positive_int
+from optdyn.precision import double_precision, to_float64
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Complex, Float, PyTree
+
+LARGEST_DENSE = 2000
+"""Entries of (x, s) up to which the derivative is formed as a matrix."""
+LARGEST_WIDE = 200_000
+"""Entries of (x, s) up to which everything is computed in float64."""
+LARGEST_WHOLE = 500
+"""Entries up to which the search for the margin finds all eigenvalues at every factor."""
+STEP_UP = 1.5
+ROUNDING = 1e-9
+LONGEST_PERIOD = 12.0
+"""Steps: what swings more slowly than this, and grows, does so whatever the step's length."""
+LARGEST_MARGIN = 1e6
+MARGIN_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClosedLoop:
+    """The leading multipliers of one training step, linearised at a point (x, s).
+
+    A small deviation from the training's course along an eigenvector is multiplied by its
+    multiplier μ at each step. ``largest`` [num]: the multipliers of largest modulus.
+    ``oscillating`` [num]: the same among those off the positive real axis. A positive one
+    above 1 is descent along negative curvature; an oscillating one beyond the unit circle
+    says that the step is too long. Both may be fewer than was asked for.
+
+    For the oscillating ones: ``shares`` is a tree like the parameters, whose leaves [num]
+    are that leaf's part of the squared eigenvector; ``curvature`` [num] is vᴴHv / vᴴv
+    along its part in the parameters (NaN where it has none); ``directions`` [num] are the
+    eigenvectors' parts in the parameters, as trees with a leading axis.
+    ``largest_shares`` and ``largest_curvature`` are those of the largest.
+
+    ``margin``: the factor by which all updates (the learning rate) can grow before a
+    direction along which the loss curves upwards swings apart: an oscillating multiplier, of
+    a period of at most 12 steps, reaches modulus 1. Below 1 where one has already, infinite
+    where none does, NaN where it was not asked for. ``frozen``: entries of (x, s) held
+    fixed, as the step has no derivative there (dead inputs).
+    """
+
+    largest: Complex[np.ndarray, " num"]
+    oscillating: Complex[np.ndarray, " num"]
+    shares: PyTree[Float[np.ndarray, " num"]]
+    curvature: Float[np.ndarray, " num"]
+    directions: PyTree[Complex[np.ndarray, "num ..."]]
+    largest_shares: PyTree[Float[np.ndarray, " num"]]
+    largest_curvature: Float[np.ndarray, " num"]
+    margin: float
+    frozen: int
+
+    @property
+    def spectral_radius(self) -> float:
+        """The largest modulus of all."""
+        return float(np.max(np.abs(self.largest), initial=0.0))
+
+    @property
+    def growth(self) -> Float[np.ndarray, " num"]:
+        """The factor a step of each oscillating direction: |μ|."""
+        return np.abs(self.oscillating)
+
+    @property
+    def period(self) -> Float[np.ndarray, " num"]:
+        """Steps a swing of each oscillating direction: 2π / |arg μ|."""
+        return 2 * np.pi / np.abs(np.angle(self.oscillating))
+
+    @property
+    def e_folding(self) -> Float[np.ndarray, " num"]:
+        """Steps in which each oscillating direction changes by e: 1 / |ln|μ||."""
+        with np.errstate(divide="ignore"):
+            return 1.0 / np.abs(np.log(np.abs(self.oscillating)))
+
+    def __str__(self) -> str:
+        lines = [f"closed loop: spectral radius {self.spectral_radius:.6g}"]
+        positive = self.largest[~is_oscillating(self.largest)]
+        if np.any(np.abs(positive) > 1 + 1e-9):
+            lines.append(
+                f"  grows without swinging: {np.max(positive.real):.6g} a step "
+                "(descent along negative curvature)"
+            )
+        if self.oscillating.size:
+            where = _largest_share(self.shares)
+            lines.append(
+                f"  swings: {self.growth[0]:.6g} a step, period {self.period[0]:.3g} steps, "
+                f"curvature {self.curvature[0]:.4g}, most in {where}"
+            )
+        else:
+            lines.append("  nothing swings")
+        lines.append(f"  {_margin_in_words(self.margin)}")
+        if self.frozen:
+            lines.append(f"  {self.frozen} entries without a derivative are held fixed")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{self}</pre>"
+
+
+def closed_loop(
+    tx: optax.GradientTransformation,
+    loss_fn: LossFn,
+    params: PyTree,
+    state: PyTree,
+    *,
+    num: int = 8,
+    margin: bool = True,
+) -> ClosedLoop:
+    """Linearise one training step ``(x, s) ↦ (x + Δx, s')`` of ``tx`` on ``loss_fn(params)``.
+
+    Any optimizer: component-wise or not, with line search, wrapped, learned. The ``num``
+    leading multipliers are found from products of the step's derivative with vectors, by
+    `jax.jvp`: as a whole matrix up to 2000 entries of (x, s), by ARPACK beyond. All float
+    leaves of ``(params, state)`` move; counters and keys stay. Up to 200,000 entries are
+    computed in float64. For a minibatch loss close over one fixed batch. ``margin=False`` saves the
+    search for `ClosedLoop.margin`, most of the time of large networks.
+
+    Raises `UserError` where the step is not finite or has no derivative.
+
+    >>> import jax.numpy as jnp, optax
+    >>> tx, x = optax.sgd(0.1), jnp.ones(2)
+    >>> found = closed_loop(tx, lambda x: jnp.sum(jnp.array([0.5, 7.5]) * x**2), x, tx.init(x))
+    >>> found.oscillating.real.round(6).tolist(), round(found.margin, 3)
+    ([-0.5], 1.333)
+    """
+    require_positive_int("num", num)
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
+    if size > LARGEST_WIDE:
+        return _closed_loop(linearized_step(tx, loss_fn, params, state), num, margin)
+    with double_precision():
+        wide = to_float64(params)
+        step = linearized_step(tx, loss_fn, wide, _widened(tx, wide, state))
+        return _closed_loop(step, num, margin)
+
+
+def _widened(tx: optax.GradientTransformation, wide: PyTree, state: PyTree) -> PyTree:
+    """``state`` with the types that ``tx.init`` gives it for float64 parameters."""
+    like = jax.eval_shape(tx.init, wide)
+    if jax.tree.structure(like) != jax.tree.structure(state):
+        return to_float64(state)
+
+    def cast(leaf: Any, kind: Any) -> Any:
+        floats = jnp.issubdtype(kind.dtype, jnp.floating)
+        return jnp.asarray(leaf, kind.dtype) if floats else leaf
+
+    return jax.tree.map(cast, state, like)
+
+
+def _closed_loop(step: TrainingStep, num: int, with_margin: bool) -> ClosedLoop:
+    dense = step.matrix() if step.dim <= LARGEST_DENSE else None
+    if dense is not None:
+        spectrum = dense_spectrum(dense, num)
+    else:
+        spectrum = iterated_spectrum(_product(step, 1.0), step.dim, num)
+    largest = spectrum.part(np.ones(spectrum.values.size, bool), num)
+    oscillating = spectrum.part(is_oscillating(spectrum.values), num)
+    return ClosedLoop(
+        largest=largest.values,
+        oscillating=oscillating.values,
+        shares=_shares(step, oscillating),
+        curvature=_curvatures(step, oscillating),
+        directions=_directions(step, oscillating),
+        largest_shares=_shares(step, largest),
+        largest_curvature=_curvatures(step, largest),
+        margin=_margin(_too_long(step, dense)) if with_margin else float("nan"),
+        frozen=int(step.frozen.sum()),
+    )
+
+
+def _scaled(step: TrainingStep, dense: np.ndarray, factor: float) -> np.ndarray:
+    """The step's matrix where all updates are ``factor`` times as large."""
+    n = step.num_params
+    unchanged = np.eye(n, len(dense))
+    scaled = dense.copy()
+    scaled[:n] = factor * (dense[:n] - unchanged) + unchanged
+    scaled[:, step.frozen] = 0.0
+    scaled[step.frozen] = 0.0
+    return scaled
+
+
+def _product(step: TrainingStep, factor: float) -> Product:
+    return lambda v: np.asarray(step.times(jnp.asarray(v), factor), np.float64)
+
+
+def _too_long(step: TrainingStep, dense: np.ndarray | None) -> Callable[[float], bool]:
+    """Whether, with all updates times a factor, some direction swings apart.
+
+    Its multiplier is outside the unit circle, turns within `LONGEST_PERIOD` steps, and the
+    loss curves upwards along it. (A preconditioner can give descent a slow turn at any
+    step's length: that turn takes longer, the shorter the steps.)
+    """
+
+    def outside(factor: float) -> bool:
+        if dense is not None and step.dim <= LARGEST_WHOLE:
+            scaled = _scaled(step, dense, factor)
+            values = np.linalg.eigvals(scaled).astype(complex)
+            return any(along(inverse_iteration(scaled, values, i)) for i in suspects(values))
+        if dense is None:
+            found = iterated_spectrum(_product(step, factor), step.dim, 8)
+        else:
+            scaled = _scaled(step, dense, factor)
+            found = iterated_spectrum(lambda v: scaled @ v, step.dim, 8)
+        return any(along(found.vectors[i]) for i in suspects(found.values))
+
+    def suspects(values: Complex[np.ndarray, " K"]) -> list[int]:
+        """The most negative real parts first: they are nearly always the ones."""
+        size = np.abs(values)
+        swinging = is_oscillating(values) & (size > 1.0 + ROUNDING) & (values.imag >= 0)
+        turning = np.abs(np.angle(values)) >= 2 * np.pi / LONGEST_PERIOD
+        return sorted(np.flatnonzero(swinging & turning), key=lambda i: values[i].real)
+
+    def along(vector: Complex[np.ndarray, " dim"]) -> bool:
+        return _curvature(step, vector) > 0
+
+    return outside
+
+
+def _margin(too_long: Callable[[float], bool]) -> float:
+    """The factor on all updates from which on a direction swings apart."""
+    inside, outside = 1.0, 1.0
+    if too_long(1.0):
+        while too_long(inside):
+            outside, inside = inside, inside / STEP_UP
+            if inside < 1 / LARGEST_MARGIN:
+                return 0.0
+    else:
+        while not too_long(outside):
+            inside, outside = outside, outside * STEP_UP
+            if outside > LARGEST_MARGIN:
+                return float("inf")
+    while outside / inside > 1 + MARGIN_TOLERANCE:
+        middle = float(np.sqrt(inside * outside))
+        if too_long(middle):
+            outside = middle
+        else:
+            inside = middle
+    return float(np.sqrt(inside * outside))
+
+
+def _shares(step: TrainingStep, spectrum: Spectrum) -> PyTree:
+    """Each leaf's part of the squared eigenvectors, over the parameters."""
+    squared = [np.abs(v[: step.num_params]) ** 2 for v in spectrum.vectors]
+    trees = [step.params_of(row / max(row.sum(), np.finfo(float).tiny)) for row in squared]
+    return _stacked(step, [jax.tree.map(np.sum, tree) for tree in trees], ())
+
+
+def _directions(step: TrainingStep, spectrum: Spectrum) -> PyTree:
+    return _stacked(step, [step.params_of(v) for v in spectrum.vectors], None)
+
+
+def _stacked(step: TrainingStep, trees: list[PyTree], shape: tuple[int, ...] | None) -> PyTree:
+    if trees:
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    return jax.tree.map(
+        lambda leaf: np.zeros((0, *(np.shape(leaf) if shape is None else shape))), step.params
+    )
+
+
+def _curvatures(step: TrainingStep, spectrum: Spectrum) -> Float[np.ndarray, " num"]:
+    return np.array([_curvature(step, vector) for vector in spectrum.vectors])
+
+
+def _curvature(step: TrainingStep, vector: Complex[np.ndarray, " dim"]) -> float:
+    """vᴴHv / vᴴv over the parameters; NaN where the direction has no part there."""
+    x = vector[: step.num_params]
+    size = float(np.vdot(x, x).real)
+    if size <= np.finfo(float).eps ** 2:
+        return float("nan")
+    parts = [part for part in (x.real, x.imag) if np.any(part)]
+    return sum(step.curvature_along(np.ascontiguousarray(part)) for part in parts) / size
+
+
+def _largest_share(shares: PyTree) -> str:
+    leaves = jax.tree_util.tree_leaves_with_path(shares)
+    path, share = max(leaves, key=lambda pair: pair[1][0])
+    name = jax.tree_util.keystr(path, simple=True, separator=".") or "the parameters"
+    return f"{name} ({100 * share[0]:.0f} %)"
+
+
+def _margin_in_words(margin: float) -> str:
+    if np.isnan(margin):
+        return "margin: not computed"
+    if np.isinf(margin):
+        return "margin: no learning rate makes it swing apart"
+    if margin < 1:
+        return f"the learning rate is too large: {margin:.4g} times it would be at the edge"
+    return f"margin: the learning rate can grow {margin:.4g} times"

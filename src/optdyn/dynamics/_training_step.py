@@ -1,0 +1,201 @@
+"""One step of a training, ``(x, s) ↦ (x + c·Δx, s')``, and its derivative along a direction.
+
+x is the pytree of parameters, s the optimizer's state, c a factor on the update (1: the
+training as it is). All float leaves of ``(x, s)`` make one vector z, in the order of
+``jax.tree.leaves((x, s))``. Everything else in s (counters, keys, flags) stays as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from optdyn.errors import UserError
+from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
+from optdyn.tasks import Problem
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, PyTree
+
+LossFn = Callable[..., Any]
+
+PROBES = 2
+"""Random directions along which entries without a derivative are found."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingStep:
+    """The step of ``tx`` on ``loss_fn`` at ``params`` and ``state``. Made by `linearized_step`.
+
+    ``frozen`` [dim]: entries of z that have no derivative here and cannot move: dead
+    inputs, whose gradient and second moment are exactly zero. They are held fixed.
+    """
+
+    tx: optax.GradientTransformationExtraArgs
+    loss_fn: LossFn
+    params: PyTree
+    state: PyTree
+    frozen: Bool[np.ndarray, " dim"]
+
+    @functools.cached_property
+    def dim(self) -> int:
+        """The number of entries of z."""
+        return sum(int(leaf.size) for leaf in _moving(self.params, self.state))
+
+    @functools.cached_property
+    def num_params(self) -> int:
+        """The number of entries of x, the first of z."""
+        return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
+
+    @functools.cached_property
+    def times(self) -> Callable[..., Array]:
+        """``times(v, c)``: the step's derivative along v [dim], at the factor c."""
+        step = _flat_step(self.tx, self.loss_fn, self.params, self.state)
+        live = jnp.asarray(~self.frozen)
+
+        @jax.jit
+        def product(v: Float[Array, " dim"], factor: Array | float = 1.0) -> Float[Array, " dim"]:
+            start = _flatten(self.params, self.state)
+            moving = jnp.where(live, v, 0.0)
+            moved = jax.jvp(lambda z: step(z, factor), (start,), (moving,))[1]
+            return jnp.where(live, moved, 0.0)
+
+        return product
+
+    def curvature_along(self, v: Float[np.ndarray, " n"]) -> float:
+        """vᵀHv of the loss, for v in the parameters' part of z."""
+        return float(self._quadratic_form(jnp.asarray(v)))
+
+    @functools.cached_property
+    def _quadratic_form(self) -> Callable[[Array], Array]:
+        flat, unravel = ravel_pytree(self.params)
+        problem = Problem(params=self.params, loss_fn=self.loss_fn)
+
+        @jax.jit
+        def product(v: Float[Array, " n"]) -> Float[Array, ""]:
+            def gradient(x: Array) -> Array:
+                return ravel_pytree(losses_and_gradients(problem, unravel(x))[1])[0]
+
+            return v @ jax.jvp(gradient, (flat,), (v.astype(flat.dtype),))[1]
+
+        return product
+
+    def matrix(self, chunk: int = 64) -> Float[np.ndarray, "dim dim"]:
+        """The derivative as a dense matrix, at the factor 1."""
+        columns = jax.jit(jax.vmap(lambda v: self.times(v, 1.0)))
+        basis = np.eye(self.dim)
+        rows = [
+            np.asarray(columns(np.resize(basis[i : i + chunk], (chunk, self.dim))))
+            for i in range(0, self.dim, chunk)
+        ]
+        return np.concatenate(rows)[: self.dim].T
+
+    def params_of(self, z: Float[np.ndarray, " dim"]) -> PyTree:
+        """The part of z that belongs to the parameters, as their tree."""
+        parts, start = [], 0
+        for leaf in jax.tree.leaves(self.params):
+            stop = start + int(np.size(leaf))
+            parts.append(z[start:stop].reshape(np.shape(leaf)))
+            start = stop
+        return jax.tree.unflatten(jax.tree.structure(self.params), parts)
+
+
+def linearized_step(
+    tx: optax.GradientTransformation, loss_fn: LossFn, params: PyTree, state: PyTree
+) -> TrainingStep:
+    """The step of ``tx`` on ``loss_fn(params)``, ready to be differentiated.
+
+    Raises `UserError` where the step is not finite, has no derivative along a leaf, or
+    where a leaf of ``params`` is no real float.
+    """
+    _require_real(params)
+    wrapped = optax.with_extra_args_support(tx)
+    step = TrainingStep(wrapped, loss_fn, params, state, np.zeros(0, bool))
+    step = dataclasses.replace(step, frozen=np.zeros(step.dim, bool))
+    after = np.asarray(_flat_step(wrapped, loss_fn, params, state)(_flatten(params, state), 1.0))
+    if not np.all(np.isfinite(after)):
+        raise UserError(
+            "closed loop: the next step from here is not finite (give the parameters and the "
+            "state of a step at which the training still ran)"
+        )
+    return dataclasses.replace(step, frozen=_without_derivative(step))
+
+
+def _without_derivative(step: TrainingStep) -> Bool[np.ndarray, " dim"]:
+    draws = np.random.default_rng(0).standard_normal((PROBES, step.dim))
+    moved = [np.asarray(step.times(draw, 1.0)) for draw in draws]
+    bad = ~np.all(np.isfinite(moved), axis=0)
+    if not bad.any():
+        return bad
+    problem = Problem(params=step.params, loss_fn=step.loss_fn)
+    gradients = losses_and_gradients(problem, step.params)[1]
+    names = jax.tree_util.tree_leaves_with_path(step.params)
+    start = 0
+    for (path, leaf), gradient in zip(names, jax.tree.leaves(gradients), strict=True):
+        stop = start + int(np.size(leaf))
+        stuck = bad[start:stop]
+        if np.any(stuck & (np.ravel(np.asarray(gradient)) != 0)) or (stuck.all() and stuck.size):
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
+            raise UserError(
+                f"closed loop: the step has no derivative along {name} here, such as that of a "
+                "square root at zero (give the state after some steps, or an eps_root > 0)"
+            )
+        start = stop
+    return bad
+
+
+def _require_real(params: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
+            raise UserError(
+                f"params: {name}: {dtype} is not allowed (real floating-point leaves; close "
+                "over the others in loss_fn)"
+            )
+
+
+def _is_float(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+
+
+def _moving(params: PyTree, state: PyTree) -> list[Any]:
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves((params, state)) if _is_float(leaf)]
+
+
+def _flatten(params: PyTree, state: PyTree) -> Float[Array, " dim"]:
+    parts = [jnp.ravel(leaf) for leaf in _moving(params, state)]
+    wide = jnp.result_type(jnp.float32, *(part.dtype for part in parts))
+    return jnp.concatenate([part.astype(wide) for part in parts])
+
+
+def _flat_step(
+    tx: optax.GradientTransformationExtraArgs, loss_fn: LossFn, params: PyTree, state: PyTree
+) -> Callable[..., Array]:
+    """``(z, c) -> z'`` at everything else as it is in ``state``."""
+    leaves = jax.tree.leaves((params, state))
+    structure: Any = jax.tree.structure((params, state))
+    problem = Problem(params=params, loss_fn=loss_fn)
+
+    def step(z: Float[Array, " dim"], factor: Array | float) -> Float[Array, " dim"]:
+        filled, start = list(leaves), 0
+        for i, leaf in enumerate(leaves):
+            if _is_float(leaf):
+                like = jnp.asarray(leaf)
+                stop = start + like.size
+                filled[i] = z[start:stop].reshape(like.shape).astype(like.dtype)
+                start = stop
+        x, s = structure.unflatten(filled)
+        _, _, updates, after = optimizer_step(tx, problem, x, s)
+        scaled = jax.tree.map(lambda u: factor * u, updates)
+        return _flatten(optax.apply_updates(x, scaled), after)
+
+    return step

@@ -1,0 +1,187 @@
+"""The closed loop of real trainings against dense Jacobians, closed forms and actual runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import optdyn
+from optdyn.dynamics import closed_loop
+from optdyn.dynamics._multipliers import is_oscillating, iterated_spectrum
+from optdyn.errors import UserError
+from optdyn.precision import double_precision, to_float64
+
+DATA = np.random.default_rng(0)
+INPUTS = jnp.asarray(DATA.normal(size=(16, 3)), jnp.float32)
+TARGETS = jnp.sin(INPUTS.sum(axis=1, keepdims=True))
+START = {
+    "w1": jnp.asarray(0.5 * DATA.normal(size=(3, 4)), jnp.float32),
+    "b1": jnp.zeros(4),
+    "w2": jnp.asarray(0.5 * DATA.normal(size=(4, 1)), jnp.float32),
+}
+
+
+def loss(params: Any) -> Any:
+    hidden = jnp.tanh(INPUTS @ params["w1"] + params["b1"][None])
+    return jnp.mean((hidden @ params["w2"] - TARGETS) ** 2)
+
+
+def learned() -> optax.GradientTransformation:
+    rnn = optdyn.ComponentwiseRNN.init(jax.random.key(0), optdyn.Architecture(units=3))
+    return dataclasses.replace(rnn, w=jnp.array([0.01, -0.02, 0.01])).as_optax()
+
+
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "sgd": lambda: optax.sgd(0.1),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9),
+    "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: optax.adam(1e-2),
+    "adamw, clipped": lambda: optax.chain(
+        optax.clip_by_global_norm(1e-2), optax.adamw(1e-2, weight_decay=0.1)
+    ),
+    "rmsprop": lambda: optax.rmsprop(1e-2),
+    "lion": lambda: optax.lion(1e-3),
+    "muon": lambda: optax.contrib.muon(1e-2),
+    "lamb": lambda: optax.lamb(1e-2),
+    "lars": lambda: optax.lars(0.1),
+    "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=2),
+    "schedule-free": lambda: optax.contrib.schedule_free_sgd(0.1),
+    "accumulated": lambda: optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation(),
+    "shampoo-like": lambda: optax.contrib.cocob(),
+    "polyak": lambda: optax.polyak_sgd(0.1),
+    "learned": learned,
+}
+
+
+def trained(tx: optax.GradientTransformation, steps: int) -> tuple[Any, Any]:
+    """Parameters and state after some steps."""
+    wrapped = optax.with_extra_args_support(tx)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = wrapped.update(
+            gradients, state, params, value=value, grad=gradients, value_fn=loss
+        )
+        return optax.apply_updates(params, updates), state
+
+    params, state = START, tx.init(START)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def dense(tx: optax.GradientTransformation, params: Any, state: Any) -> np.ndarray:
+    """The step's Jacobian by `jax.jacfwd`, in float64: an independent way to it."""
+    wrapped = optax.with_extra_args_support(tx)
+    with double_precision():
+        wide = to_float64(params)
+        kinds = jax.eval_shape(tx.init, wide)  # accumulators may be of a type of their own
+        whole = (wide, jax.tree.map(lambda leaf, kind: leaf.astype(kind.dtype), state, kinds))
+        leaves, treedef = jax.tree.flatten(whole)
+        floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        flat, unravel = ravel_pytree([leaves[i] for i in floats])
+
+        def step(z: Any) -> Any:
+            filled = list(leaves)
+            for i, leaf in zip(floats, unravel(z), strict=True):
+                filled[i] = leaf
+            x, s = jax.tree.unflatten(treedef, filled)
+            value, gradients = jax.value_and_grad(loss)(x)
+            updates, s = wrapped.update(gradients, s, x, value=value, grad=gradients, value_fn=loss)
+            after = jax.tree.leaves((optax.apply_updates(x, updates), s))
+            return ravel_pytree([after[i].astype(jnp.float64) for i in floats])[0]
+
+        return np.asarray(jax.jacfwd(step)(flat))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_multipliers_are_the_dense_jacobians_eigenvalues(name: str) -> None:
+    tx = OPTIMIZERS[name]()
+    params, state = trained(tx, 7)
+    found = closed_loop(tx, loss, params, state, num=3, margin=False)
+    values = np.linalg.eigvals(dense(tx, params, state))
+    moduli = np.sort(np.abs(values))[::-1]
+    np.testing.assert_allclose(np.abs(found.largest), moduli[: len(found.largest)], atol=1e-6)
+    for value in [*found.largest, *found.oscillating]:
+        assert np.min(np.abs(values - value)) < 1e-6
+    swinging = np.sort(np.abs(values[is_oscillating(values)]))[::-1]
+    np.testing.assert_allclose(
+        np.abs(found.oscillating), swinging[: len(found.oscillating)], atol=1e-6
+    )
+    assert len(found.oscillating) == min(3, len(swinging))
+    assert found.spectral_radius == pytest.approx(moduli[0], abs=1e-6)
+    for i in range(len(found.oscillating)):
+        assert sum(share[i] for share in jax.tree.leaves(found.shares)) == pytest.approx(1.0)
+
+
+def test_products_alone_find_what_a_dense_matrix_shows() -> None:
+    matrix = np.random.default_rng(1).normal(size=(120, 120)) / 11.0
+    found = iterated_spectrum(lambda v: matrix @ v, 120, 6)
+    values = np.linalg.eigvals(matrix)
+    np.testing.assert_allclose(
+        np.abs(found.values[:6]), np.sort(np.abs(values))[::-1][:6], rtol=1e-7
+    )
+    for value, vector in zip(found.values, found.vectors, strict=True):
+        np.testing.assert_allclose(matrix @ vector, value * vector, atol=1e-7)
+
+
+def quadratic(curvatures: list[float]) -> Callable[[Any], Any]:
+    return lambda x: 0.5 * jnp.sum(jnp.array(curvatures) * x**2)
+
+
+@pytest.mark.parametrize(
+    ("tx", "edge"),
+    [
+        (optax.sgd(0.1), 20.0),
+        (optax.sgd(0.1, momentum=0.9), 38.0),
+        (optax.sgd(0.1, momentum=0.5, nesterov=True), 15.0),
+    ],
+)
+def test_the_margin_on_a_quadratic_is_the_edge_over_the_curvature(
+    tx: optax.GradientTransformation, edge: float
+) -> None:
+    x = jnp.ones(3)
+    for top in (4.0, 80.0):
+        found = closed_loop(tx, quadratic([0.1, 1.0, top]), x, tx.init(x))
+        assert found.margin == pytest.approx(edge / top, rel=2e-4)
+        swings_apart = top > edge
+        assert bool(np.any(np.abs(found.oscillating) > 1.0)) == swings_apart
+        if swings_apart:
+            assert found.oscillating[0].real < -1.0
+            assert found.curvature[0] == pytest.approx(top, rel=1e-6)
+            assert found.period[0] == pytest.approx(2.0)
+
+
+def test_negative_curvature_is_descent_and_not_too_long_a_step() -> None:
+    tx, x = optax.sgd(0.1), jnp.ones(2)
+    found = closed_loop(tx, quadratic([-2.0, 5.0]), x, tx.init(x))
+    assert found.spectral_radius == pytest.approx(1.2, abs=1e-9)
+    assert found.oscillating.size == 0
+    assert found.margin == pytest.approx(4.0, rel=2e-4)
+    assert "negative curvature" in str(found)
+
+
+def test_a_dead_input_is_held_fixed() -> None:
+    tx, x = optax.adam(0.1), jnp.array([1.0, 2.0])
+    found = closed_loop(tx, lambda x: x[0] ** 2 + 0.0 * x[1], x, tx.init(x), margin=False)
+    assert found.frozen >= 1
+    assert np.all(np.isfinite(found.largest))
+
+
+def test_a_step_without_a_derivative_or_a_finite_value_is_refused() -> None:
+    tx, x = optax.adam(0.1), jnp.ones(2)
+    with pytest.raises(UserError, match="no derivative along"):
+        closed_loop(tx, lambda x: 0.0 * jnp.sum(x), x, tx.init(x))
+    with pytest.raises(UserError, match="not finite"):
+        closed_loop(tx, lambda x: jnp.sum(jnp.sqrt(-x)), x, tx.init(x))
+    with pytest.raises(UserError, match=r"params: a: int32 is not allowed"):
+        closed_loop(tx, loss, {"a": jnp.arange(3)}, tx.init(x))

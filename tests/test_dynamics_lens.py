@@ -1,0 +1,114 @@
+"""The lens on a training: its numbers against closed forms and the dense closed loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optdyn.dynamics import Lens, closed_loop
+from optdyn.errors import UserError
+
+CURVATURES = jnp.array([0.5, 1.0, 3.0])
+
+
+def loss(params: Any) -> Any:
+    return 0.5 * jnp.sum(CURVATURES * params["w"] ** 2)
+
+
+def after(tx: optax.GradientTransformation, steps: int) -> tuple[Any, Any]:
+    params = {"w": jnp.ones(3)}
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize(
+    ("tx", "rate", "momentum", "edge"),
+    [
+        (optax.sgd(0.1), 0.1, 0.0, 2.0),
+        (optax.sgd(0.1, momentum=0.9), 1.0, 0.9, 3.8),
+        (optax.sgd(0.1, momentum=0.5, nesterov=True), 0.2, 0.5, 2.25),
+    ],
+)
+def test_momentum_has_its_own_rate_and_edge(
+    tx: optax.GradientTransformation, rate: float, momentum: float, edge: float
+) -> None:
+    params, state = after(tx, 3)
+    found = Lens(tx, loss).scalars(state, params)
+    assert found["rate/w"] == pytest.approx(rate, rel=1e-5)
+    assert found["momentum/w"] == pytest.approx(momentum, abs=1e-6)
+    assert found["sharpness_edge"] == pytest.approx(edge, rel=1e-5)
+    margin = closed_loop(tx, loss, params, state).margin
+    assert found["margin"] == pytest.approx(margin, rel=1e-3)
+
+
+def test_adam_is_at_its_edge_where_38_over_the_rate_says() -> None:
+    tx = optax.adam(1e-2, eps=1e-3)
+    params, state = after(tx, 50)
+    found = Lens(tx, loss).scalars(state, params)
+    nu, count = state[0].nu["w"], 51
+    rate = 1e-2 / (jnp.sqrt(0.999 * nu / (1 - 0.999**count)) + 1e-3)
+    # Bias correction of the first moment: rates are larger by 1 / (1 - 0.9^51).
+    preconditioned = float(jnp.max(rate * CURVATURES)) / (1 - 0.9**count)
+    expected = 38.0 / preconditioned
+    assert found["margin"] == pytest.approx(expected, rel=1e-3)
+    assert found["momentum/w"] == pytest.approx(0.9, abs=1e-6)
+
+
+def test_masks_and_partitions_give_each_leaf_its_own_numbers() -> None:
+    decayed = optax.add_decayed_weights(0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.trace(0.9), decayed, optax.scale(-0.01))
+    params = {"w": jnp.ones((20, 30)), "b": jnp.ones(30)}
+    lens = Lens(tx, lambda p: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2))
+    found = lens.scalars(tx.init(params), params, curvature=False)
+    assert found["decay/w"] == pytest.approx(1e-3, rel=1e-5)
+    assert found["decay/b"] == pytest.approx(0.0, abs=1e-9)
+    assert found["rate/w"] == pytest.approx(0.1, rel=1e-5)
+    both = optax.partition(
+        {"slow": optax.sgd(1e-3), "fast": optax.sgd(1e-2, momentum=0.9)},
+        {"w": "slow", "b": "fast"},
+    )
+    found = Lens(both, lens.loss_fn).scalars(both.init(params), params, curvature=False)
+    assert found["rate/w"] == pytest.approx(1e-3, rel=1e-5)
+    assert found["rate/b"] == pytest.approx(1e-1, rel=1e-5)
+
+
+def test_coupled_optimizers_get_the_margin_of_the_closed_loop() -> None:
+    tx = optax.lamb(1e-2)
+    params, state = after(tx, 5)
+    found = Lens(tx, loss).scalars(state, params)
+    assert found["margin"] == pytest.approx(closed_loop(tx, loss, params, state).margin, rel=1e-3)
+
+
+def test_bfloat16_parameters_and_batches() -> None:
+    tx = optax.sgd(0.1, momentum=0.9)
+    params = {"w": jnp.ones(64, jnp.bfloat16)}
+    scales = jnp.linspace(0.1, 4.0, 64)
+    lens = Lens(tx, lambda p, batch: 0.5 * jnp.sum(batch * p["w"].astype(jnp.float32) ** 2))
+    found = lens.scalars(tx.init(params), params, scales)
+    assert found["margin"] == pytest.approx(38.0 / 4.0, rel=0.03)
+    assert all(isinstance(value, float) for value in found.values())
+    with pytest.raises(UserError, match="batch: loss_fn needs one"):
+        lens.scalars(tx.init(params), params)
+
+
+def test_lanczos_counts_its_products() -> None:
+    """The top multiplier of a large network takes at most 2 · 20 + 2 gradients."""
+    calls = []
+
+    def counted(params: Any) -> Any:
+        jax.debug.callback(lambda: calls.append(1))
+        return 0.5 * jnp.sum(jnp.linspace(0.0, 0.8, 4000).at[-1].set(1.0) * params**2)
+
+    tx, params = optax.sgd(0.5, momentum=0.9), jnp.ones(4000)
+    found = Lens(tx, counted).scalars(tx.init(params), params)
+    assert len(calls) <= 42
+    assert found["sharpness"] == pytest.approx(0.5, rel=1e-3)
+    assert np.isfinite(found["margin"])
