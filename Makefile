@@ -76,6 +76,7 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: setup  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,7 @@ they are used; mkdocs calls `on_files` (``hooks`` in mkdocs.yml), which adds a p
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import importlib
@@ -117,12 +118,18 @@ def _directive(place: str, options: dict[str, Any]) -> str:
     return "\n".join([f"::: optdyn.{place}", "    options:", *lines])
 
 
+def homes() -> dict[str, str]:
+    """The room of each name that ``import optdyn`` offers, as its stub has it."""
+    stub = ast.parse(Path(optdyn.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom) and node.module]
+    return dict(sorted((alias.name, str(node.module)) for node in imports for alias in node.names))
+
+
 def api_index() -> str:
     """The names that ``import optdyn`` offers, each with its line and its place."""
     page_of = {module: page for page, modules in API.items() for module in modules}
     rows = []
-    for name in optdyn.__all__:
-        home = optdyn._HOME[name]
+    for name, home in homes().items():
         link = f"{page_of[home]}.md#optdyn.{place_of(home, name)}"
         value = getattr(optdyn, name)
         line = "The stages that ship with the package, by task."

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optdyn.distributed._engines import Engine, LocalEngine, Work, start_engine
 from optdyn.errors import UserError
 from optdyn.inner_loop import Objective
 from optdyn.meta_training import MetaTraining
@@ -21,7 +22,6 @@ from optdyn.optimizers._baselines import get_baseline
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._sweep_run import Base, Sweep, run_sweep
 from optdyn.search import Execution, SearchProtocol, random_search
-from optdyn.search._engines import Engine, LocalEngine, Work, start_engine
 from optdyn.search._search_table import SearchTable
 from optdyn.tasks import LinearRegression, make_task
 

@@ -72,9 +72,9 @@ def check_names(site: Path) -> None:
     assert "--max-cotangent-norm" in (site / "commands" / "index.html").read_text(encoding="utf-8")
     index = (site / "api" / "index.html").read_text(encoding="utf-8")
     links = re.findall(r'<a href="\.?/?(\w+)/#([\w.]+)"><code>optdyn\.(\w+)</code>', index)
-    assert [name for *_, name in links] == optdyn.__all__
+    assert [name for *_, name in links] == list(generated_pages().homes())
     for page, anchor, name in links:
-        assert anchor.startswith(f"optdyn.{optdyn._HOME[name]}.")
+        assert anchor.startswith(f"optdyn.{generated_pages().homes()[name]}.")
         target = (site / "api" / page / "index.html").read_text(encoding="utf-8")
         assert f'id="{anchor}"' in target, name
 
@@ -84,4 +84,4 @@ def test_every_package_with_public_names_is_in_the_api() -> None:
     for info in pkgutil.iter_modules(optdyn.__path__):
         if info.ispkg and getattr(importlib.import_module(f"optdyn.{info.name}"), "__all__", []):
             assert info.name in shown, info.name
-    assert set(optdyn._HOME.values()) <= shown
+    assert set(generated_pages().homes().values()) <= shown

@@ -12,13 +12,13 @@ from cyclopts import Group, Parameter
 
 from optdyn.cli._names import search_here
 from optdyn.cli._reading import checked, one_of, read_pairs, shown_default, whole
+from optdyn.distributed._engines import ENGINES, Engine, read_engine_address, start_engine
 from optdyn.distributed._processes import Processes, find_processes, read_address
 from optdyn.errors import UserError, shown
 from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture
 from optdyn.random_streams import LARGEST_SEED
 from optdyn.runs import HeldOut
-from optdyn.search._engines import ENGINES, Engine, read_engine_address, start_engine
 from optdyn.tasks import TASKS, task_from
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from optdyn.distributed._engines import Chunk, Result, Work
 from optdyn.errors import UserError
-from optdyn.search._engines import Chunk, Result, Work
 
 RETRIES = 5
 """How often a chunk is done again because its worker was lost."""

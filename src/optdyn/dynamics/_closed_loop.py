@@ -158,7 +158,8 @@ def closed_loop(
 def _widened(tx: optax.GradientTransformation, wide: PyTree, state: PyTree) -> PyTree:
     """``state`` with the types that ``tx.init`` gives it for float64 parameters."""
     like = jax.eval_shape(tx.init, wide)
-    if jax.tree.structure(like) != jax.tree.structure(state):
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (like, state)]
+    if structures[0] != structures[1]:
         return to_float64(state)
 
     def cast(leaf: Any, kind: Any) -> Any:

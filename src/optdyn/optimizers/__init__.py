@@ -1,7 +1,16 @@
 """What optimises: every optimizer is an optax pair of pure functions."""
 
+from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._cells import CELLS
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN, RNNState
 from optdyn.optimizers._encodings import ENCODINGS, Encoding
 
-__all__ = ["CELLS", "ENCODINGS", "Architecture", "ComponentwiseRNN", "Encoding", "RNNState"]
+__all__ = [
+    "BASELINES",
+    "CELLS",
+    "ENCODINGS",
+    "Architecture",
+    "ComponentwiseRNN",
+    "Encoding",
+    "RNNState",
+]

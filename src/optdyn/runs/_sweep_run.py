@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optdyn.distributed._engines import Engine, LocalEngine, Work
 from optdyn.errors import UserError, require_positive_int
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers._componentwise_rnn import Architecture
@@ -22,7 +23,6 @@ from optdyn.runs._plain import convert, result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.runs._store import read_table, remove, table_bytes, write_bytes
-from optdyn.search._engines import Engine, LocalEngine, Work
 from optdyn.search._learning_rate import make_trainer, make_validator
 from optdyn.tasks import Task, describe_task, task_from
 

@@ -1,6 +1,6 @@
 """Random search over an optimizer's hyperparameters (appendix C.3)."""
 
-from optdyn.search._engines import Execution
+from optdyn.distributed._engines import Execution
 from optdyn.search._grid import Grid
 from optdyn.search._random_search import (
     random_search,

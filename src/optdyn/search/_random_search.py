@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.distributed._engines import Engine, Execution, Work
 from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._problem_set import ProblemSet
 from optdyn.inner_loop._unroll import unroll
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.random_streams import stream
-from optdyn.search._engines import Engine, Execution, Work
 from optdyn.search._grid import Grid
 from optdyn.search._search_table import (
     COUNTS,

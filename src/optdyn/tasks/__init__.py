@@ -1,6 +1,7 @@
 """What is optimised: tasks, each a distribution over problems."""
 
 from optdyn.tasks._base import Problem, Task, joint
+from optdyn.tasks._curvature import task_curvatures
 from optdyn.tasks._description import TaskDescription, describe_task, task_from
 from optdyn.tasks._digits import Digits
 from optdyn.tasks._gate import require_sound, require_task, sample_batch
@@ -24,5 +25,6 @@ __all__ = [
     "require_sound",
     "require_task",
     "sample_batch",
+    "task_curvatures",
     "task_from",
 ]
