@@ -130,7 +130,7 @@ def test_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         ("nothing_like_that", "target: 'nothing_like_that' is not known (a checkpoint file, a"),
         ("x" * 5000, "target: 'xxxx"),
         ("absent.safetensors", "absent.safetensors: cannot read (No such file"),
-        ("a_zoo.py", "a_zoo.py: not an intact optdyn checkpoint"),
+        ("a_zoo.py", "a_zoo.py: damaged, or not written by optdyn"),
         ("a_zoo:absent", "target: a_zoo:absent: AttributeError: module 'a_zoo' has no"),
         ("a_zoo:number", "target: a_zoo:number: is 3 (an optax.GradientTransformation, or a func"),
         ("a_zoo:three", "target: a_zoo:three: returned int (an optax.GradientTransformation, or"),

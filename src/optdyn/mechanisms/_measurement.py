@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from optdyn.dynamics import Eigenmodes, StepMap
 from optdyn.errors import UserError
+from optdyn.inner_loop._statistics import MeanAndError, mean_and_error, mean_and_error_along
 from optdyn.inner_loop._unroll import unroll
 from optdyn.mechanisms._nonlinear import (
     Adaptation,
@@ -51,14 +53,6 @@ class Visited:
 
     gradients: Float[np.ndarray, "P M T"]
     updates: Float[np.ndarray, "P M T"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """A number measured on each problem: mean ± standard error over them."""
-
-    mean: float
-    standard_error: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +102,12 @@ class Mechanisms:
     density: GradientDensity
     update_start: UpdateFunction
     update_rest: UpdateFunction
-    largest_part: Spread
+    largest_part: MeanAndError[float]
     schedule: Float[np.ndarray, " T"]
-    schedule_on_problems: tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]
+    schedule_on_problems: MeanAndError[Float[np.ndarray, " T"]]
     adaptation: Adaptation
-    adaptation_ratio: Spread
-    slope_ratio: Spread
+    adaptation_ratio: MeanAndError[float]
+    slope_ratio: MeanAndError[float]
     portrait: Portrait
     trajectories: Float[np.ndarray, "C T 3"]
     fixed_curve: Float[np.ndarray, "G 3"]
@@ -176,12 +170,12 @@ def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
         density=density,
         update_start=start,
         update_rest=update_function(step, grid, h=rest),
-        largest_part=spread(start.linear_part_at(np.max(sizes, axis=(1, 2)))),
+        largest_part=over_problems(start.linear_part_at(np.max(sizes, axis=(1, 2)))),
         schedule=autonomous_schedule(step, visited.gradients.shape[2]),
-        schedule_on_problems=(np.mean(on_problems, axis=0), _standard_error(on_problems)),
+        schedule_on_problems=mean_and_error_along(on_problems),
         adaptation=adapted,
-        adaptation_ratio=spread(_ratio(adapted.gradient, adapted.rate, low, high)),
-        slope_ratio=spread(_ratio(adapted.gradient, adapted.slope, low, high)),
+        adaptation_ratio=over_problems(_ratio(adapted.gradient, adapted.rate, low, high)),
+        slope_ratio=over_problems(_ratio(adapted.gradient, adapted.slope, low, high)),
         portrait=seen,
         trajectories=seen.project(drawn),
         fixed_curve=seen.project(adapted.h),
@@ -193,18 +187,10 @@ def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
     )
 
 
-def spread(values: Float[np.ndarray, " problems"]) -> Spread:
+def over_problems(values: Float[np.ndarray, " problems"]) -> MeanAndError[float]:
     """Mean and standard error over problems, of those where the number exists."""
     known = values[np.isfinite(values)]
-    if len(known) == 0:
-        return Spread(float("nan"), float("nan"))
-    return Spread(float(np.mean(known)), float(_standard_error(known)))
-
-
-def _standard_error(values: Float[np.ndarray, "problems ..."]) -> Float[np.ndarray, "..."]:
-    if len(values) < 2:
-        return np.full(values.shape[1:], np.inf)
-    return np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+    return mean_and_error(known) if len(known) else MeanAndError(math.nan, math.nan)
 
 
 def _some_components(tree: Any) -> Float[np.ndarray, "P M T"]:

@@ -11,7 +11,7 @@ from optdyn.dynamics import StepMap, step_map
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
 from optdyn.dynamics._tracking import track_modes
 from optdyn.errors import UserError
-from optdyn.evaluation import VALIDATION_STREAM, MeanAndError
+from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.mechanisms._measurement import QUANTILES, Mechanisms, measure, visit
 from optdyn.mechanisms._nonlinear import adam_adaptation, rmsprop_adaptation
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
@@ -132,17 +132,15 @@ def _measured(mechanisms: Mechanisms, step: StepMap) -> MeasuredMechanisms:
             threshold_rest=rest.threshold,
             rate_start=start.rate,
             rate_rest=rest.rate,
-            largest_part=MeanAndError(**vars(mechanisms.largest_part)),
+            largest_part=mechanisms.largest_part,
         ),
-        schedule=ScheduleResult(
-            mechanisms.schedule, MeanAndError(*mechanisms.schedule_on_problems)
-        ),
+        schedule=ScheduleResult(mechanisms.schedule, mechanisms.schedule_on_problems),
         adaptation=AdaptationResult(
             gradient=adapted.gradient,
             rate=adapted.rate,
             slope=adapted.slope,
-            ratio=MeanAndError(**vars(mechanisms.adaptation_ratio)),
-            slope_ratio=MeanAndError(**vars(mechanisms.slope_ratio)),
+            ratio=mechanisms.adaptation_ratio,
+            slope_ratio=mechanisms.slope_ratio,
         ),
         portrait=PortraitResult(
             explained=mechanisms.portrait.explained,

@@ -205,6 +205,8 @@ def is_sealed(content: bytes) -> bool:
 def read_sealed(path: Path) -> bytes:
     """The content of a sealed file. Raises `UserError` if it is missing or damaged."""
     content = read_bytes(path)
+    if not SEAL.search(content):
+        raise UserError(f"{path}: damaged, or not written by optdyn (it carries no SHA-256)")
     if not is_sealed(content):
         raise UserError(f"{path}: damaged (its content does not match its SHA-256)")
     return content
