@@ -19,8 +19,10 @@ from optdyn.evaluation import EVALUATION_STREAM, ProblemSet, evaluate, evaluate_
 from optdyn.inner_loop import Objective, unroll
 from optdyn.meta_training import UnrollOptions, meta_value_and_grad
 from optdyn.optimizers._baselines import BASELINES
+from optdyn.random_streams import keys_at, stream
 from optdyn.search import Execution, SearchProtocol, random_search
 from optdyn.tasks import Digits, Problem, describe_task
+from optdyn.tasks._curvature import CURVATURE_STREAM, task_curvatures
 
 POINTS = 12
 
@@ -71,7 +73,7 @@ def by_hand(problem: Problem, rate: float, steps: int) -> list[float]:
 def test_each_step_sees_its_own_batch_and_the_ends_all_data(whole: bool) -> None:
     problem = NoisyRegression(whole=whole).sample(jax.random.key(1))
     expected = by_hand(problem, 0.3, 6)
-    for segment in (None, 2, 4):
+    for segment in (None, 4):
         found = unroll(optax.sgd(0.3), problem, 6, segment=segment)
         np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
     assert len({round(float(problem.at_step(k).loss(problem.params)), 4) for k in range(6)}) > 3
@@ -88,24 +90,30 @@ def test_meta_gradient_equals_central_differences_at_fixed_keys(learned: str) ->
         else helpers.Rate(jnp.float64(-1.0), lambda: optax.trace(0.9))
     )
     theta, unravel = ravel_pytree(optimizer)
-    for normalization in ("none", "first"):
-        objective = Objective(steps, normalization)
-        options = UnrollOptions(num_steps=steps, normalization=normalization)
+    objective = Objective(steps, "first")
+    options = UnrollOptions(num_steps=steps, normalization="first")
+
+    @jax.jit
+    def found(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
         value, gradient, _ = meta_value_and_grad(
-            optimizer, task, key, batch_size=batch, options=options
+            unravel(vector), task, key, batch_size=batch, options=options
         )
+        return value, ravel_pytree(gradient)[0]
 
-        @jax.jit
-        def mean(vector: jax.Array, objective: Objective = objective) -> jax.Array:
-            tx = unravel(vector).as_optax()
-            problems = [task.sample(jax.random.fold_in(key, i)) for i in range(batch)]
-            each = [objective.meta_loss(unroll(tx, p, steps).losses) for p in problems]
-            return jnp.mean(jnp.stack(each))
+    @jax.jit
+    def mean(vector: jax.Array) -> jax.Array:
+        tx = unravel(vector).as_optax()
 
-        np.testing.assert_allclose(value, mean(theta), rtol=1e-12)
-        unit = jnp.ones_like(theta) / np.sqrt(theta.size)
-        difference = (mean(theta + 1e-5 * unit) - mean(theta - 1e-5 * unit)) / 2e-5
-        np.testing.assert_allclose(ravel_pytree(gradient)[0] @ unit, difference, rtol=1e-6)
+        def one(key: jax.Array) -> jax.Array:
+            return objective.meta_loss(unroll(tx, task.sample(key), steps).losses)
+
+        return jnp.mean(jax.vmap(one)(keys_at(key, jnp.arange(batch))))
+
+    value, gradient = found(theta)
+    np.testing.assert_allclose(value, mean(theta), rtol=1e-12)
+    unit = jnp.ones_like(theta) / np.sqrt(theta.size)
+    difference = (mean(theta + 1e-5 * unit) - mean(theta - 1e-5 * unit)) / 2e-5
+    np.testing.assert_allclose(gradient @ unit, difference, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
@@ -115,10 +123,12 @@ def test_segments_chunks_and_hessian_products_see_the_same_batches(
     rate = helpers.Rate(jnp.float64(-1.0), lambda: optax.trace(0.9), True)
 
     def gradient(**options: int) -> tuple[float, float]:
-        value, found, _ = meta_value_and_grad(
-            rate, NoisyRegression(), jax.random.key(0), batch_size=4,
-            options=UnrollOptions(num_steps=5, **options),
-        )  # fmt: skip
+        chosen = UnrollOptions(num_steps=5, **options)
+        value, found, _ = jax.jit(
+            lambda r: meta_value_and_grad(
+                r, NoisyRegression(), jax.random.key(0), batch_size=4, options=chosen
+            )
+        )(rate)
         return float(value), float(found.log_rate)
 
     plain = gradient()
@@ -186,7 +196,8 @@ def test_digits_in_batches_are_judged_on_all_images() -> None:
     full = Digits(width=3, points=50)
     np.testing.assert_allclose(found.losses[0], full.loss(problem.params), rtol=1e-6)
     np.testing.assert_allclose(found.losses[-1], full.loss(found.params), rtol=1e-6)
-    drawn = [float(problem.at_step(k).loss(problem.params)) for k in range(200)]
+    draw = jax.jit(jax.vmap(lambda k: problem.at_step(k).loss(problem.params)))
+    drawn = np.asarray(draw(jnp.arange(200)), float)
     error = np.std(drawn) / np.sqrt(len(drawn))
     assert abs(np.mean(drawn) - float(full.loss(problem.params))) < 4 * error
     assert describe_task(task).options == {"width": 3, "points": 50, "batch": 8}
@@ -199,3 +210,15 @@ def test_a_loss_without_all_data_has_no_value_by_itself() -> None:
     problem = NoisyRegression(whole=False).sample(jax.random.key(0))
     with pytest.raises(UserError, match="full_loss_fn"):
         problem.loss(problem.params)
+
+
+@pytest.mark.usefixtures("x64")
+def test_curvatures_are_those_of_all_data() -> None:
+    (problem,) = (
+        NoisyRegression().sample(key) for key in keys_at(stream(0, CURVATURE_STREAM), jnp.arange(1))
+    )
+    A = np.asarray(problem.data[0])
+    found = task_curvatures(NoisyRegression(), num_problems=1)
+    np.testing.assert_allclose(found, np.linalg.eigvalsh(A.T @ A / POINTS), rtol=1e-6)
+    with pytest.raises(UserError, match="full_loss_fn"):
+        task_curvatures(NoisyRegression(whole=False), num_problems=1)

@@ -35,7 +35,8 @@ def to_float64(tree: Any) -> Any:
     """``tree`` with its floating-point arrays in float64 (inside `double_precision`)."""
 
     def widen(leaf: Any) -> Any:
-        array = np.asarray(leaf)
-        return jnp.asarray(array, jnp.float64) if array.dtype.kind == "f" else leaf
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        return jnp.asarray(np.asarray(leaf), jnp.float64)
 
     return jax.tree.map(widen, tree)

@@ -58,8 +58,8 @@ class Problem:
             return self.at_step(step)
         return Problem(self.params, self.full_loss_fn, self.data)
 
-    def loss(self, params: PyTree[Float[Array, "..."]]) -> Float[Array, "..."]:
-        """The loss at ``params``: a scalar, or one value a problem when joint.
+    def on_all_data(self) -> Problem:
+        """The problem with nothing to draw, on all its data.
 
         Raises `UserError` for a stochastic problem that offers no loss on all its data.
         """
@@ -68,8 +68,15 @@ class Problem:
                 "problem: its loss is drawn anew at each step (give it full_loss_fn, the loss "
                 "on all the data)"
             )
-        loss_fn = self.loss_fn if self.full_loss_fn is None else self.full_loss_fn
-        return loss_fn(params, *self.data)
+        return self.whole(0)
+
+    def loss(self, params: PyTree[Float[Array, "..."]]) -> Float[Array, "..."]:
+        """The loss on all data at ``params``: a scalar, or one value a problem when joint.
+
+        Raises `UserError` as `on_all_data` does.
+        """
+        problem = self.on_all_data()
+        return problem.loss_fn(params, *problem.data)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from optdyn.errors import UserError, require_positive_int
 from optdyn.precision import double_precision, to_float64
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks._base import Problem, Task
+from optdyn.tasks._gate import require_sample
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -33,14 +34,17 @@ def task_curvatures(
     Lanczos steps from a random vector, which span the range of the eigenvalues but do
     not count them, of at most 4 problems. Eigenvalues below 1e-9 of the largest are left out.
 
-    Raises `UserError` when no eigenvalue is positive.
+    Of a stochastic task those of the loss on all data.
+
+    Raises `UserError` when no eigenvalue is positive, or for a task that is not allowed.
     """
     require_positive_int("num_problems", num_problems)
     keys = keys_at(stream(seed, CURVATURE_STREAM), jnp.arange(num_problems))
+    require_sample(task, keys[0])
     sample = jax.jit(task.sample)
     found = []
     for count in range(num_problems):
-        problem = sample(keys[count])
+        problem = sample(keys[count]).on_all_data()
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(problem.params))
         if size > LARGEST_DENSE and count == 4:
             break

@@ -26,15 +26,22 @@ def sample_batch(task: Task, keys: Key[Array, " batch"]) -> Problem:
 
     Raises `UserError` for what is no task, and for problems that `require_sound` refuses.
     """
+    require_sample(task, jax.eval_shape(lambda k: k[0], keys))
+    return jax.vmap(task.sample)(keys)
+
+
+def require_sample(task: Task, key: Key[Array, ""]) -> None:
+    """Raise `UserError` unless ``task`` is one, and gives problems that `require_sound` takes.
+
+    ``key``: a key, or its shape.
+    """
     require_task(task)
-    one_key = jax.eval_shape(lambda k: k[0], keys)
     try:
-        jax.eval_shape(lambda key: _checked(task, key), one_key)
+        jax.eval_shape(lambda key: _checked(task, key), key)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"task: sample fails ({first_line(error)})") from error
-    return jax.vmap(task.sample)(keys)
 
 
 def _checked(task: Task, key: Key[Array, ""]) -> Array:
