@@ -142,6 +142,20 @@ def test_parameters_of_sixteen_bits_are_rounded_as_optax_rounds_them() -> None:
     )
 
 
+def test_a_state_that_the_first_step_widens_is_carried() -> None:
+    """A rate of a wider type makes the momentum of `lars` wider than it begins."""
+    start = {"w": jnp.ones((3, 2), jnp.bfloat16)}
+    found = unroll(optax.lars(np.float32(100.0)), Problem(start, lambda p: jnp.sum(p["w"] ** 2)), 3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.state)} >= {jnp.dtype(jnp.float32)}
+    assert found.params["w"].dtype == jnp.bfloat16
+    assert float(found.losses[-1]) < float(found.losses[0])
+    growing = optax.GradientTransformation(
+        lambda params: jnp.zeros(1), lambda g, state, params: (g, jnp.append(state, 0.0))
+    )
+    with pytest.raises(UserError, match="shapes of its state"):
+        unroll(growing, Problem(START, loss), 2)
+
+
 def test_an_optimizer_that_cannot_take_the_parameters_says_so() -> None:
     masked = optax.masked(optax.sgd(0.1), {"other": True})
     with pytest.raises(UserError, match="optimizer: its init fails on the problem's parameters"):
@@ -149,6 +163,14 @@ def test_an_optimizer_that_cannot_take_the_parameters_says_so() -> None:
 
 
 # In meta-training
+
+
+def test_a_line_search_has_no_reverse_pass() -> None:
+    searching = helpers.Rate(jnp.float32(0.0), lambda: optax.scale_by_backtracking_linesearch(5))
+    with pytest.raises(UserError, match=r'no reverse pass.*gradient="es"'):
+        meta_value_and_grad(
+            searching, Bowl(), jax.random.key(0), batch_size=2, options=UnrollOptions(num_steps=2)
+        )
 
 
 MADE = {

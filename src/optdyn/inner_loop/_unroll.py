@@ -91,7 +91,12 @@ def unroll(
     start = jax.tree.map(jnp.asarray, problem.params)
     steps = None if problem.key is None else jnp.arange(num_steps)
     begin = (start, start_state(tx, start))
-    (params, state), (losses, recorded) = _scan(step, begin, num_steps, steps, segment)
+    try:
+        (params, state), (losses, recorded) = _scan(step, begin, num_steps, steps, segment)
+    except TypeError:
+        # A state whose types the first step changes, as those of narrow parameters may.
+        begin = (start, _with_later_types(step, begin, None if steps is None else steps[0]))
+        (params, state), (losses, recorded) = _scan(step, begin, num_steps, steps, segment)
 
     def judged(at: PyTree, its: PyTree, k: int) -> Array:
         return _wide(problem.whole(k).loss(at if evaluated is None else evaluated(its, at)))
@@ -102,6 +107,22 @@ def unroll(
     return Trajectory(
         losses=jnp.concatenate([losses, final[None]]), params=params, state=state, record=recorded
     )
+
+
+def _with_later_types(step: Callable, begin: Carry, k: Array | None) -> PyTree:
+    """The first state in the types that it has after a step.
+
+    Raises `UserError` where the step changes more than types.
+    """
+    params, state = begin
+    after, later = jax.eval_shape(lambda carry: step(carry, k)[0], begin)
+    before = jax.tree.map(jnp.shape, (params, state))
+    if before != jax.tree.map(jnp.shape, (after, later)):
+        raise UserError(
+            "optimizer: its update changes the tree or the shapes of its state (one that a scan "
+            "can carry is needed: make all of it in init)"
+        )
+    return jax.tree.map(lambda leaf, new: jnp.asarray(leaf).astype(new.dtype), state, later)
 
 
 def start_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:

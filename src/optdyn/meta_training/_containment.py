@@ -61,7 +61,7 @@ def contain_gradients(tx: optax.GradientTransformation) -> optax.GradientTransfo
         params: Float[Array, "batch n"] | None = None,
         **extra: Any,
     ) -> tuple[PyTree, Contained]:
-        sane = jnp.all(jnp.abs(g) <= GRADIENT_LIMIT, axis=1)
+        sane = jnp.all(jnp.abs(g) <= _within(GRADIENT_LIMIT, g), axis=1)
         let_through = _choose(sane, g, jnp.zeros_like(g))
         updates, inner = wide.update(
             let_through, state.inner, params, **{**extra, "grad": let_through}
@@ -73,6 +73,11 @@ def contain_gradients(tx: optax.GradientTransformation) -> optax.GradientTransfo
     if evaluated is None:
         return contained
     return with_eval_params(contained, lambda state, params: evaluated(state.inner, params))
+
+
+def _within(limit: float, values: Array) -> float:
+    """``limit``, or the largest number of a type that cannot hold it."""
+    return min(limit, float(jnp.finfo(values.dtype).max))
 
 
 def counting_dtype(params: PyTree) -> jnp.dtype:
@@ -89,7 +94,7 @@ def hold_exploded(
     The optimizer's state goes on: it was given finite gradients alone.
     """
     params, state = following
-    sane = jnp.all(jnp.abs(params) <= LIMIT, axis=1)
+    sane = jnp.all(jnp.abs(params) <= _within(LIMIT, params), axis=1)
     events = state.events + ~jnp.stack([state.sane, sane], axis=1)
     return _choose(sane, params, previous[0]), state._replace(events=events)
 

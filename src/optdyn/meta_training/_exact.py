@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from optdyn.errors import UserError, first_line
 from optdyn.inner_loop._unroll import unroll
 from optdyn.meta_training._components import COMPONENT_AXIS, spread_components
 from optdyn.meta_training._containment import (
@@ -99,9 +100,17 @@ def chunk_sums(
     """The sums of `EXACT` over problems in memory at once, of these components alone."""
     keys, counts = problems
     objective, probe = _objective(optimizer, keys, counts, setting)
-    (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
-        objective, argnums=(0, 1), has_aux=True
-    )(optimizer, probe)
+    try:
+        (_, (total, counted, replaced)), (gradient, events) = jax.value_and_grad(
+            objective, argnums=(0, 1), has_aux=True
+        )(optimizer, probe)
+    except ValueError as error:
+        if "everse-mode" not in str(error):
+            raise
+        raise UserError(
+            f"meta-gradient: the optimizer's update has no reverse pass ({first_line(error)}); "
+            'gradient="es" needs none'
+        ) from error
     contained = (events > 0) | (replaced > 0)
     if counts is not None:
         contained &= counts
