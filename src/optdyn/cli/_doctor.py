@@ -21,6 +21,9 @@ FAULT = 1
 
 def doctor(*, output: Output = OutputOptions()) -> int:
     """Check the installation and print what was found; 1 if a check failed, else 0."""
+    # Its small programs run once: compiling them is most of the time.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
     devices.start(1)
     failed: list[str] = []
 

@@ -55,11 +55,6 @@ def search_here() -> None:
         sys.path.insert(0, "")
 
 
-def cell_from(text: str) -> Any:
-    """The cell that ``text`` names: a built-in one by its name, or ``module:Cell``."""
-    return imported(text) if ":" in text else text
-
-
 def imported(text: str) -> Any:
     """What ``module:object`` names; modules in the current folder come first.
 

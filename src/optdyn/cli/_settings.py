@@ -65,6 +65,7 @@ def complete(app: App, commands: tuple[str, ...], options: ArgumentCollection) -
             "its recipe",
         )
     _fill(options, {"seed": ("0",)}, "the default")
+    _import_cells(settings.get(f"train/{task}", {}), options)
 
 
 PARTS = {
@@ -89,6 +90,19 @@ def _recorded(out: Path) -> dict[str, Any]:
     require_own(out)
     settings = read_config(out).settings
     return {part: plain for part, plain in settings.items() if isinstance(plain, dict)}
+
+
+def _import_cells(trained: dict[str, Any], options: ArgumentCollection) -> None:
+    """Import what ``module:Cell`` names, so that an `Architecture` and a checkpoint find it."""
+    from optdyn.cli._names import imported
+
+    recorded = dict(option_texts(trained)).get("cell", ())
+    for cell in (*recorded, _text(options, "cell") or ""):
+        if ":" in cell:
+            try:
+                imported(cell)
+            except UserError as error:
+                raise UserError(f"--cell: {error}") from None
 
 
 def _only_task(settings: dict[str, Any]) -> tuple[str, ...]:

@@ -11,13 +11,15 @@ import functools
 import importlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from optdyn.distributed._engines import Chunk, Result, Work
-from optdyn.errors import UserError
+from optdyn.errors import UserError, first_line, shown
 
+SECONDS_TO_ANSWER = 3.0
 RETRIES = 5
 """How often a chunk is done again because its worker was lost."""
 
@@ -38,6 +40,8 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None = None) -> None:
+        if address not in (None, "auto"):
+            require_reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
@@ -77,6 +81,19 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"--engine: ray lost a chunk ({reason})") from None
+
+
+def require_reachable(address: str) -> None:
+    """Raise `UserError` where nothing answers at a cluster's address; Ray would try for long."""
+    host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--address: nothing answers at {shown(address)} ({first_line(error)}); start a "
+            "cluster there (ray start --head), or leave --address out for one on this machine"
+        ) from None
 
 
 def on_worker(environment: Mapping[str, str], maker: str, settings: str, chunk: Chunk) -> Result:

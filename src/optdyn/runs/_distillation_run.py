@@ -76,7 +76,8 @@ def distill_task(
     """
     folder, described = run.task_folder(task), describe_task(task)
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
-    scores = read_evaluations(folder / EVALUATION_SUMMARY).optimizers
+    summary = folder / EVALUATION_SUMMARY
+    scores = read_evaluations(summary).optimizers if summary.exists() else {}
     rivals = [name for name in scores if name != LEARNED]
     if not checkpoints or LEARNED not in scores or not rivals:
         raise UserError(

@@ -79,6 +79,11 @@ def load_tuned(task_folder: Path, baseline: str) -> SearchTable:
     Raises `UserError` where it is missing or damaged, or of another baseline or task.
     """
     path = table_path(task_folder, baseline)
+    if not path.exists():
+        raise UserError(
+            f"--out: {task_folder} has no tuned {baseline} (run optdyn tune --baseline {baseline} "
+            f"--out {task_folder.parent} first)"
+        )
     table = load_table(path)
     found = table.settings.baseline, folder_name(table.settings.task)
     if found != (baseline, task_folder.name):

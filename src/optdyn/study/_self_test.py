@@ -22,7 +22,6 @@ from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
 from optdyn.precision import double_precision, to_float64
 from optdyn.pretrained import PRETRAINED, load_shipped
 from optdyn.random_streams import stream
-from optdyn.search._learning_rate import make_validator
 from optdyn.tasks import LinearRegression
 
 STREAM = "self-test"
@@ -31,7 +30,7 @@ ALPHA, BETA = 0.5, 0.75
 LARGEST_ERROR = 1e-9
 LARGEST_SLOPE_ERROR = 1e-5
 STEP = 1e-5
-META_STEPS = 30
+META_STEPS, AVERAGED = 30, 5
 LEAST_IMPROVEMENT = 0.8
 
 
@@ -102,7 +101,7 @@ def meta_gradient_is_the_slope() -> Finding:
 
 
 def training_lowers_the_loss() -> Finding:
-    """A few meta-steps on linear regression lower the meta-objective on other problems."""
+    """A few meta-steps on linear regression lower the meta-objective, on fresh problems."""
     protocol = MetaTraining(
         num_meta_steps=META_STEPS,
         batch_size=8,
@@ -112,12 +111,12 @@ def training_lowers_the_loss() -> Finding:
     )
     architecture = Architecture(units=8, encoding=Encoding(gain=0.3), output_scale=1 / 0.3)
     optimizer = ComponentwiseRNN.init(stream(0, STREAM), architecture)
-    validate = make_validator(TASK, protocol, seed=0, num_problems=16)
     meta_step = make_meta_step(TASK, protocol, seed=0)
-    before, state = validate(optimizer), start_training(optimizer, protocol)
+    state, reached = start_training(optimizer, protocol), []
     for _ in range(META_STEPS):
-        state, _ = meta_step(state)
-    after = validate(state.optimizer)
+        state, metrics = meta_step(state)
+        reached.append(float(metrics.meta_objective))
+    before, after = reached[0], sum(reached[-AVERAGED:]) / AVERAGED
     found = f"meta-objective {before:.3g}, after {META_STEPS} meta-steps {after:.3g}"
     return after < LEAST_IMPROVEMENT * before, found
 
