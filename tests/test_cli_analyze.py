@@ -16,6 +16,7 @@ from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import save_optimizer
 
 ZOO = """
+import numpy as np
 import optax
 
 def momentum():
@@ -26,6 +27,13 @@ def lion():
 
 def norm():
     return optax.clip_by_global_norm(1.0)
+
+def masked():
+    decay = optax.add_decayed_weights(0.1, mask=lambda p: {"w": True, "b": False})
+    return optax.chain(optax.trace(0.9), decay, optax.scale(-0.01))
+
+def tree():
+    return {"w": np.ones((3, 3), np.float32), "b": np.ones(3, np.float32)}
 
 def three():
     return 3
@@ -109,6 +117,14 @@ def test_a_callable_inside_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["stability"]["edge"] == pytest.approx(38.0)
 
 
+def test_a_leaf_of_a_tree_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["analyze", "a_zoo:masked", "--params", "a_zoo:tree", "--leaf", "w", "--index", "1,2"]
+    assert main([*argv, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["weight_decay"] == pytest.approx(1e-3, abs=1e-12)
+    assert told["modes"][0]["beta"] == pytest.approx([0.9, 0.0])
+
+
 def test_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "step-000001.safetensors")
     assert main(["analyze", str(path), "--json"]) == 0
@@ -160,6 +176,10 @@ def test_bad_targets_are_one_line(
         (["--count", "-1"], "--count: -1 is not allowed (an integer >= 0)"),
         (["--gradient-scale", "0"], "--gradient-scale: 0.0 is not allowed (a finite number > 0)"),
         (["--task", "chess"], "--task: unknown value 'chess'"),
+        (["--params", "a_zoo:absent"], "--params: a_zoo:absent: AttributeError"),
+        (["--leaf", "w"], "--leaf, --index: need --params"),
+        (["--params", "a_zoo:tree", "--leaf", "x"], "leaf: 'x' is not in params (allowed: b, w)"),
+        (["--params", "a_zoo:tree", "--index", "1,x"], "--index: 'x' is not allowed"),
         (["--stage", "best"], "--stage: unknown value 'best' (allowed: final, momentum)"),
         (["--out", "a_zoo.py"], "a_zoo.py: cannot make the folder"),
         (["--units", "3"], "Unknown option: --units."),

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from optdyn.cli import _devices as devices_
 from optdyn.cli import _options as options
-from optdyn.cli._names import load_target
+from optdyn.cli._names import load_target, tree_from
 from optdyn.cli._output import Result, present
 from optdyn.cli._reading import one_of, positive, whole
 from optdyn.distributed._interrupts import interruptible
+from optdyn.errors import UserError, require_positive_int
 from optdyn.runs import HeldOut, analyze_task, open_run
 from optdyn.runs._store import make_folder
 from optdyn.tasks import describe_task, task_from
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from optdyn.dynamics import Eigenmodes, Identification, StabilityMap
     from optdyn.dynamics._dissection import Dissection
+    from optdyn.dynamics._place import Place
     from optdyn.optimizers import ComponentwiseRNN
     from optdyn.runs import AnalysisResult, Card
     from optdyn.tasks import Task
@@ -43,11 +45,32 @@ class TargetOptions:
         stage: which of the pretrained weights
         gradient_scale: size of the gradients that it meets; none: its task's, or 1
         count: freeze schedules and bias corrections at this step
+        params: module:object, the tree of parameters that it trains, or a function that returns it
+        leaf: the one leaf of --params to take apart, by its path, such as layers.0.w
+        index: the component within that leaf, such as 3,5 (none: the first)
     """
 
     stage: Annotated[Literal["final", "momentum"], one_of(STAGES)] = "final"
     gradient_scale: Annotated[float | None, positive()] = None
     count: Annotated[int | None, whole(minimum=0)] = None
+    params: str | None = None
+    leaf: str | None = None
+    index: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for i in self.index:
+            require_positive_int("index", i, minimum=0)
+        if self.params is None and (self.leaf is not None or self.index):
+            raise UserError("--leaf, --index: need --params")
+
+    def place(self) -> Place:
+        """The component of the training that is looked at. Raises `UserError`."""
+        place: Place = {"count": self.count, "leaf": self.leaf}
+        if self.params is not None:
+            place["params"] = tree_from(self.params)
+        if self.index:
+            place["index"] = self.index
+        return place
 
 
 OfTarget = Annotated[TargetOptions, options.flat("With TARGET", 4)]
@@ -102,10 +125,9 @@ def _taken_apart(
     seed: int,
 ) -> Result:
     from optdyn.dynamics._dissection import dissect
-    from optdyn.study._optimizer_drawing import save_dissection
     from optdyn.tasks._curvature import task_curvatures
 
-    target = load_target(text, one.stage)
+    target, place = load_target(text, one.stage), one.place()
     task = None if chosen is None else chosen.make()
     if out is not None:
         make_folder(out)
@@ -119,12 +141,14 @@ def _taken_apart(
     found = dissect(
         target.optimizer,
         gradient_scale=scale or 1.0,
-        count=one.count,
         gradients=gradients,
         spectrum=None if task is None else task_curvatures(task, seed=seed),
+        **place,
     )
     lines = describe(found, target.name)
     if out is not None:
+        from optdyn.study._optimizer_drawing import save_dissection
+
         save_dissection(found, target.name, out)
         lines.append(f"figures and data: {out}")
     return Result({"optimizer": target.name, **found.summary()}, lines)

@@ -68,6 +68,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("optdyn analyze --out runs/mine", "every stage of a run"),
         ("optdyn analyze linear_regression --stage momentum", "a pretrained optimizer"),
         ("optdyn analyze mymodule:make_optimizer --out folder", "yours, with figures"),
+        (
+            "optdyn analyze mymodule:make_optimizer --params mymodule:make_params "
+            "--leaf layers.0.w",
+            "yours, as it treats one part of your model",
+        ),
     ),
     "reproduce": (
         ("optdyn reproduce", "minutes; goes on where it was left when repeated"),

@@ -49,6 +49,15 @@ def load_target(text: str, stage: str) -> Target:
     )
 
 
+def tree_from(text: str) -> Any:
+    """The tree of parameters that ``module:object`` names, or that it returns when called."""
+    try:
+        found = imported(text)
+        return called(text, found) if callable(found) else found
+    except UserError as error:
+        raise UserError(f"--params: {error}") from None
+
+
 def search_here() -> None:
     """Let modules in the current folder be imported, before others, as with ``python -m``."""
     if "" not in sys.path:

@@ -25,7 +25,7 @@ PAIRS = {"task_options": "task-option", "stand_in": "stand-in"}
 NOT_OPTIONS = ("task", "initial")
 """Recorded under the name of an option, with another meaning."""
 SCALE = "laptop"
-ONLY_OF_TARGETS = ("--stage", "--gradient-scale", "--count")
+ONLY_OF_TARGETS = ("--stage", "--gradient-scale", "--count", "--params", "--leaf", "--index")
 ONLY_OF_RUNS = ("--problems", "--devices", "--unroll-length", "--normalization")
 """Options of one form of optdyn analyze."""
 
