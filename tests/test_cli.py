@@ -286,7 +286,7 @@ def test_defaults_of_a_built_in_task_are_its_recipes(own: str, task: str) -> Non
     assert train["task"].make() == make_task(task, **recipe.task_options)
     tune = given("tune", "--task", task)
     assert tune["objective"] == recipe.protocol.objective
-    assert tune["search"].num_problems == recipe.tuning_problems
+    assert tune["search"].num_problems == recipe.tuning.num_problems
     assert given("evaluate", "--task", task)["held_out"].num_problems == recipe.test_problems
     assert given("analyze", "--task", task)["held_out"].num_problems == recipe.analysis_problems
 
