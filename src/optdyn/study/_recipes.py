@@ -24,6 +24,7 @@ from optdyn.tasks import (
 
 SCALES = ("smoke", "laptop", "paper")
 ALL_TASKS = "all"
+NOTHING_SHIPS = "no trained weights ship with the package"
 PAPER_BASELINES = ("momentum", "rmsprop", "adam")
 
 

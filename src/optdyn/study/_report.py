@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import optdyn
@@ -13,7 +13,7 @@ from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.runs._store import read_json, write_json
 from optdyn.study._claims import ROWS
 from optdyn.study._ledger import LEDGER, Claim, judge, read_ledger, unmeasured
-from optdyn.study._recipes import LAPTOP
+from optdyn.study._recipes import LAPTOP, NOTHING_SHIPS, Recipe
 from optdyn.study._results import read_results
 from optdyn.study._stories import Placed, draw_study
 from optdyn.study.page import REPORT, Contents, write_page
@@ -31,10 +31,10 @@ class DrawnFrom:
     figures: list[Placed]
 
 
-def conclude(run: RunFolder, missing: Mapping[str, str] | None) -> Path:
+def conclude(run: RunFolder, absent: Sequence[Recipe] | None) -> Path:
     """What `optdyn.study.report` does."""
     tasks = _tasks(run)
-    left_out = _left_out(run, tasks, missing)
+    left_out = _left_out(run, tasks, absent)
     inputs = {**_fingerprint(run, tasks), **{claim.id: claim.why for claim in left_out}}
     before = _drawn(run)
     page, ledger = run.path / REPORT, run.path / LEDGER
@@ -64,18 +64,18 @@ def _tasks(run: RunFolder) -> list[str]:
     return [task for task in LAPTOP if task in there] + [t for t in there if t not in LAPTOP]
 
 
-def _left_out(run: RunFolder, tasks: list[str], missing: Mapping[str, str] | None) -> list[Claim]:
+def _left_out(run: RunFolder, tasks: list[str], absent: Sequence[Recipe] | None) -> list[Claim]:
     """Fig. 9's claims on tasks that could not be looked at."""
-    if missing is None:
+    if absent is None:
         try:
             return [c for c in read_ledger(run.path / LEDGER) if c.task not in tasks]
         except UserError:  # none yet, or damaged: it is written anew
             return []
     row = ROWS[0]
     return [
-        unmeasured(row, task, baseline, why)
-        for task, why in missing.items()
-        for baseline in LAPTOP[task].baselines
+        unmeasured(row, recipe.name, baseline, NOTHING_SHIPS)
+        for recipe in absent
+        for baseline in recipe.baselines
     ]
 
 

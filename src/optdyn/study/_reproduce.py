@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +28,12 @@ from optdyn.runs import (
 )
 from optdyn.runs._run_folder import require_own
 from optdyn.search import Execution
-from optdyn.study._recipes import Recipe
+from optdyn.study._recipes import NOTHING_SHIPS, Recipe
 from optdyn.study._shipped import place_searches, place_shipped
 from optdyn.study._timings import timed
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
-
-NOTHING_SHIPS = "no trained weights ship with the package"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,22 +97,22 @@ def reproduce(out: Path, study: Study, mesh: Mesh | None = None) -> Path:
             for recipe in recipes:
                 if recipe not in absent:
                     _run_task(run, recipe, study, mesh)
-            return report(run, {recipe.name: NOTHING_SHIPS for recipe in absent})
+            return report(run, absent)
 
         return interruptible(work, "study stopped; run the same command again to resume")
 
 
-def report(run: RunFolder, missing: Mapping[str, str] | None = None) -> Path:
+def report(run: RunFolder, absent: Sequence[Recipe] | None = None) -> Path:
     """Judge the claims, draw the figures and write the page; returns the page's path.
 
     Everything that the folder holds is shown, after any command. Nothing is done when nothing
-    changed. ``missing`` says why tasks of a study could not be looked at; without it the
-    ledger's own such claims stay.
+    changed. ``absent``: the recipes of a study whose weights do not ship, so that their claims
+    could not be measured; if it is not given, the ledger's own such claims stay.
     """
     # Drawing libraries take a second to import: only this needs them.
     from optdyn.study._report import conclude
 
-    return conclude(run, missing)
+    return conclude(run, absent)
 
 
 def distill(out: Path, study: Study, mesh: Mesh | None = None) -> DistillationResult:

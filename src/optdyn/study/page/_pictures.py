@@ -18,8 +18,8 @@ from optdyn.study._stories import Placed, Story
 LEVELS = 32
 """Of each of red, green and blue in the copies that the page holds: no step between two shows."""
 CSS_PIXELS_PER_INCH = 96
-WIDE = 700
-"""CSS pixels from which a picture takes two columns of the page."""
+SIZES = ((900, "widest"), (700, "wide"))
+"""The classes of pictures from so many CSS pixels on, which take more of the page's width."""
 FILES = ((".json", "numbers"), (".svg", "SVG"), (".png", "PNG"), (".gif", "GIF"))
 
 
@@ -27,7 +27,8 @@ FILES = ((".json", "numbers"), (".svg", "SVG"), (".png", "PNG"), (".gif", "GIF")
 class Picture:
     """A figure of one task (or of all), as the page shows it.
 
-    ``address``: the picture as data, "" where there is none or no room is left.
+    ``address``: the picture as data, "" where there is none or no room is left. ``size``: its
+    class, one of `SIZES`.
     """
 
     id: str
@@ -35,7 +36,7 @@ class Picture:
     words: str
     address: str
     width: int | None
-    wide: bool
+    size: str
     files: list[tuple[str, str]]
 
 
@@ -60,7 +61,7 @@ class Album:
             words=words,
             address=address,
             width=width,
-            wide=(width or 0) >= WIDE,
+            size=next((name for least, name in SIZES if (width or 0) >= least), ""),
             files=[
                 (f"{self._folder.name}/{quote(placed.name)}{suffix}", label)
                 for suffix, label in FILES
