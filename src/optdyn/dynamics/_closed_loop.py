@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,13 @@ from optdyn.dynamics._multipliers import (
     is_oscillating,
     iterated_spectrum,
 )
-from optdyn.dynamics._training_step import LossFn, TrainingStep, linearized_step
+from optdyn.dynamics._training_step import LossFn, linearized_step
 from optdyn.errors import require_positive_int
 from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
     import optax
-    from jaxtyping import Complex, Float, PyTree
+    from jaxtyping import Bool, Complex, Float, PyTree
 
 LARGEST_DENSE = 2000
 """Entries of (x, s) up to which the derivative is formed as a matrix."""
@@ -38,6 +38,24 @@ LONGEST_PERIOD = 12.0
 """Steps: what swings more slowly than this, and grows, does so whatever the step's length."""
 LARGEST_MARGIN = 1e6
 MARGIN_TOLERANCE = 1e-4
+
+
+class LinearStep(Protocol):
+    """The derivative of one training step, as `TrainingStep` has it."""
+
+    @property
+    def params(self) -> PyTree: ...
+    @property
+    def frozen(self) -> Bool[np.ndarray, " dim"]: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def num_params(self) -> int: ...
+    @property
+    def times(self) -> Callable[..., Any]: ...
+    def matrix(self) -> Float[np.ndarray, "dim dim"]: ...
+    def curvature_along(self, v: Float[np.ndarray, " n"], /) -> float: ...
+    def params_of(self, z: np.ndarray, /) -> PyTree: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,11 +166,11 @@ def closed_loop(
     require_positive_int("num", num)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
     if size > LARGEST_WIDE:
-        return _closed_loop(linearized_step(tx, loss_fn, params, state), num, margin)
+        return loop_of(linearized_step(tx, loss_fn, params, state), num, margin)
     with double_precision():
         wide = to_float64(params)
         step = linearized_step(tx, loss_fn, wide, _widened(tx, wide, state))
-        return _closed_loop(step, num, margin)
+        return loop_of(step, num, margin)
 
 
 def _widened(tx: optax.GradientTransformation, wide: PyTree, state: PyTree) -> PyTree:
@@ -169,7 +187,11 @@ def _widened(tx: optax.GradientTransformation, wide: PyTree, state: PyTree) -> P
     return jax.tree.map(cast, state, like)
 
 
-def _closed_loop(step: TrainingStep, num: int, with_margin: bool) -> ClosedLoop:
+def loop_of(step: LinearStep, num: int, with_margin: bool) -> ClosedLoop:
+    """The closed loop of a training step, whatever it is computed with.
+
+    Call it inside `optdyn.precision.double_precision`.
+    """
     dense = step.matrix() if step.dim <= LARGEST_DENSE else None
     if dense is not None:
         spectrum = dense_spectrum(dense, num)
@@ -190,7 +212,7 @@ def _closed_loop(step: TrainingStep, num: int, with_margin: bool) -> ClosedLoop:
     )
 
 
-def _scaled(step: TrainingStep, dense: np.ndarray, factor: float) -> np.ndarray:
+def _scaled(step: LinearStep, dense: np.ndarray, factor: float) -> np.ndarray:
     """The step's matrix where all updates are ``factor`` times as large."""
     n = step.num_params
     unchanged = np.eye(n, len(dense))
@@ -201,11 +223,11 @@ def _scaled(step: TrainingStep, dense: np.ndarray, factor: float) -> np.ndarray:
     return scaled
 
 
-def _product(step: TrainingStep, factor: float) -> Product:
+def _product(step: LinearStep, factor: float) -> Product:
     return lambda v: np.asarray(step.times(jnp.asarray(v), factor), np.float64)
 
 
-def _too_long(step: TrainingStep, dense: np.ndarray | None) -> Callable[[float], bool]:
+def _too_long(step: LinearStep, dense: np.ndarray | None) -> Callable[[float], bool]:
     """Whether, with all updates times a factor, some direction swings apart.
 
     Its multiplier is outside the unit circle, turns within `LONGEST_PERIOD` steps, and the
@@ -260,18 +282,18 @@ def _margin(too_long: Callable[[float], bool]) -> float:
     return float(np.sqrt(inside * outside))
 
 
-def _shares(step: TrainingStep, spectrum: Spectrum) -> PyTree:
+def _shares(step: LinearStep, spectrum: Spectrum) -> PyTree:
     """Each leaf's part of the squared eigenvectors, over the parameters."""
     squared = [np.abs(v[: step.num_params]) ** 2 for v in spectrum.vectors]
     trees = [step.params_of(row / max(row.sum(), np.finfo(float).tiny)) for row in squared]
     return _stacked(step, [jax.tree.map(np.sum, tree) for tree in trees], ())
 
 
-def _directions(step: TrainingStep, spectrum: Spectrum) -> PyTree:
+def _directions(step: LinearStep, spectrum: Spectrum) -> PyTree:
     return _stacked(step, [step.params_of(v) for v in spectrum.vectors], None)
 
 
-def _stacked(step: TrainingStep, trees: list[PyTree], shape: tuple[int, ...] | None) -> PyTree:
+def _stacked(step: LinearStep, trees: list[PyTree], shape: tuple[int, ...] | None) -> PyTree:
     if trees:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
     return jax.tree.map(
@@ -279,11 +301,11 @@ def _stacked(step: TrainingStep, trees: list[PyTree], shape: tuple[int, ...] | N
     )
 
 
-def _curvatures(step: TrainingStep, spectrum: Spectrum) -> Float[np.ndarray, " num"]:
+def _curvatures(step: LinearStep, spectrum: Spectrum) -> Float[np.ndarray, " num"]:
     return np.array([_curvature(step, vector) for vector in spectrum.vectors])
 
 
-def _curvature(step: TrainingStep, vector: Complex[np.ndarray, " dim"]) -> float:
+def _curvature(step: LinearStep, vector: Complex[np.ndarray, " dim"]) -> float:
     """vᴴHv / vᴴv over the parameters; NaN where the direction has no part there."""
     x = vector[: step.num_params]
     size = float(np.vdot(x, x).real)

@@ -14,7 +14,12 @@ except ModuleNotFoundError:
 
 from optdyn.torch._learned_optimizer import LearnedOptimizer
 
-_HOME = {"as_optax": "_analysis", "dissect": "_analysis", "linearize": "_analysis"}
+_HOME = {
+    "as_optax": "_analysis",
+    "closed_loop": "_closed_loop",
+    "dissect": "_analysis",
+    "linearize": "_analysis",
+}
 
 __all__ = ["LearnedOptimizer", *_HOME]  # noqa: PLE0604
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,11 +13,11 @@ import optdyn.dynamics
 from optdyn.dynamics import Dissection, Linearization, settle, step_map
 from optdyn.errors import UserError
 from optdyn.precision import double_precision
-from optdyn.torch._aten import Moved, plain
-from optdyn.torch._own_step import OwnStep, export_step, first_state, run_own
+from optdyn.torch._own_step import OwnStep, run_own, step_of_class
+from optdyn.torch._pair import exported_pair
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from jaxtyping import Float
 
 CHECKED_STEPS = 8
 CHECKED_COMPONENTS = 3
@@ -50,39 +48,10 @@ def as_optax(
     >>> optdyn.linearize(tx).A.tolist()
     [[0.9]]
     """
-    own = OwnStep(optimizer, dict(hyperparameters))
-    first = functools.cache(functools.partial(first_state, own))
-    program = functools.cache(functools.partial(export_step, own))
-
-    def init(params: PyTree) -> PyTree:
-        leaves, treedef = jax.tree.flatten(params)
-        initial = first(_shapes(leaves)).numbers
-        states = [
-            {name: jnp.asarray(array, jnp.result_type(leaf)) for name, array in state.items()}
-            for state, leaf in zip(initial, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(treedef, states)
-
-    def update(
-        gradients: PyTree, state: PyTree, params: PyTree | None = None
-    ) -> tuple[PyTree, PyTree]:
-        if params is None:
-            raise UserError(f"{own.name}: update needs the parameters: update(g, state, params)")
-        leaves, treedef = jax.tree.flatten(params)
-        flat, structure = jax.tree.flatten(state)
-        start = [Moved(leaf, np.zeros(())) for leaf in leaves]
-        after = program(_shapes(leaves))([*start, *jax.tree.leaves(gradients), *flat])
-        moved, following = after[: len(leaves)], after[len(leaves) :]
-        updates = [
-            _like(new.by if isinstance(new, Moved) else new - old, old)
-            for new, old in zip(moved, leaves, strict=True)
-        ]
-        states = [_like(plain(new), old) for new, old in zip(following, flat, strict=True)]
-        return jax.tree.unflatten(treedef, updates), jax.tree.unflatten(structure, states)
-
-    pair = optax.GradientTransformation(init, update)
-    _require_own(own, pair)
-    return pair
+    own = step_of_class(optimizer, dict(hyperparameters))
+    tx = exported_pair(own)
+    _require_own(own, tx)
+    return tx
 
 
 def linearize(
@@ -138,15 +107,6 @@ def dissect(
         gradients=gradients,
         spectrum=spectrum,
     )
-
-
-def _like(new: Any, old: Any) -> Array:
-    """``new`` in the dtype and shape of ``old``."""
-    return jnp.broadcast_to(jnp.asarray(new, jnp.result_type(old)), np.shape(old))
-
-
-def _shapes(leaves: list[Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple(np.shape(leaf) for leaf in leaves)
 
 
 def _require_own(own: OwnStep, tx: optax.GradientTransformation) -> None:

@@ -57,6 +57,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         rnn = _resolve(optimizer, stage)
         network = Network.of(rnn)
         network = network if dtype is None else network.to(dtype)
+        self.rnn = rnn
         self._networks = {torch.device("cpu"): network}
         super().__init__(params, {"lr": lr, FINGERPRINT: _fingerprint(rnn)})
 
@@ -117,7 +118,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return [(p, states[i][STATE]) for i, p in pairs if i in states]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_networks": self._networks}
+        return {**super().__getstate__(), "rnn": self.rnn, "_networks": self._networks}
 
     def _network(self, device: torch.device) -> Network:
         if device not in self._networks:

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,40 +25,19 @@ FLAGS = {"foreach": False, "fused": False, "capturable": True}
 
 @dataclasses.dataclass(frozen=True)
 class OwnStep:
-    """An optimizer class with its hyperparameters.
+    """The step of an optimizer called ``name``.
 
-    Everything is run in float64, on the CPU. Raises `UserError` for what is not a class of
-    PyTorch optimizers, and for hyperparameters that it refuses.
+    ``make(params)`` gives an optimizer of those tensors, as the user has set it;
+    ``make(params, exportable=True)`` one with those of `FLAGS` that it knows. Everything is
+    run in float64, on the CPU.
     """
 
-    kind: type[torch.optim.Optimizer]
-    hyperparameters: dict[str, Any]
+    name: str
+    make: Callable[..., Any]
 
-    def __post_init__(self) -> None:
-        if not (isinstance(self.kind, type) and issubclass(self.kind, torch.optim.Optimizer)):
-            raise UserError(
-                f"optimizer: {shown(self.kind)} is not allowed (a class such as torch.optim.AdamW, "
-                "its hyperparameters by name)"
-            )
-        try:
-            self.make([torch.zeros(1)])
-        except Exception as error:  # the class may be the user's own
-            raise UserError(f"{self.name}: {first_line(error)}") from error
-
-    @property
-    def name(self) -> str:
-        """The class's name."""
-        return self.kind.__name__
-
-    def make(self, params: list[Tensor], **flags: bool) -> Any:
-        """An optimizer of ``params``, with those ``flags`` that the class has."""
-        known = inspect.signature(self.kind).parameters
-        flags = {flag: value for flag, value in flags.items() if flag in known}
-        return self.kind(params, **{**self.hyperparameters, **flags})
-
-    def advance(self, optimizer: Any, gradients: list[Tensor]) -> None:
+    def advance(self, optimizer: Any, params: list[Tensor], gradients: list[Tensor]) -> None:
         """One step of ``optimizer``. Raises `UserError` where it fails."""
-        for p, g in zip(_params(optimizer), gradients, strict=True):
+        for p, g in zip(params, gradients, strict=True):
             p.grad = g.clone()
         try:
             optimizer.step()
@@ -66,6 +45,60 @@ class OwnStep:
             raise UserError(
                 f"{self.name}: its step fails on dense real gradients: {first_line(error)}"
             ) from error
+
+
+def step_of_class(kind: type[torch.optim.Optimizer], hyperparameters: dict[str, Any]) -> OwnStep:
+    """The step of a class with its hyperparameters.
+
+    Raises `UserError` for what is no class of PyTorch optimizers, and for hyperparameters
+    that it refuses.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise UserError(
+            f"optimizer: {shown(kind)} is not allowed (a class such as torch.optim.AdamW, its "
+            "hyperparameters by name)"
+        )
+
+    def make(params: list[Tensor], *, exportable: bool = False) -> Any:
+        known = inspect.signature(kind).parameters
+        flags = {flag: value for flag, value in FLAGS.items() if exportable and flag in known}
+        return kind(params, **{**hyperparameters, **flags})
+
+    try:
+        make([torch.zeros(1)])
+    except Exception as error:  # the class may be the user's own
+        raise UserError(f"{kind.__name__}: {first_line(error)}") from error
+    return OwnStep(kind.__name__, make)
+
+
+def step_of_optimizer(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> OwnStep:
+    """The step that a living optimizer makes of some of its ``params``, in that order.
+
+    Each keeps the hyperparameters of its group.
+    """
+    position = {p: i for i, p in enumerate(params)}
+    groups = [
+        (group, [position[p] for p in group["params"] if p in position])
+        for group in optimizer.param_groups
+    ]
+
+    def make(tensors: list[Tensor], *, exportable: bool = False) -> Any:
+        copied = object.__new__(type(optimizer))
+        # A scheduler wraps `step` in the instance; the copy has its class's own.
+        copied.__dict__.update({k: v for k, v in vars(optimizer).items() if k != "step"})
+        copied.state = collections.defaultdict(dict)
+        copied.param_groups = [
+            {
+                **{k: v for k, v in group.items() if k != "param_names"},
+                **{k: v for k, v in FLAGS.items() if k in group and (exportable or k == "fused")},
+                "params": [tensors[i] for i in positions],
+            }
+            for group, positions in groups
+            if positions
+        ]
+        return copied
+
+    return OwnStep(type(optimizer).__name__, make)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +138,7 @@ def export_step(own: OwnStep, shapes: tuple[Shape, ...]) -> Program:
 def run_own(
     own: OwnStep, gradients: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]:
-    """What the class itself does, with the hyperparameters as they are.
+    """What the class itself does with one parameter.
 
     After a first step with the gradient zero, in which it makes its state: that state; the
     parameter, from zero, after each of the ``gradients`` [steps, n]; and the last state.
@@ -113,13 +146,48 @@ def run_own(
     with _float64():
         p = torch.zeros(gradients.shape[1])
         optimizer = own.make([p])
-        own.advance(optimizer, [torch.zeros_like(p)])
+        own.advance(optimizer, [p], [torch.zeros_like(p)])
         start, path = _arrays(optimizer.state[p]), []
         p.zero_()
         for g in gradients:
-            own.advance(optimizer, [torch.as_tensor(g)])
+            own.advance(optimizer, [p], [torch.as_tensor(g)])
             path.append(p.numpy().copy())
         return start, np.array(path), _arrays(optimizer.state[p])
+
+
+def run_from(
+    own: OwnStep,
+    params: list[np.ndarray],
+    gradients: list[np.ndarray],
+    states: list[dict[str, np.ndarray]],
+) -> list[np.ndarray]:
+    """The parameters after one step of the optimizer itself from these states."""
+    fixed = first_state(own, tuple(array.shape for array in params)).fixed
+    with _float64():
+        tensors = [torch.tensor(array) for array in params]
+        optimizer = own.make(tensors)
+        for p, state, rest in zip(tensors, states, fixed, strict=True):
+            optimizer.state[p] = {k: torch.tensor(a) for k, a in state.items()} | rest
+        own.advance(optimizer, tensors, [torch.tensor(g) for g in gradients])
+        return [p.numpy() for p in tensors]
+
+
+def living_state(
+    own: OwnStep, optimizer: torch.optim.Optimizer, params: list[Tensor]
+) -> list[dict[str, np.ndarray]]:
+    """The numbers in the state of each of ``params`` now; where it has none, in its first one."""
+    first = first_state(own, tuple(tuple(p.shape) for p in params)).numbers
+    found = [_arrays(dict(optimizer.state.get(p, {}))) for p in params]
+    return [now or new for now, new in zip(found, first, strict=True)]
+
+
+def clock_names(own: OwnStep, count: int) -> set[str]:
+    """The entries of a state that all components share: step numbers, and what follows them.
+
+    ``count``: how many parameters the optimizer has.
+    """
+    states = first_state(own, ((2,),) * count).numbers
+    return {name for state in states for name, array in state.items() if array.ndim == 0}
 
 
 class _FirstValues(dict):
@@ -150,7 +218,7 @@ def first_state(own: OwnStep, shapes: tuple[Shape, ...]) -> FirstState:
         optimizer.state = state
         before = _outside_state(optimizer)
         for _ in range(2):
-            own.advance(optimizer, [torch.zeros_like(p) for p in params])
+            own.advance(optimizer, params, [torch.zeros_like(p) for p in params])
     if any(not any(key is p for p in params) for key in state):
         raise UserError(
             f"{own.name}: it holds state that belongs to no parameter (allowed: one state a "
@@ -194,7 +262,7 @@ class _Step(torch.nn.Module):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         copies = iter([tensor.clone() for tensor in inputs])
         params, gradients = ([next(copies) for _ in self.first.numbers] for _ in range(2))
-        optimizer = self.own.make(params, **FLAGS)
+        optimizer = self.own.make(params, exportable=True)
         for i, p in enumerate(params):
             p.grad = gradients[i]
             numbers = {name: next(copies) for name in self.first.numbers[i]}
@@ -203,10 +271,6 @@ class _Step(torch.nn.Module):
         pairs = zip(params, self.first.numbers, strict=True)
         after = [optimizer.state[p][name] for p, numbers in pairs for name in numbers]
         return [*params, *(v if isinstance(v, Tensor) else torch.tensor(v) for v in after)]
-
-
-def _params(optimizer: Any) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _is_number(value: Any) -> bool:
@@ -219,7 +283,7 @@ def _arrays(state: dict[str, Any]) -> dict[str, np.ndarray]:
     Whole ones are floats too, as PyTorch's own step numbers are.
     """
     return {
-        key: torch.as_tensor(value, dtype=torch.float64).detach().numpy().copy()
+        key: torch.as_tensor(value, dtype=torch.float64).detach().cpu().numpy().copy()
         for key, value in sorted(state.items())
         if _is_number(value)
     }

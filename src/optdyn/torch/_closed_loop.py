@@ -1,0 +1,215 @@
+"""The closed loop of an optimizer and a model, both of PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from torch import Tensor
+
+from optdyn.dynamics._closed_loop import ClosedLoop, loop_of
+from optdyn.errors import UserError, require_positive_int, shown
+from optdyn.precision import double_precision, to_float64
+from optdyn.torch._learned_optimizer import STATE, LearnedOptimizer
+from optdyn.torch._loss import LossOfModel
+from optdyn.torch._own_step import clock_names, living_state, run_from, step_of_optimizer
+from optdyn.torch._pair import exported_pair
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, PyTree
+
+TOLERANCE = 1e-9
+"""So near, relative to its largest number, is the step that is differentiated to the own one."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelStep:
+    """One step ``(x, s) -> (x + c·Δx, s')`` of ``tx`` on the ``loss`` of a model.
+
+    ``params`` and ``state``: trees by the names of the model's parameters. All their entries
+    make one vector z, in the order of ``jax.tree.leaves((params, state))``. ``frozen`` [dim]:
+    entries without a derivative here, which are held fixed.
+    """
+
+    tx: optax.GradientTransformation
+    loss: LossOfModel
+    params: dict[str, np.ndarray]
+    state: PyTree
+    frozen: Bool[np.ndarray, " dim"]
+
+    @property
+    def dim(self) -> int:
+        """The number of entries of z."""
+        return sum(int(np.size(leaf)) for leaf in jax.tree.leaves((self.params, self.state)))
+
+    @property
+    def num_params(self) -> int:
+        """The number of entries of x, the first of z."""
+        return sum(leaf.size for leaf in self.params.values())
+
+    @functools.cached_property
+    def _tangent(self) -> Callable[..., tuple[PyTree, PyTree]]:
+        def step(x: PyTree, g: PyTree, s: PyTree) -> tuple[PyTree, PyTree]:
+            return self.tx.update(g, s, x)
+
+        point = (self.params, self.loss.gradient, self.state)
+        return jax.jit(lambda *moves: jax.jvp(step, point, moves)[1])
+
+    def times(self, v: Any, factor: float = 1.0) -> Float[np.ndarray, " dim"]:
+        """The step's derivative along v [dim], where all updates are ``factor`` times as large."""
+        moving = np.where(self.frozen, 0.0, np.asarray(v, np.float64))
+        x, s = self._unflatten(moving)
+        updates, state = self._tangent(x, self.loss.hessian_times(x), s)
+        moved = jax.tree.map(lambda old, new: old + factor * np.asarray(new), x, updates)
+        return np.where(self.frozen, 0.0, _flat((moved, state)))
+
+    def matrix(self) -> Float[np.ndarray, "dim dim"]:
+        """The derivative as a dense matrix, at the factor 1."""
+        return np.stack([self.times(row) for row in np.eye(self.dim)], axis=1)
+
+    def curvature_along(self, x: Float[np.ndarray, " num_params"]) -> float:
+        """``xᵀHx``, H being the Hessian of the loss."""
+        tree = self.params_of(x)
+        return float(x @ _flat(self.loss.hessian_times(tree)))
+
+    def params_of(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """The part of z that belongs to the parameters, by name."""
+        leaves, treedef = jax.tree.flatten(self.params)
+        return jax.tree.unflatten(treedef, _split(z[: self.num_params], leaves))
+
+    def _unflatten(self, z: np.ndarray) -> Any:
+        leaves, treedef = jax.tree.flatten((self.params, self.state))
+        return jax.tree.unflatten(treedef, _split(z, leaves))
+
+
+def closed_loop(
+    optimizer: torch.optim.Optimizer,
+    loss_fn: Callable[[Any], Tensor],
+    model: torch.nn.Module,
+    *,
+    num: int = 8,
+    margin: bool = True,
+) -> ClosedLoop:
+    """Linearise one training step of ``model`` where it is, with ``optimizer`` in its state.
+
+    ``loss_fn(model)`` gives the loss, a scalar, such as ``lambda model: loss(model(x), y)``: on
+    one fixed batch, without dropout. ``num``, ``margin`` and the result are as in
+    `optdyn.closed_loop`; trees are dictionaries by the names of the model's parameters.
+
+    The loss is differentiated twice by PyTorch, in the model's own dtype (``model.double()``
+    gives all digits); the optimizer's own step, as in `as_optax`, or the learned one, in
+    float64. Step numbers stay as they are. Parameters that the optimizer does not have, or
+    that the loss does not depend on, stand still. Neither model nor optimizer is changed.
+
+    Raises `UserError` where the loss is no finite scalar, is another one each time, or cannot be
+    differentiated twice, for what `as_optax` refuses, and where the step has no derivative
+    (Adam along a parameter whose gradients were all zero).
+    """
+    require_positive_int("num", num)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"optimizer: {shown(optimizer)} is not allowed (one of PyTorch, in use)")
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(f"model: {shown(model)} is not allowed (a torch.nn.Module)")
+    owned = {p for group in optimizer.param_groups for p in group["params"]}
+    named = {name: p for name, p in model.named_parameters() if p in owned}
+    if not named:
+        raise UserError("model: none of its parameters is the optimizer's (allowed: its own model)")
+    with double_precision():
+        loss = LossOfModel(model, loss_fn, list(named))
+        params = {name: named[name] for name in sorted(loss.gradient)}
+        tx, state = _pair(optimizer, params, loss.gradient)
+        wide = {name: _wide(p) for name, p in params.items()}
+        dim = sum(np.size(leaf) for leaf in jax.tree.leaves((wide, state)))
+        step = ModelStep(tx, loss, wide, state, np.zeros(dim, bool))
+        return loop_of(dataclasses.replace(step, frozen=_without_derivative(step)), num, margin)
+
+
+def _pair(
+    optimizer: torch.optim.Optimizer, params: dict[str, Tensor], gradient: dict[str, np.ndarray]
+) -> tuple[optax.GradientTransformation, PyTree]:
+    """The optimizer as an optax pair for those parameters, and its state now."""
+    if isinstance(optimizer, LearnedOptimizer):
+        return _learned_pair(optimizer, params)
+    tensors = list(params.values())
+    own = step_of_optimizer(optimizer, tensors)
+    states = living_state(own, optimizer, tensors)
+    clock = clock_names(own, len(tensors))
+    held = [{k: a for k, a in state.items() if k in clock} for state in states]
+    memory = [{k: a for k, a in state.items() if k not in clock} for state in states]
+    tx, state = exported_pair(own, held), dict(zip(params, memory, strict=True))
+    start = {name: _wide(p) for name, p in params.items()}
+    after = run_from(own, list(start.values()), list(gradient.values()), states)
+    updates = tx.update(gradient, state, start)[0]
+    for new, (name, old) in zip(after, start.items(), strict=True):
+        expected, found = new - old, np.asarray(updates[name])
+        size = np.max(np.abs(expected), initial=0.0)
+        rounding = 8 * np.finfo(np.float64).eps * np.max(np.abs(old), initial=0.0)
+        if not np.allclose(found, expected, rtol=0.0, atol=TOLERANCE * size + rounding):
+            raise UserError(
+                f"{own.name}: its exported step is not its own step: the update of {name} differs "
+                f"by {np.max(np.abs(found - expected)):.2g} (allowed: steps that depend on "
+                "gradients, parameters and state alone)"
+            )
+    return tx, state
+
+
+def _learned_pair(
+    optimizer: LearnedOptimizer, params: dict[str, Tensor]
+) -> tuple[optax.GradientTransformation, PyTree]:
+    rnn = to_float64(optimizer.rnn)
+    base = rnn.as_optax()
+    rate = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    rates = {name: float(rate[p]) for name, p in params.items()}
+
+    def update(gradients: PyTree, state: PyTree, x: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        updates, following = base.update(gradients, state, x)
+        return jax.tree.map(jnp.multiply, rates, updates), following
+
+    first = base.init({name: _wide(p) for name, p in params.items()})
+    now = {
+        name: _wide(optimizer.state[p][STATE]).reshape(first.h[name].shape)
+        if STATE in optimizer.state.get(p, {})
+        else np.asarray(first.h[name])
+        for name, p in params.items()
+    }
+    return optax.GradientTransformation(base.init, update), first._replace(h=now)
+
+
+def _without_derivative(step: ModelStep) -> Bool[np.ndarray, " dim"]:
+    """The entries that have no derivative and cannot move: gradient and memory are zero.
+
+    Raises `UserError` where others have none.
+    """
+    draw = np.random.default_rng(0).standard_normal(step.dim)
+    bad = ~np.isfinite(step.times(draw))
+    stuck = jax.tree.leaves(step.params_of(bad[: step.num_params]))
+    for name, without, gradient in zip(
+        step.params, stuck, step.loss.gradient.values(), strict=True
+    ):
+        if np.any(without & (gradient != 0.0)) or (without.size and without.all()):
+            raise UserError(
+                f"closed loop: the step has no derivative along {name} here, such as that of a "
+                "square root at zero (allowed: parameters that have had gradients)"
+            )
+    return bad
+
+
+def _wide(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", torch.float64, copy=True).numpy()
+
+
+def _flat(tree: PyTree) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *(np.ravel(leaf) for leaf in jax.tree.leaves(tree))])
+
+
+def _split(z: np.ndarray, leaves: list[Any]) -> list[np.ndarray]:
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+    pieces = np.split(z, ends)
+    return [piece.reshape(np.shape(leaf)) for piece, leaf in zip(pieces, leaves, strict=True)]
