@@ -22,7 +22,7 @@ from optdyn.tasks import describe_task, task_from
 if TYPE_CHECKING:
     import numpy as np
 
-    from optdyn.dynamics import Eigenmodes, Identification, StabilityMap
+    from optdyn.dynamics import Eigenmodes, StabilityMap
     from optdyn.dynamics._dissection import Dissection
     from optdyn.dynamics._place import Place
     from optdyn.optimizers import ComponentwiseRNN
@@ -33,7 +33,6 @@ STAGES = ("final", "momentum")
 MODES_PRINTED = 8
 LEAST_GAIN = 1e-4
 """Modes below this part of the largest gain are counted, not listed."""
-CLOSE = 0.1
 PROBLEMS, COMPONENTS = 4, 16
 
 
@@ -179,31 +178,17 @@ def _typical_size(gradients: np.ndarray) -> float | None:
 
 def describe(found: Dissection, name: str) -> list[str]:
     """What was found about the optimizer ``name``, in lines of text."""
-    lin, modes = found.linearization, found.modes
-    names = ", ".join(lin.names[:4]) + (", …" if lin.size > 4 else "")
-    lines = [
-        f"optimizer: {name}",
-        f"linearised at {found.where}",
-        f"state of a component: {lin.size} number{'s' * (lin.size != 1)}"
-        + (f" ({names})" if lin.size else ""),
-        *_mode_lines(modes),
-        f"feed-through (learning rate without memory): {_squashed(modes.feedthrough, lin.D):.6g}",
-    ]
-    if lin.size:
-        lines.append(
-            f"condition number of the eigenvectors: {modes.condition_number:.3g}"
-            + ("; single modes mean nothing" if modes.degenerate else "")
-            + f"; modes miss the impulse response by {found.mismatch:.1g}"
-        )
-    if lin.weight_decay:
-        lines.append(f"weight decay a step: {-lin.weight_decay:.4g}")
-    if abs(lin.drift) > 1e-12:
-        lines.append(f"drift (the update at the operating point): {lin.drift:.4g} a step")
+    lines = [f"optimizer: {name}", *found.verdict(), *_mode_lines(found.modes)]
+    if found.linearization.size:
+        condition = f"condition number of the eigenvectors: {found.modes.condition_number:.3g}"
+        alone = "; single modes mean nothing" if found.modes.degenerate else ""
+        miss = f"; modes miss the impulse response by {found.mismatch:.1g}"
+        lines.append(condition + alone + miss)
     if found.responds:
-        lines += _stability_lines(found.stability)
-    else:
-        lines.append("no update changes with a small change of the gradient there")
-    return [*lines, *_identity_lines(found.identification)]
+        lines.append(_rate_line(found.stability))
+    others = [fit for fit in found.identification.fits if fit is not found.identification.nearest]
+    rest = ", ".join(f"{fit.name} {fit.residual:.2g}" for fit in others[:4])
+    return [*lines, f"others' residuals: {rest}"]
 
 
 def _mode_lines(modes: Eigenmodes) -> list[str]:
@@ -226,42 +211,16 @@ def _mode_lines(modes: Eigenmodes) -> list[str]:
     return [*lines, f"       and {rest} with less or no gain"] if rest else lines
 
 
-def _stability_lines(found: StabilityMap) -> list[str]:
-    edge = {0.0: "at no curvature", float("inf"): "at every curvature"}.get(
-        found.edge, f"for curvatures below {found.edge:.6g}"
-    )
+def _rate_line(found: StabilityMap) -> str:
     kind = "the task's" if found.range_given else "its best range of"
-    return [
-        f"stable {edge}; fastest at {found.fastest_curvature:.4g}, "
-        f"by a factor {found.fastest_radius:.4g} a step",
+    return (
         f"on {kind} curvatures {found.low:.4g} to {found.high:.4g}: factor {found.rate:.5g} a step "
-        f"(best momentum {found.momentum_rate:.5g}, best gradient descent "
-        f"{found.descent_rate:.5g})",
-    ]
-
-
-def _identity_lines(found: Identification) -> list[str]:
-    nearest, others = found.nearest, [fit for fit in found.fits if fit is not found.nearest]
-    values = ", ".join(f"{k} {_squashed(v, 1):.6g}" for k, v in nearest.hyperparameters.items())
-    if found.exact:
-        verdict = "the same in every probe"
-    else:
-        close = "close" if nearest.residual <= CLOSE else "not close"
-        verdict = f"relative residual {nearest.residual:.2g}, {close}"
-    rest = ", ".join(f"{fit.name} {fit.residual:.2g}" for fit in others[:4])
-    return [
-        f"nearest hand-designed optimizer: {nearest.name} ({values}): {verdict}",
-        f"others' residuals: {rest}",
-    ]
+        f"(best momentum {found.momentum_rate:.5g}, best gradient descent {found.descent_rate:.5g})"
+    )
 
 
 def _number(value: complex) -> str:
     return f"{value.real:.6g}" if value.imag == 0 else f"{value.real:.5g}{value.imag:+.5g}i"
-
-
-def _squashed(value: float, scale: float) -> float:
-    """Zero where ``value`` is the rounding of a difference of numbers of size ``scale``."""
-    return value if abs(value) > 1e-12 * abs(scale) else 0.0
 
 
 def _in_short(analysis: AnalysisResult) -> list[str]:
