@@ -15,6 +15,7 @@ import hypothesis
 import jax
 import pytest
 
+from chromium import HOW_TO_INSTALL, chromium_path
 from helpers import TINY_RECIPES
 from optdyn.inner_loop import Objective
 from optdyn.precision import double_precision
@@ -27,7 +28,12 @@ from optdyn.tasks import TwoMoons
 FULL = os.environ.get("SUITE") == "full"
 FIGURES: dict[str, object] = {}
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-collect_ignore = [] if HAS_TORCH else ["pytorch"]
+LEFT_OUT = {}
+if not HAS_TORCH:
+    LEFT_OUT["pytorch"] = "without PyTorch (make test-torch)"
+if chromium_path() is None and "REQUIRE_BROWSER" not in os.environ:
+    LEFT_OUT["browser"] = HOW_TO_INSTALL
+collect_ignore = list(LEFT_OUT)
 
 # A machine that is busy is no fault of the code. A commit gets the same verdict each
 # time: new examples are sought by the suites at full length.
@@ -37,7 +43,7 @@ hypothesis.settings.load_profile("searching" if FULL else "repeatable")
 
 
 def pytest_report_header() -> list[str]:
-    return [] if HAS_TORCH else ["left out: tests/pytorch, without PyTorch (make test-torch)"]
+    return [f"left out: tests/{folder}, {why}" for folder, why in LEFT_OUT.items()]
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,16 +12,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
+from chromium import HOW_TO_INSTALL, chromium_path
 from optdyn.runs import open_run
 from optdyn.study import report as make_report
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 """Containers have no sandbox; a machine without a GPU draws 3-D in software."""
-NO_BROWSER = (
-    "no Chromium found: install one (apt-get install chromium, or playwright install chromium) "
-    "or set CHROME to its path"
-)
 VIEWPORT = {"width": 1100, "height": 900}
 PATIENCE = 180_000
 """Milliseconds: a machine may be busy."""
@@ -32,11 +27,9 @@ Opener = Callable[..., Page]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = [os.environ.get("CHROME"), *map(shutil.which, NAMES), own]
-        path = next((name for name in found if name and Path(name).exists()), None)
+        path = chromium_path()
         if path is None:
-            pytest.fail(NO_BROWSER, pytrace=False)
+            pytest.fail(HOW_TO_INSTALL, pytrace=False)
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
