@@ -11,7 +11,15 @@ import pytest
 
 import helpers
 from optdyn.errors import UserError
-from optdyn.tasks import TASKS, LinearRegression, describe_task, sample_batch, task_from
+from optdyn.tasks import (
+    TASKS,
+    Digits,
+    LinearRegression,
+    describe_task,
+    sample_batch,
+    task_from,
+    with_options,
+)
 
 OWN = """
 import dataclasses
@@ -103,3 +111,14 @@ def test_what_is_no_task_is_refused() -> None:
             describe_task(value)
         with pytest.raises(UserError, match="sample"):
             sample_batch(value, None)
+
+
+def test_some_options_are_replaced() -> None:
+    assert with_options(Digits(width=3), {"batch": 8}) == Digits(width=3, batch=8)
+    task = task_from("strange_tasks:Bowl", width=4)
+    assert describe_task(with_options(task, {"scale": 2.0})).options == {"width": 4, "scale": 2.0}
+    assert with_options(task, {}) is task
+    with pytest.raises(UserError, match=r"unknown option 'depth' .has: width, scale"):
+        with_options(task, {"depth": 1})
+    with pytest.raises(UserError, match=r"digits.batch: 0"):
+        with_options(Digits(), {"batch": 0})

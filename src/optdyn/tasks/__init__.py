@@ -2,7 +2,7 @@
 
 from optdyn.tasks._base import Problem, Task, joint
 from optdyn.tasks._curvature import task_curvatures
-from optdyn.tasks._description import TaskDescription, describe_task, task_from
+from optdyn.tasks._description import TaskDescription, describe_task, task_from, with_options
 from optdyn.tasks._digits import Digits
 from optdyn.tasks._gate import require_sound, require_task, sample_batch
 from optdyn.tasks._linear_regression import LinearRegression
@@ -27,4 +27,5 @@ __all__ = [
     "sample_batch",
     "task_curvatures",
     "task_from",
+    "with_options",
 ]

@@ -31,14 +31,11 @@ def describe_task(task: Task) -> TaskDescription:
     require_task(task)
     kind = type(task)
     names = [name for name, factory in TASKS.items() if factory is kind]
-    fields: tuple[dataclasses.Field[Any], ...] = (
-        dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
-    )
     # An option that is None is left out, so that a new one changes no description.
     options = {
         field.name: getattr(task, field.name)
-        for field in fields
-        if field.init and getattr(task, field.name) is not None
+        for field in _fields(task)
+        if getattr(task, field.name) is not None
     }
     own = f"{kind.__module__}:{kind.__qualname__}"
     return TaskDescription((names or [own])[0], json.loads(json.dumps(options, default=repr)))
@@ -51,12 +48,26 @@ def with_options(task: Task, options: dict[str, Any]) -> Task:
     """
     if not options:
         return task
-    described = describe_task(task)
+    name = describe_task(task).name
+    allowed = [field.name for field in _fields(task)]
     for option in options:
-        if option not in described.options:
-            told = ", ".join(described.options) or "it has none"
-            raise UserError(f"task {described.name}: unknown option {shown(option)} (has: {told})")
-    return task_from(described.name, **{**described.options, **options})
+        if option not in allowed:
+            told = ", ".join(allowed) or "it has none"
+            raise UserError(f"task {name}: unknown option {shown(option)} (has: {told})")
+    try:
+        return dataclasses.replace(task, **options)  # type: ignore[type-var]
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"task {name}: cannot be made ({first_line(error)})") from None
+
+
+def _fields(task: Task) -> list[dataclasses.Field[Any]]:
+    """What a task's options are: the fields that it is made with, if it is a dataclass."""
+    found: tuple[dataclasses.Field[Any], ...] = (
+        dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
+    )
+    return [field for field in found if field.init]
 
 
 def task_from(text: str, **options: Any) -> Task:
