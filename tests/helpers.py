@@ -11,9 +11,10 @@ import optax
 from cyclopts import ArgumentCollection
 
 from optdyn.cli.main import make_app
+from optdyn.mechanisms import StageSearch, StageThresholds
 from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
-from optdyn.runs import Distillation
+from optdyn.runs import Distillation, StageTraining
 from optdyn.search import SearchProtocol
 from optdyn.study import Recipe
 from optdyn.tasks import TASKS, LinearRegression, Rosenbrock, Task, TwoMoons
@@ -86,8 +87,14 @@ TINY_RECIPE = Recipe(
         test_problems=4,
     ),
 )  # fmt: skip
+TINY_STAGE = StageTraining(
+    architecture=Architecture("gru", 3, Encoding("asinh"), output_scale=0.2),
+    protocol=TINY_RECIPE.protocol,
+    plan=StageSearch(seeds=(4, 5), first=2, last=3, every=1),
+    thresholds=StageThresholds(meta_objective=1e9),
+)
 TINY_RECIPES = (
-    dataclasses.replace(TINY_RECIPE, task=LinearRegression(n=3)),
+    dataclasses.replace(TINY_RECIPE, task=LinearRegression(n=3), stage=TINY_STAGE),
     TINY_RECIPE,
     dataclasses.replace(TINY_RECIPE, task=TwoMoons(), shipped=True),
 )

@@ -13,7 +13,7 @@ import pytest
 import helpers
 from optdyn.inner_loop import Objective, ProblemSet, mean_curve
 from optdyn.inner_loop._problem_set import VALIDATION_STREAM
-from optdyn.mechanisms._momentum_stage import MomentumComparison, nearest_to
+from optdyn.mechanisms._momentum_stage import MomentumComparison
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.tasks import LinearRegression
 
@@ -71,11 +71,6 @@ def test_the_search_ends_in_the_learned_optimizers_own_fixed_point(comparison):
     assert point.fixed_points.error_estimate[0] < 1e-9
     assert len(point.candidates.status) > 8
     assert len(point.modes.beta) == 4
-
-
-def test_the_rule_names_the_nearest_checkpoint_and_ignores_diverged_ones():
-    assert nearest_to(1.0, [0, 5, 9], [math.inf, 1.3, 0.8]) == 9
-    assert nearest_to(1.0, [0, 5, 9], [math.nan, 1.05, 0.9]) == 5
 
 
 def test_mean_curves_are_normalised_as_the_objective_is():

@@ -207,13 +207,3 @@ def deviation(full: Float[np.ndarray, " steps"], reduced: Float[np.ndarray, " st
     """Median over steps 1 … T of |reduced/full − 1|, of two mean loss curves."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return float(np.median(np.abs(reduced[1:] / full[1:] - 1.0)))
-
-
-def nearest_to(level: float, meta_steps: Sequence[int], meta_objectives: Sequence[float]) -> int:
-    """The rule that names the momentum stage, fixed in advance.
-
-    The meta-step of the checkpoint whose meta-objective is nearest ``level``
-    (relative difference; the earliest of equals).
-    """
-    gaps = np.abs(np.asarray(meta_objectives, float) / level - 1.0)
-    return int(meta_steps[int(np.argmin(np.where(np.isfinite(gaps), gaps, np.inf)))])

@@ -1,6 +1,6 @@
 """Learned optimizers and search tables that ship with the package."""
 
-from optdyn.pretrained._export import export_task
+from optdyn.pretrained._export import export_checkpoint, export_task
 from optdyn.pretrained._shipped import (
     PRETRAINED,
     Shipped,
@@ -13,6 +13,7 @@ from optdyn.pretrained._shipped import (
 __all__ = [
     "PRETRAINED",
     "Shipped",
+    "export_checkpoint",
     "export_task",
     "load_pretrained",
     "load_shipped",

@@ -13,12 +13,14 @@ from optdyn.pretrained._shipped import (
     MANIFEST,
     Manifest,
     ShippedFile,
+    load_pretrained,
     load_shipped,
+    read_manifest,
     shipped_searches,
 )
 from optdyn.runs._analysis_run import SUMMARY, read_analysis
 from optdyn.runs._cards import Card
-from optdyn.runs._checkpoints import analysis_checkpoints, analysis_path
+from optdyn.runs._checkpoints import analysis_checkpoints, analysis_path, load_optimizer
 from optdyn.runs._distillation_fit import FITTED, read_fitted
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_bytes, write_bytes, write_result
@@ -66,13 +68,33 @@ def export_task(
     source = to / folder.name
     for place, (content, _) in contents.items():
         write_bytes(source / place, content)
-    listed = {
-        place: ShippedFile(len(content), hashlib.sha256(content).hexdigest(), command)
-        for place, (content, command) in contents.items()
-    }
+    listed = {place: _listed(*content) for place, content in contents.items()}
     write_result(source / MANIFEST, Manifest(task, listed))
     load_shipped(folder.name, to)
     return {place: file.bytes for place, file in listed.items()}
+
+
+def export_checkpoint(
+    checkpoint: Path, name: str, stage: str, to: Path, train_command: Callable[[Card], str]
+) -> None:
+    """Ship one checkpoint as a stage of ``name``, such as ``linear_regression/paper``.
+
+    For weights of another training than those that `export_task` writes. What is listed in the
+    folder's manifest already stays. Raises `UserError` for a damaged checkpoint or manifest.
+    """
+    _, card = load_optimizer(checkpoint)
+    content, source = read_bytes(checkpoint), to / name
+    place = f"{stage}{CHECKPOINT_SUFFIX}"
+    listed = read_manifest(source).files if (source / MANIFEST).exists() else {}
+    command = train_command(card)
+    write_bytes(source / place, content)
+    files = {**listed, place: _listed(content, command)}
+    write_result(source / MANIFEST, Manifest(card.task, files))
+    load_pretrained(name, stage, to)
+
+
+def _listed(content: bytes, command: str) -> ShippedFile:
+    return ShippedFile(len(content), hashlib.sha256(content).hexdigest(), command)
 
 
 def _finished_stages(run: RunFolder, task: str) -> dict[str, tuple[Path, Card]]:

@@ -23,6 +23,7 @@ from optdyn.runs._explained_results import FittedResult
 from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import first_difference, folder_name
 from optdyn.runs._search_run import SEARCHES, read_search
+from optdyn.runs._stage_run import STAGE
 from optdyn.runs._store import read_bytes, read_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS
 from optdyn.runs._tuning_run import TUNING, load_tuned, table_path
@@ -56,7 +57,7 @@ class Manifest:
 class Shipped:
     """Everything that ships for a task, checked.
 
-    ``card``: the final weights' (both stages are of one training). ``fitted``: the
+    ``card``: the final weights'. ``fitted``: the
     readable optimizers (None: none ship). ``files``: contents by the place in the task's
     part of a run folder where they belong.
     """
@@ -77,12 +78,16 @@ def _place(folder: str | Path | None) -> Path:
 
 
 def shipped_stages(folder: str | Path | None = None) -> dict[str, tuple[str, ...]]:
-    """Each task's stages in ``folder`` (default: the package's own), by the files present."""
+    """Each task's stages in ``folder`` (default: the package's own), by the files present.
+
+    Another training of a task is named after it, as ``linear_regression/paper``.
+    """
     found: dict[str, tuple[str, ...]] = {}
-    for task in sorted(path for path in _place(folder).glob("*") if path.is_dir()):
-        stages = tuple(s for s in STAGES if (task / f"{s}{CHECKPOINT_SUFFIX}").is_file())
+    root = _place(folder)
+    for place in sorted(path for glob in ("*", "*/*") for path in root.glob(glob) if path.is_dir()):
+        stages = tuple(s for s in STAGES if (place / f"{s}{CHECKPOINT_SUFFIX}").is_file())
         if stages:
-            found[task.name] = stages
+            found[place.relative_to(root).as_posix()] = stages
     return found
 
 
@@ -127,14 +132,15 @@ def pretrained_card(
     return {"file": file, "stage": stage, **to_plain(listed), **to_plain(card)}
 
 
+def shipped_card(name: str, stage: str = "final", folder: str | Path | None = None) -> Card:
+    """The card inside `load_pretrained`'s weights, with its errors."""
+    return _weights(name, stage, folder)[1]
+
+
 def load_shipped(task: str, folder: str | Path | None = None) -> Shipped:
     """Everything that ships for ``task``; raises `UserError` at the first fault."""
     cards = {stage: _weights(task, stage, folder)[1] for stage in STAGES}
     source = _place(folder) / task
-    final, momentum = (same_training(cards[stage].settings()) for stage in STAGES)
-    differs = first_difference(final, momentum)
-    if differs:
-        raise UserError(f"{source}: its stages are of two trainings ({differs[0]} differs)")
     files = {
         str(_run_place(place, cards)): read_listed(source, place)
         for place in read_manifest(source).files
@@ -183,10 +189,17 @@ def read_listed(task_folder: Path, place: str) -> bytes:
 
 
 def _run_place(place: str, cards: dict[str, Card]) -> Path:
-    """Where in a run folder the file at ``place`` belongs."""
+    """Where in a run folder the file at ``place`` belongs.
+
+    The momentum stage of another training than the final weights' is no checkpoint of the run.
+    """
     path = Path(place)
-    stage = path.stem if path.suffix == CHECKPOINT_SUFFIX else None
-    return path if stage is None else analysis_path(Path(CHECKPOINTS), cards[stage].meta_step)
+    if path.suffix != CHECKPOINT_SUFFIX:
+        return path
+    card, final = (same_training(cards[stage].settings()) for stage in (path.stem, "final"))
+    if first_difference(card, final):
+        return Path(STAGE)
+    return analysis_path(Path(CHECKPOINTS), cards[path.stem].meta_step)
 
 
 def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[ComponentwiseRNN, Card]:
@@ -199,6 +212,6 @@ def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[Componen
     read_listed(source, f"{stage}{CHECKPOINT_SUFFIX}")
     path = source / f"{stage}{CHECKPOINT_SUFFIX}"
     optimizer, card = load_optimizer(path)
-    if folder_name(card.task) != name:
+    if folder_name(card.task) != name.partition("/")[0]:
         raise UserError(f"{path}: was trained on {card.task!r}, not on {name!r}")
     return optimizer, card

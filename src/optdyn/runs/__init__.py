@@ -32,6 +32,7 @@ from optdyn.runs._results import (
 from optdyn.runs._run_folder import RunFolder, open_run
 from optdyn.runs._search_run import read_search, read_searches, search
 from optdyn.runs._search_tables import load_table, save_table
+from optdyn.runs._stage_run import StageSearchResult, StageTraining, find_stage, read_stage_search
 from optdyn.runs._sweep_run import Base, Sweep, SweepRow, run_sweep
 from optdyn.runs._training_run import Watch, load_trained, train, train_along
 from optdyn.runs._tuning_run import load_tables, load_tuned, read_reruns, rerun_tables, tune
@@ -52,6 +53,8 @@ __all__ = [
     "MechanismsResult",
     "RunFolder",
     "SearchResult",
+    "StageSearchResult",
+    "StageTraining",
     "Sweep",
     "SweepRow",
     "TrainingRow",
@@ -61,6 +64,7 @@ __all__ = [
     "evaluate_all",
     "explain_task",
     "explore_task",
+    "find_stage",
     "fit_sizes",
     "load",
     "load_table",
@@ -80,6 +84,7 @@ __all__ = [
     "read_reruns",
     "read_search",
     "read_searches",
+    "read_stage_search",
     "rerun_tables",
     "run_sweep",
     "save",

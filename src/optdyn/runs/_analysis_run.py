@@ -11,9 +11,10 @@ import numpy as np
 from optdyn.dynamics import impulse_mismatch, optimal_momentum, transients
 from optdyn.dynamics._operating_point import OperatingPoint
 from optdyn.errors import UserError
-from optdyn.evaluation import VALIDATION_STREAM
-from optdyn.mechanisms._momentum_stage import MomentumComparison, nearest_to
+from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM
+from optdyn.mechanisms._momentum_stage import MomentumComparison, StageThresholds
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
+from optdyn.runs._cards import describe
 from optdyn.runs._checkpoints import (
     analysis_checkpoints,
     analysis_path,
@@ -29,6 +30,7 @@ from optdyn.runs._results import (
     Fault,
     FixedPointRow,
     HeldOut,
+    JudgedStage,
     ModesRow,
     Momentum,
     RowOrigin,
@@ -45,8 +47,6 @@ from optdyn.tasks import Task
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from optdyn.inner_loop._problem_set import ProblemSet
-
 ANALYSIS = "analysis"
 SUMMARY = "analysis.json"
 LAYOUT = 3
@@ -54,14 +54,17 @@ LAYOUT = 3
 CURVE_DIGITS = 6
 
 
-def analyze_task(run: RunFolder, task: Task, held_out: HeldOut) -> AnalysisResult:
-    """Analyse each analysis checkpoint of a task and name the momentum stage.
+def analyze_task(
+    run: RunFolder, task: Task, held_out: HeldOut, stage: Path | None = None
+) -> AnalysisResult:
+    """Analyse each analysis checkpoint of a task, name the momentum stage and judge it.
 
     Needs the task's trained checkpoints and its tuned momentum. Each checkpoint's row is
     stored in a file of ``analysis/``, so that an interrupted analysis goes on.
     ``analysis.json``, which is returned, holds them all with the tuned and the theoretical
-    momentum and the loss curves at the momentum stage. A checkpoint with no fixed point to
-    linearise at is listed under ``faults`` instead.
+    momentum. A checkpoint with no fixed point to linearise at is listed under ``faults``
+    instead. The rule that names the stage is `StageThresholds.choose`; the stage is then judged
+    on fresh problems. ``stage``: a checkpoint of another training that is judged instead.
 
     Raises `UserError` when training or tuning has not been done here, and for
     settings that differ from the folder's.
@@ -80,6 +83,7 @@ def analyze_task(run: RunFolder, task: Task, held_out: HeldOut) -> AnalysisResul
         checkpoints={
             path.name: fingerprint(load_trained(run, task, path)[0]) for path in checkpoints
         },
+        stage=None if stage is None else fingerprint(load_optimizer(stage)[0]),
     )
     with contextlib.suppress(UserError):
         done = read_analysis(folder / SUMMARY)
@@ -101,19 +105,16 @@ def analyze_task(run: RunFolder, task: Task, held_out: HeldOut) -> AnalysisResul
             advance(count, f"meta-step {row.meta_step}: {row.meta_objective:.4g}")
     if not rows:
         raise UserError(f"{name}: no checkpoint could be analyzed ({faults[0].fault})")
-    chosen = nearest_to(
-        comparison.tuned.meta_objective,
-        [row.meta_step for row in rows],
-        [row.meta_objective for row in rows],
-    )
-    optimizer, _ = load_optimizer(analysis_path(folder / CHECKPOINTS, chosen))
+    chosen = StageThresholds().choose(rows, comparison.tuned).meta_step
+    own = analysis_path(folder / CHECKPOINTS, chosen)
+    fresh = MomentumComparison(held_out.problems(task, EVALUATION_STREAM), **tuned_point)
     result = AnalysisResult(
         inputs=inputs,
         tuned=comparison.tuned,
         theory=_theory(task),
         momentum_stage=chosen,
         final=rows[-1].meta_step,
-        curves=_curves(optimizer, comparison),
+        judged=_judged(own if stage is None else stage, fresh, other=stage is not None),
         checkpoints=rows,
         faults=faults,
     )
@@ -154,21 +155,49 @@ def _row(checkpoint: Path, stored: Path, comparison: MomentumComparison) -> Chec
         except UserError as error:
             print(f"analyzing again: {error}", flush=True)
     try:
-        point = comparison.operating_point(optimizer)
+        row, _ = _measured(optimizer, card.meta_step, comparison)
     except UserError as error:
         raise _NoFixedPoint(Fault(card.meta_step, str(error))) from None
-    full, one_mode = comparison.learned_curves(optimizer), comparison.one_mode_curves(point)
-    row = CheckpointRow(
-        **vars(comparison.row(card.meta_step, point, full, one_mode)),
-        fixed_point=_fixed_point(point),
-        modes=_modes(point),
-        curves=CurvesRow(
-            full=_rounded_mean(full, comparison.validation),
-            one_mode=_rounded_mean(one_mode, comparison.validation),
-        ),
-    )
     write_result(stored, StoredRow(origin, row))
     return row
+
+
+def _measured(
+    optimizer: ComponentwiseRNN, meta_step: int, comparison: MomentumComparison
+) -> tuple[CheckpointRow, StageCurves]:
+    """A checkpoint's row, and the loss curves that Fig. 7c shows.
+
+    Raises `UserError` where it has no fixed point.
+    """
+    point, problems, tuned = (
+        comparison.operating_point(optimizer), comparison.validation, comparison.tuned
+    )  # fmt: skip
+    full, one_mode = comparison.learned_curves(optimizer), comparison.one_mode_curves(point)
+    curves = StageCurves(
+        full=problems.mean_curve(full),
+        one_mode=problems.mean_curve(one_mode),
+        tuned=problems.mean_curve(comparison.momentum_curves(tuned.alpha, tuned.beta)),
+    )
+    row = CheckpointRow(
+        **vars(comparison.row(meta_step, point, full, one_mode)),
+        fixed_point=_fixed_point(point),
+        modes=_modes(point),
+        curves=CurvesRow(_rounded(curves.full.mean), _rounded(curves.one_mode.mean)),
+    )
+    return row, curves
+
+
+def _judged(checkpoint: Path, fresh: MomentumComparison, other: bool) -> JudgedStage:
+    """The momentum stage on fresh problems; ``other``: it is of another training."""
+    optimizer, card = load_optimizer(checkpoint)
+    row, curves = _measured(optimizer, card.meta_step, fresh)
+    return JudgedStage(
+        training=f"{describe(card.architecture)}, seed {card.seed}" if other else "",
+        row=row,
+        tuned=fresh.tuned,
+        strain=StageThresholds().strain(row, fresh.tuned),
+        curves=curves,
+    )
 
 
 def _fixed_point(point: OperatingPoint) -> FixedPointRow:
@@ -200,26 +229,12 @@ def _modes(point: OperatingPoint) -> ModesRow:
     )
 
 
-def _rounded_mean(
-    losses: Float[np.ndarray, "problems steps"], validation: ProblemSet
-) -> Float[np.ndarray, " steps"]:
-    """The mean losses along the inner loop, to the digits that a drawing needs."""
-    mean = validation.mean_curve(losses).mean
-    return np.array([float(f"{value:.{CURVE_DIGITS}g}") for value in mean])
+def _rounded(curve: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+    """A curve to the digits that a drawing needs."""
+    return np.array([float(f"{value:.{CURVE_DIGITS}g}") for value in curve])
 
 
 def _theory(task: Task) -> Momentum | None:
     """Momentum's optimum for the task's range of curvatures, where it states one."""
     curvatures = getattr(task, "curvature_range", None)
     return None if curvatures is None else Momentum(*optimal_momentum(*curvatures))
-
-
-def _curves(optimizer: ComponentwiseRNN, comparison: MomentumComparison) -> StageCurves:
-    """Mean ± standard error of the loss curves that Fig. 7c shows."""
-    mean_curve, tuned = comparison.validation.mean_curve, comparison.tuned
-    point = comparison.operating_point(optimizer)
-    return StageCurves(
-        full=mean_curve(comparison.learned_curves(optimizer)),
-        one_mode=mean_curve(comparison.one_mode_curves(point)),
-        tuned=mean_curve(comparison.momentum_curves(tuned.alpha, tuned.beta)),
-    )

@@ -208,13 +208,17 @@ class StoredRow:
 
 @dataclasses.dataclass(frozen=True)
 class AnalysisInputs:
-    """What an analysis depends on; ``checkpoints``: by file, the optimizer's fingerprint."""
+    """What an analysis depends on; ``checkpoints``: by file, the optimizer's fingerprint.
+
+    ``stage``: that of the other training's checkpoint that is judged as the momentum stage.
+    """
 
     layout: int
     task: str
     settings: HeldOut
     momentum: dict[str, float]
     checkpoints: dict[str, str]
+    stage: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,11 +239,29 @@ class StageCurves:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class JudgedStage:
+    """The momentum stage, measured once on problems that did not choose it.
+
+    ``training``: which other training it is a checkpoint of ("" for the run's own).
+    ``tuned``: the best tuned momentum on the same problems. ``strain``: each measure over its
+    threshold, by the names of `StageThresholds`, met where ≤ 1.
+    """
+
+    training: str
+    row: CheckpointRow
+    tuned: TunedMomentum
+    strain: dict[str, float]
+    curves: StageCurves
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class AnalysisResult:
     """``analysis.json``: every checkpoint's row, and which of them is the momentum stage.
 
     ``tuned``: the best tuned momentum; ``theory``: the optimum for the task's range of
-    curvatures, if it states one. ``momentum_stage`` and ``final``: meta-steps.
+    curvatures, if it states one. ``momentum_stage`` and ``final``: meta-steps of this training.
+    ``judged``: the momentum stage on fresh problems, where one of another training is given
+    that one.
     """
 
     inputs: AnalysisInputs
@@ -247,7 +269,7 @@ class AnalysisResult:
     theory: Momentum | None
     momentum_stage: int
     final: int
-    curves: StageCurves
+    judged: JudgedStage
     checkpoints: list[CheckpointRow]
     faults: list[Fault]
 
@@ -263,8 +285,13 @@ class AnalysisResult:
 
     @property
     def stage(self) -> CheckpointRow:
-        """The checkpoint that is the momentum stage."""
-        return self.row(self.momentum_stage)
+        """The row of the momentum stage, on fresh problems."""
+        return self.judged.row
+
+    @property
+    def curves(self) -> StageCurves:
+        """The loss curves at the momentum stage, on fresh problems."""
+        return self.judged.curves
 
 
 # What the explorer needs.

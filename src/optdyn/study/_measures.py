@@ -96,15 +96,16 @@ def _compared(results: TaskResults, baseline: str) -> tuple[Score, Score, MeanAn
 
 def distance_to_momentum(analysis: AnalysisResult) -> float:
     """Relative difference of the stage's meta-objective and tuned momentum's."""
-    return abs(analysis.stage.meta_objective / analysis.tuned.meta_objective - 1.0)
+    return abs(analysis.stage.meta_objective / analysis.judged.tuned.meta_objective - 1.0)
 
 
 def stage_name(analysis: AnalysisResult) -> str:
-    """What to call the checkpoint whose meta-objective is nearest tuned momentum's."""
+    """What to call the checkpoint that is judged as the momentum stage, and which it is."""
     off = distance_to_momentum(analysis)
     nearest = f"nearest checkpoint ({100 * off:.0f} % off)"
     what = "momentum stage" if off <= AT_THE_STAGE else nearest
-    return f"meta-step {analysis.momentum_stage:,}, {what}"
+    other = analysis.judged.training
+    return f"meta-step {analysis.stage.meta_step:,}, {what}" + (f" ({other})" if other else "")
 
 
 def off_momentum(results: TaskResults, _: str) -> Measured:

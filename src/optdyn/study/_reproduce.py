@@ -21,6 +21,7 @@ from optdyn.runs import (
     evaluate_all,
     explain_task,
     explore_task,
+    find_stage,
     open_run,
     rerun_tables,
     train,
@@ -29,7 +30,7 @@ from optdyn.runs import (
 from optdyn.runs._run_folder import require_own
 from optdyn.search import Execution
 from optdyn.study._recipes import NOTHING_SHIPS, Recipe
-from optdyn.study._shipped import place_searches, place_shipped
+from optdyn.study._shipped import place_searches, place_shipped, place_stage
 from optdyn.study._timings import timed
 
 if TYPE_CHECKING:
@@ -144,13 +145,25 @@ def _run_task(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -
     held_out = recipe.held_out(seed, recipe.analysis_problems)
     few = recipe.held_out(seed, recipe.explained_problems)
     with timed(run, name, "analysis"):
-        analyze_task(run, task, held_out)
+        analyze_task(run, task, held_out, _momentum_stage(run, recipe, study, mesh))
     with timed(run, name, "mechanisms"):
         explain_task(run, task, few)
     with timed(run, name, "explorer"):
         explore_task(run, task, held_out, few)
     with timed(run, name, "distillation"):
         distill_task(run, task, study.distilling(recipe), shipped=fits_shipped, mesh=mesh)
+
+
+def _momentum_stage(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -> Path | None:
+    """The checkpoint that is judged as the momentum stage, where the recipe has one of its own."""
+    if recipe.stage is None:
+        return None
+    if not study.retrain:
+        shipped = place_stage(run, recipe, study.shipping)
+        if shipped is not None:
+            return shipped
+    held_out = recipe.held_out(study.seed, recipe.analysis_problems)
+    return find_stage(run, recipe.task, held_out, recipe.stage, mesh)
 
 
 def _train_and_tune(run: RunFolder, recipe: Recipe, seed: int, mesh: Mesh | None) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optdyn.errors import UserError
-from optdyn.pretrained import Shipped, load_shipped
-from optdyn.pretrained._shipped import shipped_searches
+from optdyn.pretrained import Shipped, load_shipped, shipped_stages
+from optdyn.pretrained._shipped import read_listed, shipped_card, shipped_searches
 from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
 from optdyn.runs._store import read_bytes, write_bytes
 from optdyn.runs._training_run import settle_training
 from optdyn.study._recipes import Recipe
@@ -49,6 +50,23 @@ def place_searches(run: RunFolder, task: str, shipping: Path) -> None:
     where the training is done here.
     """
     _place(run, task, shipped_searches(shipping / task))
+
+
+def place_stage(run: RunFolder, recipe: Recipe, shipping: Path) -> Path | None:
+    """Copy the shipped checkpoint that is the recipe's momentum stage into ``run``.
+
+    None where none ships that comes from the recipe's own trainings for it. Raises `UserError`
+    for a damaged file.
+    """
+    name = recipe.name
+    if recipe.stage is None or "momentum" not in shipped_stages(shipping).get(name, ()):
+        return None
+    card = shipped_card(name, "momentum", shipping)
+    if (card.architecture, card.protocol) != (recipe.stage.architecture, recipe.stage.protocol):
+        return None
+    places = {STAGE: "momentum.safetensors", STAGE_SEARCH: STAGE_SEARCH}
+    _place(run, name, {to: read_listed(shipping / name, at) for to, at in places.items()})
+    return run.task_folder(name) / STAGE
 
 
 def _place(run: RunFolder, task: str, files: Mapping[str, bytes]) -> None:

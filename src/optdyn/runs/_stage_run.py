@@ -1,0 +1,137 @@
+"""The momentum stage looked for in trainings of its own, in a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optdyn.errors import UserError
+from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM
+from optdyn.mechanisms import (
+    MomentumComparison,
+    SeedStage,
+    StageRow,
+    StageSearch,
+    StageThresholds,
+    TunedMomentum,
+    find_momentum_stage,
+    trainings_of,
+)
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture
+from optdyn.runs._cards import Card
+from optdyn.runs._checkpoints import load_optimizer, save_optimizer
+from optdyn.runs._progress import progress
+from optdyn.runs._results import HeldOut
+from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._store import read_result, write_result
+from optdyn.runs._tuning_run import load_tuned
+from optdyn.runs._versions import versions
+from optdyn.search import best
+from optdyn.tasks import Task, describe_task
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+STAGE = "momentum_stage.safetensors"
+STAGE_SEARCH = "momentum_search.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class StageTraining:
+    """Trainings in which the momentum stage is looked for, beside a recipe's own."""
+
+    architecture: Architecture
+    protocol: MetaTraining
+    plan: StageSearch = StageSearch()
+    thresholds: StageThresholds = StageThresholds()
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSearchRow(SeedStage):
+    """What one training showed, and the choices that it was made with."""
+
+    gain: float
+    learning_rate: float
+    average_over: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSearchResult:
+    """``momentum_search.json``: every training looked through, in order.
+
+    ``tuned``: the best tuned momentum on the problems that chose. ``judged``, on fresh ones: the
+    row of the stage that was found last.
+    """
+
+    task: str
+    thresholds: StageThresholds
+    tuned: TunedMomentum
+    rows: list[StageSearchRow]
+    judged: StageRow
+
+
+def find_stage(
+    run: RunFolder, task: Task, held_out: HeldOut, what: StageTraining, mesh: Mesh | None = None
+) -> Path:
+    """Look for the momentum stage as ``what`` says; returns the checkpoint that it is.
+
+    Needs the task's tuned momentum. The checkpoint and `StageSearchResult` lie in the task's
+    folder; where they are there already nothing is done. See `find_momentum_stage`.
+
+    Raises `UserError` for settings that differ from the folder's, and where no training has a
+    checkpoint that performs like tuned momentum.
+    """
+    name = run.settle_work("stage", task, {**vars(what), "held_out": held_out})
+    folder = run.task_folder(task)
+    path = folder / STAGE
+    with contextlib.suppress(UserError):
+        load_optimizer(path)
+        read_stage_search(folder / STAGE_SEARCH)
+        return path
+    tuned = best(load_tuned(folder, "momentum")).hyperparameters
+    choosing, fresh = (
+        MomentumComparison(held_out.problems(task, stream), **tuned)
+        for stream in (VALIDATION_STREAM, EVALUATION_STREAM)
+    )
+    with progress(f"looking for momentum on {name}", len(what.plan.seeds)) as advance:
+        found = find_momentum_stage(
+            trainings_of(task, what.architecture, what.protocol, mesh),
+            choosing,
+            fresh,
+            plan=what.plan,
+            thresholds=what.thresholds,
+            on_training=lambda seen: advance(
+                1 + what.plan.seeds.index(seen.seed), f"seed {seen.seed}: {seen.met} checkpoints"
+            ),
+        )
+    described = describe_task(task)
+    card = Card(
+        task=described.name,
+        task_options=described.options,
+        architecture=what.architecture,
+        protocol=what.protocol,
+        seed=found.seed,
+        meta_step=found.chosen.meta_step,
+        meta_objective=found.chosen.meta_objective,
+        versions=versions(),
+    )
+    choices = (what.architecture.encoding.gain, what.protocol.learning_rate)
+    rows = [
+        StageSearchRow(**vars(seen), gain=choices[0], learning_rate=choices[1],
+                       average_over=what.protocol.average_over)
+        for seen in found.trainings
+    ]  # fmt: skip
+    write_result(
+        folder / STAGE_SEARCH,
+        StageSearchResult(name, what.thresholds, choosing.tuned, rows, found.judged),
+    )
+    save_optimizer(path, found.optimizer, card)
+    return path
+
+
+def read_stage_search(path: Path) -> StageSearchResult:
+    """The trainings looked through. Raises `UserError` if missing, damaged or of another form."""
+    return read_result(path, StageSearchResult)
