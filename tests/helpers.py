@@ -11,6 +11,7 @@ import optax
 from cyclopts import ArgumentCollection
 
 from optdyn.cli.main import make_app
+from optdyn.distillation import Fitting
 from optdyn.mechanisms import StageSearch, StageThresholds
 from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
@@ -94,7 +95,9 @@ TINY_STAGE = StageTraining(
     thresholds=StageThresholds(meta_objective=1e9),
 )
 TINY_RECIPES = (
-    dataclasses.replace(TINY_RECIPE, task=LinearRegression(n=3), stage=TINY_STAGE),
+    dataclasses.replace(
+        TINY_RECIPE, task=LinearRegression(n=3), linear=Fitting(0, 1), stage=TINY_STAGE
+    ),
     TINY_RECIPE,
     dataclasses.replace(TINY_RECIPE, task=TwoMoons(), shipped=True),
 )

@@ -15,8 +15,16 @@ from optdyn.evaluation import EVALUATION_STREAM
 from optdyn.mechanisms import MomentumComparison, StageSearch, StageThresholds
 from optdyn.pretrained import export_checkpoint, load_pretrained, shipped_stages
 from optdyn.pretrained._shipped import FOLDER, MANIFEST, read_manifest
-from optdyn.runs import find_stage, open_run, read_analysis, read_stage_search
+from optdyn.runs import (
+    find_stage,
+    open_run,
+    read_analysis,
+    read_evaluations,
+    read_linear,
+    read_stage_search,
+)
 from optdyn.runs._checkpoints import fingerprint, load_optimizer
+from optdyn.runs._linear_reference_run import LINEAR
 from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
 from optdyn.study._recipes import LAPTOP
 
@@ -51,8 +59,10 @@ def test_the_analysis_judges_it_on_fresh_problems(tiny_study: Path) -> None:
     )
     row = fresh.measure(card.meta_step, optimizer)
     assert analysis.stage.meta_objective == pytest.approx(row.meta_objective, rel=1e-6)
-    assert analysis.judged.tuned == fresh.tuned
-    assert analysis.judged.strain == pytest.approx(StageThresholds().strain(row, fresh.tuned))
+    tuned = pytest.approx(fresh.tuned.meta_objective, rel=1e-6)
+    assert analysis.judged.tuned.meta_objective == tuned
+    strain = StageThresholds().strain(row, fresh.tuned)
+    assert analysis.judged.strain == pytest.approx(strain, rel=1e-3, abs=1e-5)
     assert f"seed {card.seed}" in analysis.judged.training
     assert analysis.inputs.stage == fingerprint(optimizer)
     np.testing.assert_allclose(analysis.stage.curves.full, analysis.curves.full.mean, rtol=1e-5)
@@ -102,3 +112,23 @@ def test_the_momentum_stage_that_ships_meets_every_threshold() -> None:
     row = fresh.measure(690, load_pretrained("linear_regression", "momentum"))
     strain = StageThresholds().strain(row, fresh.tuned)
     assert max(strain.values()) < 0.8, strain
+
+
+def test_the_best_linear_optimizers_are_evaluated_beside_the_baselines(tiny_study: Path) -> None:
+    folder = tiny_study / "linear_regression"
+    found = read_linear(folder / LINEAR)
+    assert [row.name for row in found.rows] == ["linear_1", "linear_2", "linear_4"]
+    scores = read_evaluations(folder / "evaluation.json")
+    for row in found.rows:
+        assert scores.optimizers[row.name].hyperparameters == row.hyperparameters()
+        problems = RECIPE.held_out(0, RECIPE.test_problems).problems(RECIPE.task, EVALUATION_STREAM)
+        again = problems.score(problems.curves(row.reference().as_optax)())
+        assert scores.optimizers[row.name].mean == pytest.approx(again, rel=1e-5)
+    assert {row.name for row in found.rows} <= scores.learned_minus.keys()
+
+
+def test_the_linear_account_is_of_the_stage_and_of_the_end(tiny_study: Path) -> None:
+    analysis = read_analysis(tiny_study / "linear_regression" / "analysis.json")
+    stage = analysis.linear["stage"].scores
+    assert stage["full"].mean == pytest.approx(analysis.stage.meta_objective, rel=1e-5)
+    assert stage["baseline"].mean == pytest.approx(analysis.judged.tuned.meta_objective, rel=1e-5)

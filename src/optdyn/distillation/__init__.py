@@ -12,11 +12,16 @@ from optdyn.distillation._ladder import (
     tuned_in_parts,
 )
 from optdyn.distillation._linear_account import LinearAccount, linear_account
-from optdyn.distillation._linear_reference import LinearReference, tune_linear_references
+from optdyn.distillation._linear_reference import (
+    REFERENCE_FITTING,
+    LinearReference,
+    tune_linear_references,
+)
 from optdyn.distillation._parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
 
 __all__ = [
     "LADDER",
+    "REFERENCE_FITTING",
     "AdaptiveScaling",
     "Demonstration",
     "Distilled",

@@ -18,6 +18,11 @@ from optdyn.runs._explained_results import (
     MechanismsResult,
 )
 from optdyn.runs._explorer_run import explore_task, read_explorer
+from optdyn.runs._linear_reference_run import (
+    LinearReferencesResult,
+    read_linear,
+    tune_linear,
+)
 from optdyn.runs._mechanisms_run import explain_task, read_mechanisms
 from optdyn.runs._meta_train import meta_train
 from optdyn.runs._metrics_log import TrainingRow, read_metrics
@@ -49,6 +54,7 @@ __all__ = [
     "FittedResult",
     "HeldOut",
     "Interrupted",
+    "LinearReferencesResult",
     "LossesAtSteps",
     "MechanismsResult",
     "RunFolder",
@@ -78,6 +84,7 @@ __all__ = [
     "read_evaluations",
     "read_explorer",
     "read_fitted",
+    "read_linear",
     "read_losses",
     "read_mechanisms",
     "read_metrics",
@@ -93,4 +100,5 @@ __all__ = [
     "train",
     "train_along",
     "tune",
+    "tune_linear",
 ]

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optdyn.distillation import LinearAccount, linear_account
 from optdyn.dynamics import impulse_mismatch, optimal_momentum, transients
 from optdyn.dynamics._operating_point import OperatingPoint
 from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM
 from optdyn.mechanisms._momentum_stage import MomentumComparison, StageThresholds
+from optdyn.optimizers._baselines import momentum
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs._cards import describe
 from optdyn.runs._checkpoints import (
@@ -106,7 +108,7 @@ def analyze_task(
     if not rows:
         raise UserError(f"{name}: no checkpoint could be analyzed ({faults[0].fault})")
     chosen = StageThresholds().choose(rows, comparison.tuned).meta_step
-    own = analysis_path(folder / CHECKPOINTS, chosen)
+    at_stage = analysis_path(folder / CHECKPOINTS, chosen) if stage is None else stage
     fresh = MomentumComparison(held_out.problems(task, EVALUATION_STREAM), **tuned_point)
     result = AnalysisResult(
         inputs=inputs,
@@ -114,7 +116,8 @@ def analyze_task(
         theory=_theory(task),
         momentum_stage=chosen,
         final=rows[-1].meta_step,
-        judged=_judged(own if stage is None else stage, fresh, other=stage is not None),
+        judged=_judged(at_stage, fresh, other=stage is not None),
+        linear=_linear_accounts({"stage": at_stage, "final": checkpoints[-1]}, fresh),
         checkpoints=rows,
         faults=faults,
     )
@@ -198,6 +201,20 @@ def _judged(checkpoint: Path, fresh: MomentumComparison, other: bool) -> JudgedS
         strain=StageThresholds().strain(row, fresh.tuned),
         curves=curves,
     )
+
+
+def _linear_accounts(
+    checkpoints: dict[str, Path], fresh: MomentumComparison
+) -> dict[str, LinearAccount]:
+    """What linear dynamics account for, of those checkpoints that have a fixed point."""
+    baseline = momentum(fresh.tuned.alpha, fresh.tuned.beta)
+    found = {}
+    for name, path in checkpoints.items():
+        optimizer, _ = load_optimizer(path)
+        with contextlib.suppress(UserError):
+            point = fresh.operating_point(optimizer)
+            found[name] = linear_account(fresh.validation, optimizer, point, baseline)
+    return found
 
 
 def _fixed_point(point: OperatingPoint) -> FixedPointRow:

@@ -20,6 +20,7 @@ from optdyn.evaluation import (
     evaluator,
 )
 from optdyn.mechanisms._ablation import ABLATIONS, ablated
+from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs._analysis_run import require_own_task
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
@@ -78,7 +79,7 @@ def distill_task(
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
     summary = folder / EVALUATION_SUMMARY
     scores = read_evaluations(summary).optimizers if summary.exists() else {}
-    rivals = [name for name in scores if name != LEARNED]
+    rivals = [name for name in scores if name in BASELINES]
     if not checkpoints or LEARNED not in scores or not rivals:
         raise UserError(
             f"--out: {folder} has no evaluated learned optimizer and baseline (run optdyn train, "

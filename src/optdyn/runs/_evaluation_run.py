@@ -14,6 +14,7 @@ from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, Evaluation, evaluate_on, paired_difference
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint, load_optimizer
+from optdyn.runs._linear_reference_run import LINEAR, read_linear
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import (
@@ -63,7 +64,9 @@ def contenders(
     checkpoint: Path | None = None,
     baselines: Mapping[str, Baseline] = BASELINES,
 ) -> list[Contender]:
-    """The learned optimizer (``checkpoint``, or the folder's last) and each tuned baseline.
+    """The learned optimizer (``checkpoint``, or the folder's last) and its rivals.
+
+    These are the tuned baselines and, where they have been tuned, the best linear optimizers.
 
     Only those of ``baselines``, by name, are looked for.
 
@@ -85,6 +88,10 @@ def contenders(
             hyperparameters = best(load_tuned(task_folder, name)).hyperparameters
             tx = baseline.factory(**hyperparameters)
             found.append(Contender(name, tx, {"hyperparameters": hyperparameters}))
+    if (task_folder / LINEAR).exists():
+        for row in read_linear(task_folder / LINEAR).rows:
+            origin = {"hyperparameters": row.hyperparameters()}
+            found.append(Contender(row.name, row.reference().as_optax(), origin))
     if not found:
         raise UserError(
             f"--out: {task_folder} holds nothing to evaluate (run optdyn train or optdyn tune "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Complex128, Float32, Float64, Int64
 
+from optdyn.distillation import LinearAccount
 from optdyn.errors import UserError, require_positive_int
 from optdyn.evaluation import MeanAndError, ProblemSet
 from optdyn.inner_loop import Objective
@@ -261,7 +262,9 @@ class AnalysisResult:
     ``tuned``: the best tuned momentum; ``theory``: the optimum for the task's range of
     curvatures, if it states one. ``momentum_stage`` and ``final``: meta-steps of this training.
     ``judged``: the momentum stage on fresh problems, where one of another training is given
-    that one.
+    that one. ``linear``: what linear dynamics account for at the ``"stage"`` and at the
+    ``"final"`` checkpoint, on the same problems and against tuned momentum; without those whose
+    final checkpoint has no fixed point.
     """
 
     inputs: AnalysisInputs
@@ -270,6 +273,7 @@ class AnalysisResult:
     momentum_stage: int
     final: int
     judged: JudgedStage
+    linear: dict[str, LinearAccount]
     checkpoints: list[CheckpointRow]
     faults: list[Fault]
 

@@ -125,6 +125,39 @@ def distance_to_fixed_point(results: TaskResults, _: str) -> Measured:
     )
 
 
+def strain_of_mode(results: TaskResults, _: str) -> Measured:
+    """The largest difference of the leading mode from tuned momentum, over what is allowed."""
+    analysis = there(results.analysis)
+    strain = {n: analysis.judged.strain[n] for n in ("alpha", "beta", "timescale")}
+    told = ", ".join(f"{name} {value:.2f}" for name, value in strain.items())
+    return Measured(max(strain.values()), f"{stage_name(analysis)}; {told}")
+
+
+def linear_deviation(results: TaskResults, _: str) -> Measured:
+    """How far the linearised optimizer's loss curve is from the full one's, at the stage."""
+    analysis = there(results.analysis)
+    return Measured(
+        analysis.linear["stage"].deviation,
+        f"{stage_name(analysis)}; {_parts_of_advantage(analysis, 'stage')}",
+    )
+
+
+def nonlinear_share(results: TaskResults, _: str) -> Measured:
+    """The fraction of the final advantage over tuned momentum that is not linear."""
+    analysis = there(results.analysis)
+    share = analysis.linear["final"].nonlinearity if "final" in analysis.linear else None
+    if share is None:
+        return Measured(math.nan, "the final checkpoint has no fixed point to linearise at")
+    note = f"meta-step {analysis.final:,}; {_parts_of_advantage(analysis, 'final')}"
+    return Measured(share.fraction, note, share.standard_error)
+
+
+def _parts_of_advantage(analysis: AnalysisResult, at: str) -> str:
+    """The meta-objectives on the way from tuned momentum to the learned optimizer."""
+    scores = analysis.linear[at].scores
+    return "; ".join(f"{name} {plus_minus(score)}" for name, score in scores.items())
+
+
 def at_stage(number: Callable[[CheckpointRow], float]) -> Measure:
     """A number of the momentum stage, noted beside its leading mode and tuned momentum."""
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from optdyn.distillation import REFERENCE_FITTING, Fitting
 from optdyn.errors import require_choice
 from optdyn.mechanisms import StageSearch
 from optdyn.meta_training import MetaTraining
@@ -38,7 +39,8 @@ class Recipe:
     problems judge checkpoints; the mechanisms are measured on ``explained_problems``.
     The objective is the protocol's, in training, ``tuning``, evaluation and ``distillation``
     alike. ``shipped``: the weights, search tables and readable optimizers that ship with the
-    package stand in for training, tuning and fitting. ``stage``: trainings of their own in which
+    package stand in for training, tuning and fitting. ``linear``: how the best linear
+    optimizers are tuned (None: they are not). ``stage``: trainings of their own in which
     the momentum stage is looked for (None: the recipe's own training has it).
     """
 
@@ -52,6 +54,7 @@ class Recipe:
     analysis_problems: int = 64
     explained_problems: int = 16
     distillation: Distillation = Distillation()
+    linear: Fitting | None = None
     stage: StageTraining | None = None
     shipped: bool = False
 
@@ -98,6 +101,7 @@ LINEAR_REGRESSION = Recipe(
     training_seed=3,
     analysis_problems=256,
     distillation=Distillation(meta_steps=100),
+    linear=REFERENCE_FITTING,
     stage=SMALL_GAIN,
 )
 
@@ -109,6 +113,7 @@ ROSENBROCK = Recipe(
     protocol=MetaTraining(learning_rate=2.15e-2, normalization="first", max_cotangent_norm=1.0),
     tuning=SearchProtocol(rescore_problems=1024),
     analysis_problems=256,
+    linear=REFERENCE_FITTING,
 )
 
 # Gradients of networks are of order 1e-3 to 1e-2, hence the gain.
@@ -206,6 +211,7 @@ def _smoke(recipe: Recipe) -> Recipe:
             validation_problems=4,
             test_problems=8,
         ),
+        linear=None if recipe.linear is None else Fitting(0, 2, recipe.linear.learning_rate),
         stage=None,
         shipped=False,
     )

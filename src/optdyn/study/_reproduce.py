@@ -26,6 +26,7 @@ from optdyn.runs import (
     rerun_tables,
     train,
     tune,
+    tune_linear,
 )
 from optdyn.runs._run_folder import require_own
 from optdyn.search import Execution
@@ -140,6 +141,10 @@ def _run_task(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -
         _train_and_tune(run, recipe, seed, mesh)
     with timed(run, name, "tuned baselines again"):
         rerun_tables(run, task)
+    if recipe.linear is not None:
+        with timed(run, name, "best linear optimizers"):
+            validation = recipe.held_out(seed, recipe.analysis_problems)
+            tune_linear(run, task, validation, recipe.protocol, recipe.linear)
     with timed(run, name, "evaluation"):
         evaluate_all(run, task, recipe.held_out(seed, recipe.test_problems), mesh=mesh)
     held_out = recipe.held_out(seed, recipe.analysis_problems)
