@@ -10,6 +10,7 @@ from optdyn.dynamics._eigenmodes import (
     truncate,
 )
 from optdyn.dynamics._fixed_points import FixedPoints, Status, find_fixed_points
+from optdyn.dynamics._groups import Group, ParamGroups, param_groups
 from optdyn.dynamics._identification import Fit, Identification, identify
 from optdyn.dynamics._lens import Lens
 from optdyn.dynamics._linearization import Linearization, linearize
@@ -35,10 +36,12 @@ __all__ = [
     "Eigenmodes",
     "Fit",
     "FixedPoints",
+    "Group",
     "Identification",
     "Lens",
     "Linearization",
     "OperatingPoint",
+    "ParamGroups",
     "Place",
     "Responses",
     "StabilityMap",
@@ -59,6 +62,7 @@ __all__ = [
     "operating_point",
     "optimal_gradient_descent",
     "optimal_momentum",
+    "param_groups",
     "reduce",
     "require_componentwise",
     "responses",

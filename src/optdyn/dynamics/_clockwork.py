@@ -24,7 +24,8 @@ WORK = 2 * 10**7
 LONGEST_CYCLE = 256
 ENTRIES = 4
 """So many entries of each discrete leaf are looked at."""
-TRANSIENT = 2
+RANDOM_STEPS = 12
+"""At least so many steps are compared under other random keys: not every one may draw."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,6 @@ def clockwork(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -
     constant, drawn = _histories(tx, state, params, [*discrete, *stepped])
     clocks = [i for i in stepped if all(_counts_by_one(h[i]) for h in (constant, drawn))]
     keys += [i for i in discrete if _looks_like_a_key(leaves[i], drawn[i])]
-    _refuse_randomness(tx, state, params, keys, names)
     discrete = [i for i in discrete if i not in keys]
     counters, countdowns = list(clocks), []
     for i in discrete:
@@ -76,6 +76,7 @@ def clockwork(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -
         elif not np.any(changes > 0):
             countdowns.append(names[i])
     period = _period([constant[i] for i in discrete], [names[i] for i in discrete])
+    _refuse_randomness(tx, state, params, {i: names[i] for i in keys}, max(period, RANDOM_STEPS))
     counters = sorted(counters)
     wide = _takes_wide_integers(tx, state, params, discrete)
     return Clockwork(tuple(discrete), tuple(counters), tuple(countdowns), period, wide)
@@ -96,7 +97,8 @@ def _period(histories: list[np.ndarray], names: list[str]) -> int:
         return 1
     changes = np.concatenate(
         [np.diff(h.astype(np.int64), axis=0).reshape(len(h) - 1, -1) for h in histories], axis=1
-    )[TRANSIENT:]
+    )
+    changes = changes[len(changes) // 2 :]  # what happens once, at first, is over
     for period in range(1, min(len(changes) // 2, LONGEST_CYCLE) + 1):
         if np.array_equal(changes[period:], changes[:-period]):
             return period
@@ -137,12 +139,19 @@ def _refuse_randomness(
     tx: optax.GradientTransformation,
     state: PyTree,
     params: PyTree,
-    keys: list[int],
-    names: list[str],
+    keys: dict[int, str],
+    steps: int,
 ) -> None:
-    """Raise `UserError` where another seed gives another step."""
+    """Raise `UserError` where another seed gives other steps."""
     ones = jax.tree.map(jnp.ones_like, params)
-    for i in keys:
+
+    def advance(before: PyTree, nothing: None) -> tuple[PyTree, list[Array]]:
+        del nothing
+        updates, after = tx.update(ones, before, params)
+        return keep_precision(after, before), jax.tree.leaves(updates)
+
+    run = jax.jit(lambda start: jax.lax.scan(advance, start, None, length=steps))
+    for i, name in keys.items():
         parts, treedef = jax.tree.flatten(state)
         raw = not jnp.issubdtype(parts[i].dtype, jax.dtypes.extended)
         others = jax.random.split(jax.random.key(7), max(parts[i].size // (2 if raw else 1), 1))
@@ -150,16 +159,14 @@ def _refuse_randomness(
             parts[i] = jax.random.key_data(others).reshape(parts[i].shape).astype(np.uint32)
         else:
             parts[i] = others.reshape(parts[i].shape)
-        one, other = (
-            tx.update(ones, s, params) for s in (state, jax.tree.unflatten(treedef, parts))
-        )
+        one, other = (run(start) for start in (state, jax.tree.unflatten(treedef, parts)))
         if any(
             not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
             for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
             if jnp.issubdtype(a.dtype, jnp.floating)
         ):
             raise UserError(
-                f"optimizer: a step is random: it draws numbers from its {names[i]} (allowed: "
+                f"optimizer: a step is random: it draws numbers from its {name} (allowed: "
                 "optimizers without noise; leave the noise out of the chain)"
             )
 

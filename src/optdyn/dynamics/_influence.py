@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from optdyn.dynamics._jacobians import value_and_jacobian
 from optdyn.dynamics._remembered import Remembered
+from optdyn.dynamics._state_layout import state_layout
 from optdyn.errors import UserError
 from optdyn.precision import double_precision
 
@@ -169,20 +170,40 @@ def _influence(step: StepMap, z: Array) -> tuple[Array, Array]:
 def _tangents(
     step: StepMap, z: Array, dz: Float[Array, "K inputs"], others: Int[Array, " K"]
 ) -> tuple[Array, Array]:
-    """Of own outputs and of all updates, along dz and the gradients of ``others``."""
+    """Of own outputs and of all outputs (`_positions`), along dz and the gradients of ``others``."""
     flat, unravel = ravel_pytree(step.around.gradients)
+    memory = _memory(step)
 
     def one(direction: tuple[Array, Array]) -> tuple[Array, Array]:
         def moved(t: Array) -> tuple[Array, Array]:
             gradients = unravel(flat.at[direction[1]].add(t))
             at = z + t * direction[0]
-            own, updates, _ = _whole(step, at, _memory(step), gradients, step.around.params)
-            return own, ravel_pytree(updates)[0]
+            own, updates, floats = _whole(step, at, memory, gradients, step.around.params)
+            outputs = [ravel_pytree(updates)[0], *map(jnp.ravel, floats[: len(memory)])]
+            return own, jnp.concatenate([part.astype(jnp.float64) for part in outputs])
 
         tangents: tuple[Array, Array] = jax.jvp(moved, (jnp.float64(0.0),), (jnp.float64(1.0),))[1]
         return tangents
 
     return jax.lax.map(one, (dz, others))
+
+
+def _positions(step: StepMap, component: int) -> Int[np.ndarray, " k"]:
+    """Where the outputs of a component (counted through the whole tree) are among all outputs.
+
+    All outputs: the updates, then the float leaves of the state that belong to components.
+    """
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(step.around.params)]
+    ends = np.cumsum(sizes)
+    leaf = int(np.searchsorted(ends, component, side="right"))
+    index = np.asarray(component - (ends[leaf] - sizes[leaf]), np.int64)
+    around = dataclasses.replace(step.around, leaf=leaf, index=index)
+    layout, entries = state_layout(step.tx, step.state, around, step.clock.counters)
+    leaves = jax.tree.leaves(step.state)
+    places = (*step.layout.memory, *step.layout.others)
+    starts = sum(sizes) + np.cumsum([0, *(np.size(leaves[i]) for i in places)])
+    found = [starts[places.index(i)] + at for i, at in zip(layout.memory, entries, strict=True)]
+    return np.concatenate([[component], *found]).astype(np.int64)
 
 
 def _update_at(step: StepMap, z: Array) -> Array:
@@ -233,11 +254,17 @@ def _common_part(
     dz = np.concatenate([np.eye(inputs), np.zeros((m, inputs))])
     which = np.concatenate([np.full(inputs, nobody), columns])
     to_own, to_all = (np.asarray(part).T for part in programs.tangents(step, z, dz, which))
-    J_iK, J_Ki = to_own[:outputs, inputs:], to_all[rows, :inputs]
-    inverse = np.linalg.pinv(to_all[rows, inputs:], rcond=1e-9) if m else np.zeros((0, 0))
-    rank = np.linalg.matrix_rank(to_all[rows, inputs:], rtol=1e-9) if m else 0
-    predicted = to_all[more, inputs:] @ inverse @ J_Ki if m else np.zeros((0, inputs))
-    seen = to_all[more, :inputs]
+    # Others at a second moment of zero have no derivative.
+    to_all = np.nan_to_num(to_all, posinf=0.0, neginf=0.0)
+    at, and_at = (
+        np.concatenate([np.zeros(0, np.int64), *(_positions(step, int(c)) for c in sample)])
+        for sample in (rows, more)
+    )
+    J_iK, J_Ki, J_KK = to_own[:outputs, inputs:], to_all[at, :inputs], to_all[at, inputs:]
+    inverse = np.linalg.pinv(J_KK, rcond=1e-9) if m else np.zeros((0, 0))
+    rank = np.linalg.matrix_rank(J_KK, rtol=1e-9) if m else 0
+    predicted = to_all[and_at, inputs:] @ inverse @ J_Ki if m else np.zeros((0, inputs))
+    seen = to_all[and_at, :inputs]
     if (
         not m
         or rank > RANK
