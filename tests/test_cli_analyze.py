@@ -117,6 +117,18 @@ def test_a_callable_inside_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["stability"]["edge"] == pytest.approx(38.0)
 
 
+def test_groups_of_a_tree_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["analyze", "a_zoo:masked", "--params", "a_zoo:tree"]
+    assert main([*argv, "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert [group["leaves"] for group in groups] == [["w"], ["b"]]
+    assert [group["weight_decay"] for group in groups] == pytest.approx([1e-3, 0.0], abs=1e-12)
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"\nw: .*decay 0\.001 a step\n", text)
+    assert "\nb: momentum" in text
+
+
 def test_a_leaf_of_a_tree_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["analyze", "a_zoo:masked", "--params", "a_zoo:tree", "--leaf", "w", "--index", "1,2"]
     assert main([*argv, "--json"]) == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from optdyn.cli import _devices as devices_
 from optdyn.cli import _options as options
-from optdyn.cli._names import load_target, tree_from
+from optdyn.cli._names import Target, load_target, tree_from
 from optdyn.cli._output import Result, present
 from optdyn.cli._reading import one_of, positive, whole
 from optdyn.distributed._interrupts import interruptible
@@ -44,7 +44,8 @@ class TargetOptions:
         stage: which of the pretrained weights
         gradient_scale: size of the gradients that it meets; none: its task's, or 1
         count: freeze schedules and bias corrections at this step
-        params: module:object, the tree of parameters that it trains, or a function that returns it
+        params: module:object, the tree of parameters that it trains, or a function that returns
+            it: one row is printed for each group of leaves that behave alike
         leaf: the one leaf of --params to take apart, by its path, such as layers.0.w
         index: the component within that leaf, such as 3,5 (none: the first)
     """
@@ -137,6 +138,8 @@ def _taken_apart(
         gradients = _gradients(target.optimizer, target.card, own, seed)
         scale = scale or _typical_size(gradients)
         task = task or own
+    if one.params is not None and one.leaf is None:
+        return _groups(target, place, scale or 1.0, out)
     found = dissect(
         target.optimizer,
         gradient_scale=scale or 1.0,
@@ -151,6 +154,28 @@ def _taken_apart(
         save_dissection(found, target.name, out)
         lines.append(f"figures and data: {out}")
     return Result({"optimizer": target.name, **found.summary()}, lines)
+
+
+def _groups(target: Target, place: Place, scale: float, out: Path | None) -> Result:
+    """One row for each group of leaves that the optimizer treats alike."""
+    from optdyn.dynamics import param_groups
+
+    if out is not None or "index" in place:
+        raise UserError("--out, --index: are of one leaf (give --leaf, or leave them out)")
+    groups = param_groups(
+        target.optimizer, place["params"], gradient_scale=scale, count=place["count"]
+    )
+    values = [
+        {
+            "leaves": group.leaves,
+            "components": group.components,
+            "uniform": group.uniform,
+            **group.found.summary(),
+        }
+        for group in groups.groups
+    ]
+    lines = [f"optimizer: {target.name}", *groups.verdict()]
+    return Result({"optimizer": target.name, "groups": values}, lines)
 
 
 def _gradients(optimizer: ComponentwiseRNN, card: Card, task: Task, seed: int) -> np.ndarray:

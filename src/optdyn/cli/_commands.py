@@ -69,9 +69,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("optdyn analyze linear_regression --stage momentum", "a pretrained optimizer"),
         ("optdyn analyze mymodule:make_optimizer --out folder", "yours, with figures"),
         (
-            "optdyn analyze mymodule:make_optimizer --params mymodule:make_params "
-            "--leaf layers.0.w",
-            "yours, as it treats one part of your model",
+            "optdyn analyze mymodule:make_optimizer --params mymodule:make_params",
+            "yours, as it treats each part of your model",
         ),
     ),
     "reproduce": (
