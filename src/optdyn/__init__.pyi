@@ -33,6 +33,9 @@ from .dynamics import (
     optimal_momentum as optimal_momentum,
 )
 from .dynamics import (
+    param_groups as param_groups,
+)
+from .dynamics import (
     reduce as reduce,
 )
 from .dynamics import (

@@ -170,7 +170,7 @@ def _influence(step: StepMap, z: Array) -> tuple[Array, Array]:
 def _tangents(
     step: StepMap, z: Array, dz: Float[Array, "K inputs"], others: Int[Array, " K"]
 ) -> tuple[Array, Array]:
-    """Of own outputs and of all outputs (`_positions`), along dz and the gradients of ``others``."""
+    """Tangents of own outputs and of all (`_positions`), along dz and other gradients."""
     flat, unravel = ravel_pytree(step.around.gradients)
     memory = _memory(step)
 
