@@ -26,6 +26,7 @@ def sample_batch(task: Task, keys: Key[Array, " batch"]) -> Problem:
 
     Raises `UserError` for what is no task, and for problems that `require_sound` refuses.
     """
+    require_task(task)
     require_sample(task, jax.eval_shape(lambda k: k[0], keys))
     return jax.vmap(task.sample)(keys)
 
