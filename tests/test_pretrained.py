@@ -26,6 +26,7 @@ from optdyn.pretrained import (
     export_task,
     load_pretrained,
     load_shipped,
+    other_trainings,
     pretrained_card,
     shipped_stages,
 )
@@ -325,11 +326,16 @@ def test_export_needs_a_folder_outside_a_checkout(
 
 def test_the_package_ships_what_it_lists() -> None:
     assert optdyn.PRETRAINED == PRETRAINED == shipped_stages()
-    for task in PRETRAINED:
+    for task, recipe in LAPTOP.items():
         found = load_shipped(task)
-        assert set(found.tables) >= set(LAPTOP[task].baselines)
-        for stage in PRETRAINED[task]:
-            assert optdyn.load_pretrained(task, stage).architecture == found.card.architecture
+        assert set(found.tables) >= set(recipe.baselines)
+        at_stage = found.card if recipe.stage is None else recipe.stage
+        for stage, of in (("final", found.card), ("momentum", at_stage)):
+            assert optdyn.load_pretrained(task, stage).architecture == of.architecture
+    assert {"linear_regression/small_gain", "rosenbrock/paper"} <= other_trainings().keys()
+    for name in other_trainings():
+        assert pretrained_card(name)["meta_step"] == 5000
+        assert optdyn.load_pretrained(name).as_optax()
     files = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < SIZE_LIMIT
 

@@ -13,7 +13,7 @@ from helpers import TINY_RECIPES, TINY_STAGE
 from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM
 from optdyn.mechanisms import MomentumComparison, StageSearch, StageThresholds
-from optdyn.pretrained import export_checkpoint, load_pretrained, shipped_stages
+from optdyn.pretrained import export_checkpoint, load_pretrained, other_trainings
 from optdyn.pretrained._shipped import FOLDER, MANIFEST, read_manifest
 from optdyn.runs import (
     find_stage,
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_training_ships_beside_the_task(
         export_checkpoint(
             path, "linear_regression/small", stage, tmp_path, lambda card: f"seed {card.seed}"
         )
-    assert shipped_stages(tmp_path) == {"linear_regression/small": ("final", "momentum")}
+    assert other_trainings(tmp_path) == {"linear_regression/small": ("final", "momentum")}
     found = load_pretrained("linear_regression/small", "momentum", tmp_path)
     assert fingerprint(found) == fingerprint(load_optimizer(path)[0])
     manifest = read_manifest(tmp_path / "linear_regression" / "small")

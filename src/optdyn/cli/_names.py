@@ -33,11 +33,12 @@ def load_target(text: str, stage: str) -> Target:
     Raises `UserError` for anything else, for a file that is damaged, and for an object
     that cannot be imported, or is no optimizer and returns none.
     """
-    from optdyn.pretrained import PRETRAINED, load_pretrained, load_shipped
+    from optdyn.pretrained import PRETRAINED, load_pretrained, other_trainings
+    from optdyn.pretrained._shipped import shipped_card
     from optdyn.runs._checkpoints import load_optimizer
 
-    if text in PRETRAINED:
-        return Target(f"{text} ({stage})", load_pretrained(text, stage), load_shipped(text).card)
+    if text in PRETRAINED or text in other_trainings():
+        return Target(f"{text} ({stage})", load_pretrained(text, stage), shipped_card(text, stage))
     if os.path.exists(text) or text.endswith(".safetensors"):
         return Target(text, *load_optimizer(Path(text)))
     if ":" in text:

@@ -6,6 +6,7 @@ from optdyn.pretrained._shipped import (
     Shipped,
     load_pretrained,
     load_shipped,
+    other_trainings,
     pretrained_card,
     shipped_stages,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "export_task",
     "load_pretrained",
     "load_shipped",
+    "other_trainings",
     "pretrained_card",
     "shipped_stages",
 ]

@@ -23,7 +23,7 @@ from optdyn.runs._explained_results import FittedResult
 from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import first_difference, folder_name
 from optdyn.runs._search_run import SEARCHES, read_search
-from optdyn.runs._stage_run import STAGE
+from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
 from optdyn.runs._store import read_bytes, read_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS
 from optdyn.runs._tuning_run import TUNING, load_tuned, table_path
@@ -78,13 +78,21 @@ def _place(folder: str | Path | None) -> Path:
 
 
 def shipped_stages(folder: str | Path | None = None) -> dict[str, tuple[str, ...]]:
-    """Each task's stages in ``folder`` (default: the package's own), by the files present.
+    """Each task's stages in ``folder`` (default: the package's own), by the files present."""
+    return _stages_in(_place(folder), "*")
 
-    Another training of a task is named after it, as ``linear_regression/paper``.
+
+def other_trainings(folder: str | Path | None = None) -> dict[str, tuple[str, ...]]:
+    """As `shipped_stages`, of the other trainings that ship, such as ``rosenbrock/paper``.
+
+    `load_pretrained` takes these names, too. Of them only weights ship.
     """
+    return _stages_in(_place(folder), "*/*")
+
+
+def _stages_in(root: Path, places: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    root = _place(folder)
-    for place in sorted(path for glob in ("*", "*/*") for path in root.glob(glob) if path.is_dir()):
+    for place in sorted(path for path in root.glob(places) if path.is_dir()):
         stages = tuple(s for s in STAGES if (place / f"{s}{CHECKPOINT_SUFFIX}").is_file())
         if stages:
             found[place.relative_to(root).as_posix()] = stages
@@ -138,9 +146,16 @@ def shipped_card(name: str, stage: str = "final", folder: str | Path | None = No
 
 
 def load_shipped(task: str, folder: str | Path | None = None) -> Shipped:
-    """Everything that ships for ``task``; raises `UserError` at the first fault."""
+    """Everything that ships for ``task``; raises `UserError` at the first fault.
+
+    The momentum stage may be of another training where its search ships, too.
+    """
     cards = {stage: _weights(task, stage, folder)[1] for stage in STAGES}
     source = _place(folder) / task
+    final, momentum = (same_training(cards[stage].settings()) for stage in STAGES)
+    differs = first_difference(final, momentum)
+    if differs and STAGE_SEARCH not in read_manifest(source).files:
+        raise UserError(f"{source}: its stages are of two trainings ({differs[0]} differs)")
     files = {
         str(_run_place(place, cards)): read_listed(source, place)
         for place in read_manifest(source).files
@@ -203,7 +218,7 @@ def _run_place(place: str, cards: dict[str, Card]) -> Path:
 
 
 def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[ComponentwiseRNN, Card]:
-    known = shipped_stages(folder)
+    known = {**shipped_stages(folder), **other_trainings(folder)}
     if not known:
         raise UserError(f"pretrained name: {shown(name)}: no weights are in {_place(folder)}")
     require_choice("pretrained name", name, list(known))
