@@ -111,7 +111,7 @@ def test_what_is_no_optimizer_is_refused(thing: Any) -> None:
         with pytest.raises(UserError, match=r"optimizer: .* is not one"):
             call(thing)
     for call in (eigenmodes, stability_map):
-        with pytest.raises(UserError, match=r"linear system: .* is not one"):
+        with pytest.raises(UserError, match=r"(linear system|optimizer): .* is not one"):
             call(thing)
 
 

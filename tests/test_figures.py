@@ -429,24 +429,3 @@ def test_an_unsafe_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name"):
         figures.save_figure(Figure(), {}, tmp_path, "../elsewhere")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "figure", "task", "variant"),
-    [
-        ("fig07a", "fig07a", "linear_regression", ""),
-        ("fig07a_rosenbrock_final", "fig07a", "rosenbrock", "final"),
-        ("fig07b_final", "fig07b", "linear_regression", "final"),
-        ("fig09", "fig09", None, ""),
-        ("fig09_paired", "fig09_paired", None, ""),
-        ("loss_curves_two_moons", "loss_curves", "two_moons", ""),
-        ("stability_two_moons", "stability_two_moons", "two_moons", ""),
-        ("something_else", "something_else", None, ""),
-    ],
-)
-def test_a_file_name_tells_figure_task_and_variant(
-    name: str, figure: str, task: str | None, variant: str
-) -> None:
-    placed = figures.place(name, ["linear_regression", "rosenbrock", "two_moons"])
-    assert (placed.figure, placed.task, placed.variant) == (figure, task, variant)
-    assert placed.description.title

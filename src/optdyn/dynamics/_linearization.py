@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import jax
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from optdyn.dynamics._place import Place
+
+
+MOST_POSITIONS = 10
+"""State variables up to which every choice of positions among them is tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +218,28 @@ def _whole_cycle(step: StepMap, z: Float[np.ndarray, " inputs"], period: int) ->
     return dataclasses.replace(whole, cycle=tuple(steps))
 
 
+def _positions(
+    condition: Float[np.ndarray, "M N"],
+    target: Float[np.ndarray, " M"],
+    units: Float[np.ndarray, " N"],
+    tolerance: float,
+) -> Float[np.ndarray, " N"] | None:
+    """Whole p that meets ``condition``, p in units of its own; None where there is none.
+
+    A position moves as x does, so p is a whole number there and 0 elsewhere: any other
+    sum would hide a decay, by a factor of its own. Where several p meet the condition, the
+    one of least norm need not be whole, but one of ones and zeros can be.
+    """
+    least = np.linalg.lstsq(condition, target)[0] * units
+    size = len(units)
+    few = itertools.product((0.0, 1.0), repeat=size) if size <= MOST_POSITIONS else ()
+    for p in (least, *map(np.array, few)):
+        whole = np.max(np.abs(p - np.round(p))) <= 1e-6
+        if whole and np.max(np.abs(condition @ (p / units) - target)) <= tolerance:
+            return p
+    return None
+
+
 def _in_comoving_state(lin: Linearization) -> Linearization:
     """Change to the state h − p·x where that removes every dependence on x.
 
@@ -224,12 +251,8 @@ def _in_comoving_state(lin: Linearization) -> Linearization:
     scale = np.max(np.abs(target))
     if scale == 0.0 or lin.size == 0:
         return lin
-    p = np.linalg.lstsq(condition, target)[0]
-    if np.max(np.abs(condition @ p - target)) > 1e-10 * scale:
-        return lin
-    p *= units
-    # A position moves as x does. Any sum would hide a decay, by a factor of its own.
-    if np.max(np.abs(p - np.round(p))) > 1e-6:
+    p = _positions(condition, target, units, 1e-10 * scale)
+    if p is None:
         return lin
     return dataclasses.replace(
         lin,
