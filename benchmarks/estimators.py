@@ -46,8 +46,8 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("rosenbrock", {}, 16, 1e-2, (4.0, 8.0, 16.0), 256),
-    Comparison("digits", {"width": 16, "points": 64}, 4, 5e-3, (8.0, 16.0, 32.0), 16),
+    Comparison("rosenbrock", {}, 16, 1e-2, (1.5, 3.0, 6.0), 256),
+    Comparison("digits", {"width": 8, "points": 64}, 4, 5e-3, (2.5, 5.0, 10.0), 16),
 )
 
 
