@@ -77,7 +77,9 @@ class Lens:
           components are coupled or have different momenta, the margin comes from
           `closed_loop`, up to 20,000 entries of parameters and state; beyond, NaN.
 
-        All of it is on one batch: take a large fixed one to compare over time.
+        All of it is on one batch: take a large fixed one to compare over time. Where
+        clipping by norm acts, these three are those of the training without it; `closed_loop`
+        counts the clipping.
 
         Raises `UserError` where ``loss_fn`` needs a batch that is not given.
         """
