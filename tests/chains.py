@@ -82,11 +82,11 @@ def random_chain(seed: int) -> Chain:
 
     def build(factor: float | None) -> optax.GradientTransformation:
         clip = optax.clip_by_global_norm(CLIP) if factor is None else optax.scale(factor)
-        parts = [cores[core], *(extras[name] for name in chosen), rates[last]]
-        tx = optax.chain(*([clip] if clipped else []), *parts)
+        tx = optax.chain(cores[core], *(extras[name] for name in chosen), rates[last])
         if wrapped:
             tx = optax.MultiSteps(tx, k, accumulator_dtype=jnp.float64).gradient_transformation()
-        return tx
+        # Before all else: within a wrapper its factor would be that of gathered gradients.
+        return optax.chain(clip, tx) if clipped else tx
 
     names = ["clip by norm"] * clipped + [core, *chosen, last] + [f"every {k}"] * wrapped
     return Chain(tuple(map(str, names)), build, "noise" in chosen)
@@ -138,7 +138,7 @@ def worst_error(chain: Chain, seed: int) -> float:
     worst = 0.0
     for j, column in enumerate(matrix.T):
         own = jax.tree.leaves(state)[places[j][0]][places[j][1]] if j < n else 1.0
-        step = 1e-5 * max(abs(float(own)), 1e-3)
+        step = 1e-4 * max(abs(float(own)), 1e-3)
         unit = np.zeros(n + 2)
         unit[j] = step
         coarse, fine = ((after(unit * s) - after(-unit * s)) / (2 * step * s) for s in (1.0, 0.5))

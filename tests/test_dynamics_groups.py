@@ -1,0 +1,80 @@
+"""Leaves of a real tree that an optimizer treats alike, and results in words."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optdyn.dynamics import eigenmodes, linearize, param_groups, stability_map
+from optdyn.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+# The names tell nothing of what is done with the leaves.
+TREE = {
+    "one": np.ones((3, 4)),
+    "two": np.zeros(4),
+    "three": [np.full((2, 2), 0.5), np.ones(3)],
+}
+
+
+def matrices(tree):
+    return {
+        "one": tree["one"].ndim > 1,
+        "two": tree["two"].ndim > 1,
+        "three": [leaf.ndim > 1 for leaf in tree["three"]],
+    }
+
+
+def test_leaves_are_grouped_by_what_is_done_with_them() -> None:
+    tx = optax.chain(
+        optax.clip_by_global_norm(1e6),
+        optax.trace(0.9),
+        optax.add_decayed_weights(0.1, mask=matrices),
+        optax.scale_by_learning_rate(optax.linear_schedule(0.1, 0.0, 100)),
+    )
+    found = param_groups(tx, TREE)
+    assert [group.leaves for group in found.groups] == [("one", "three.0"), ("three.1", "two")]
+    assert [group.components for group in found.groups] == [16, 7]
+    for group, decay in zip(found.groups, (0.01, 0.0), strict=True):
+        alpha, beta = group.modes
+        np.testing.assert_allclose([alpha[0], beta[0]], [0.1, 0.9], rtol=1e-9)
+        assert group.rate == pytest.approx(1.0, rel=1e-9)
+        assert group.decay == pytest.approx(decay, rel=1e-9, abs=1e-15)
+        assert group.schedule.startswith("the rate follows the step count: 1 at count 0")
+        assert group.uniform
+    rows = str(found).splitlines()
+    assert rows[0].startswith("one, three.0: momentum with a schedule, rate 1, decay 0.01 a step")
+    # At z = −1: 2 − decay = α·λ/(1 + β).
+    assert [row.split()[-1] for row in rows if "stable" in row] == ["37.81", "38"]
+    # Half of the way: the training's own count.
+    later = param_groups(tx, TREE, count=50)
+    assert later[0].rate == pytest.approx(0.5, rel=1e-9)
+
+
+def test_components_of_one_leaf_that_differ_are_told() -> None:
+    scales = np.array([1.0, 2.0, 1.0])
+    tx = optax.stateless(lambda g, p: -0.1 * scales * g)
+    (group,) = param_groups(tx, np.ones(3)).groups
+    assert not group.uniform
+    with pytest.raises(UserError, match="no leaf of floating-point numbers"):
+        param_groups(optax.sgd(0.1), {"n": jnp.int32(1)})
+
+
+def test_results_print_as_a_verdict() -> None:
+    lin = linearize(optax.chain(optax.trace(0.9), optax.scale(-0.1)))
+    text = str(lin)
+    assert len(text.splitlines()) <= 6
+    assert "learning rate 1 a step in all" in text
+    assert "rate 0.1 with momentum 0.9" in text
+    assert "stable up to curvature 38" in text
+    assert str(eigenmodes(lin)) in text
+    assert "stable up to curvature 38" in str(stability_map(lin))
+    assert "&lt;" not in lin._repr_html_()
+    assert lin._repr_html_().startswith("<pre>linearised at gradient 0")
+    turning = eigenmodes(linearize(optax.chain(optax.trace(-0.5), optax.scale(-0.1))))
+    assert "oscillating by itself with a period of 2 steps" in str(turning)
+    still = linearize(optax.scale_by_sign(), gradient=1.0)
+    assert "no update changes with a small change of the gradient" in str(still)
