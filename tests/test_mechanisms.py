@@ -60,6 +60,8 @@ def test_the_schedule_of_a_scheduled_optimizer_is_its_schedule():
 def test_momentum_has_a_constant_schedule_and_rates_of_states_do_not_matter():
     tx = optax.sgd(0.5, momentum=0.75)
     assert autonomous_schedule(tx, 5) == pytest.approx([0.5] * 5, rel=1e-12)
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), tx)
+    assert autonomous_schedule(clipped, 5) == pytest.approx([0.5] * 5, rel=1e-12)
     assert effective_rates(tx, np.array([[0.0], [9.0]])) == pytest.approx([0.5, 0.5], rel=1e-12)
 
 

@@ -8,6 +8,7 @@ saturation of the update in g.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics._fixed_points import find_fixed_points
-from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, require_positive_int
 from optdyn.precision import double_precision
@@ -271,21 +271,28 @@ def _rates(
 ) -> Float[Array, " M"]:
     def rate(row: tuple[Float[Array, " N"], Float[Array, ""]]) -> Float[Array, ""]:
         h, gradient = row
-        # Reverse mode: learned optimizers define their own reverse pass.
-        return -jax.grad(lambda g: step(h, g)[1])(gradient)
+        return -_slope(lambda g: step(h, g)[1], gradient)
 
     return jax.lax.map(rate, (states, gradients), batch_size=256)
 
 
 def _schedule(step: StepMap, steps: int) -> Float[Array, " steps"]:
-    params = jnp.zeros((1,), jnp.float64)
+    x = step.around.own_param
 
     def advance(state: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
-        rate = -jax.grad(lambda g: step.tx.update(g, state, params)[0][0])(params)[0]
-        return keep_precision(step.tx.update(params, state, params)[1], state), rate
+        rate = -_slope(lambda g: step.advance(state, g, x)[1], jnp.zeros((), jnp.float64))
+        return step.advance(state, 0.0, x)[0], rate
 
     start = jax.tree.map(jnp.asarray, step.state)
     return jax.jit(lambda state: jax.lax.scan(advance, state, None, length=steps)[1])(start)
+
+
+def _slope(
+    function: Callable[[Float[Array, ""]], Float[Array, ""]], at: Float[Array, ""]
+) -> Float[Array, ""]:
+    # Forward mode: a branch that is not taken leaves no NaN behind (a norm at zero).
+    slope: Float[Array, ""] = jax.jvp(function, (at,), (jnp.ones_like(at),))[1]
+    return slope
 
 
 def _ascending(gradients: Float[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
