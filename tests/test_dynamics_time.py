@@ -118,6 +118,9 @@ def test_cycles_of_no_length_are_refused() -> None:
     [
         optax.noisy_sgd(0.1, eta=0.01, gamma=0.55, key=0),
         optax.add_noise(0.1, 0.5, jax.random.key(0)),
+        optax.chain(
+            optax.scale_by_adam(), optax.add_noise(1e-3, 0.5, jax.random.key(0)), optax.clip(0.7)
+        ),
         optax.GradientTransformation(
             lambda p: jnp.int32(0),
             lambda g, s, p=None: (
@@ -126,7 +129,7 @@ def test_cycles_of_no_length_are_refused() -> None:
             ),
         ),
     ],
-    ids=["noisy_sgd", "add_noise", "dropped_by_count"],
+    ids=["noisy_sgd", "add_noise", "behind_a_clip", "dropped_by_count"],
 )
 def test_randomness_is_refused_by_name(tx: optax.GradientTransformation) -> None:
     for call in (linearize, identify, dissect):

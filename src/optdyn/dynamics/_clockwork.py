@@ -143,14 +143,15 @@ def _refuse_randomness(
     steps: int,
 ) -> None:
     """Raise `UserError` where another seed gives other steps."""
-    ones = jax.tree.map(jnp.ones_like, params)
+    # Of all sizes: one that a clip cuts off would hide what was drawn.
+    drawn = jax.random.normal(stream(0, "randomness"), (steps,), jnp.float64)
 
-    def advance(before: PyTree, nothing: None) -> tuple[PyTree, list[Array]]:
-        del nothing
-        updates, after = tx.update(ones, before, params)
+    def advance(before: PyTree, gradient: Float[Array, ""]) -> tuple[PyTree, list[Array]]:
+        gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient.astype(p.dtype)), params)
+        updates, after = tx.update(gradients, before, params)
         return keep_precision(after, before), jax.tree.leaves(updates)
 
-    run = jax.jit(lambda start: jax.lax.scan(advance, start, None, length=steps))
+    run = jax.jit(lambda start: jax.lax.scan(advance, start, drawn))
     for i, name in keys.items():
         parts, treedef = jax.tree.flatten(state)
         raw = not jnp.issubdtype(parts[i].dtype, jax.dtypes.extended)
