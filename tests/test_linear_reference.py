@@ -10,14 +10,16 @@ from optdyn.distillation import Fitting, LinearReference, Momenta, tune_linear_r
 from optdyn.distillation._linear_reference import with_idle_modes
 from optdyn.dynamics import eigenmodes, linearize
 from optdyn.errors import UserError
-from optdyn.evaluation import Validation
+from optdyn.inner_loop import Objective, ProblemSet
+from optdyn.inner_loop._problem_set import VALIDATION_STREAM
 from optdyn.meta_training import MetaTraining
 from optdyn.precision import to_float64
 from optdyn.tasks import LinearRegression
 
 STEPS = 40
 TASK = LinearRegression()
-VALIDATION = Validation(TASK, seed=0, num_problems=8192, num_steps=STEPS, normalization="first")
+OBJECTIVE = Objective(STEPS, "first")
+VALIDATION = ProblemSet(TASK, seed=0, number=8192, objective=OBJECTIVE, stream=VALIDATION_STREAM)
 
 
 def weights_of_curvatures(
@@ -53,10 +55,10 @@ def closed_form(alpha: np.ndarray, beta: np.ndarray) -> float:
 
 
 def score(momenta: Momenta) -> float:
-    return VALIDATION.meta_objective(CURVES(momenta))
+    return VALIDATION.score(CURVES(momenta))
 
 
-CURVES = VALIDATION.compiled(lambda momenta: momenta.as_optax())
+CURVES = VALIDATION.curves(lambda momenta: momenta.as_optax())
 
 
 @pytest.fixture(scope="module")
