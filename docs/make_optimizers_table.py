@@ -69,13 +69,11 @@ COMPONENTWISE: dict[str, int | None] = {
     "optax.lion(0.01)": None,
 }
 COUPLED = (
-    "optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))",
     "optax.lars(0.1)",
     "optax.lamb(0.01)",
     "optax.adafactor(0.01)",
     "optax.novograd(0.01)",
     "optax.contrib.muon(0.01)",
-    "optax.MultiSteps(optax.adam(0.01), 4).gradient_transformation()",
     "optax.lookahead(optax.sgd(0.1), 5, 0.5)",
 )
 # Where an operating point is said in words, the word for it here.

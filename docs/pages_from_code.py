@@ -24,10 +24,10 @@ import optdyn
 from optdyn.cli._commands import COMMANDS
 from optdyn.cli.main import main
 from optdyn.dynamics._candidates import CANDIDATES
-from optdyn.figures import FIGURES
 from optdyn.optimizers import CELLS, ENCODINGS
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.pretrained import PRETRAINED
+from optdyn.study._stories import STORIES
 from optdyn.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -36,18 +36,20 @@ if TYPE_CHECKING:
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 API = {
-    "analysis": ("analysis",),
     "distillation": ("distillation",),
     "distributed": ("distributed",),
-    "dynamics": ("dynamics", "dynamics.mechanisms", "dynamics.tracking"),
-    "evaluation": ("evaluation", "objective", "inner_loop", "random_streams", "errors"),
+    "dynamics": ("dynamics",),
+    "evaluation": ("evaluation", "random_streams", "errors"),
     "figures": ("figures",),
+    "inner_loop": ("inner_loop",),
+    "mechanisms": ("mechanisms",),
     "meta_training": ("meta_training",),
-    "optimizers": ("optimizers", "optimizers.baselines", "optimizers.aggregated_momentum"),
+    "optimizers": ("optimizers",),
     "pretrained": ("pretrained",),
-    "study": ("study", "report"),
+    "runs": ("runs",),
+    "search": ("search",),
+    "study": ("study",),
     "tasks": ("tasks",),
-    "tuning": ("tuning", "optimizers.search_space"),
 }
 """The modules that each page of the API shows."""
 HELP_WIDTH = "92"
@@ -210,7 +212,7 @@ def registries_page() -> str:
         "it, in a JSON file.",
         table(
             ("name", "title", "what it shows"),
-            ((f"`{k}`", d.title, d.caption) for k, d in FIGURES.items()),
+            ((f"`{story.key}`", story.title, story.caption) for story in STORIES),
         ),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,6 @@
 """What ``import optdyn`` offers, by the room that it comes from."""
 
 from . import figures as figures
-from . import torch as torch
 from .dynamics import (
     ClosedLoop as ClosedLoop,
 )

@@ -174,7 +174,7 @@ def test_bad_variables_are_refused() -> None:
     [
         (["launch"], "launch: needs -- and a command"),
         (["launch", "--", "tune"], "launch: needs -- and a command"),
-        (["launch", "--processes", "0", "--", "train"], "--processes: '0' is not allowed"),
+        (["launch", "--processes", "0", "--", "train"], "--processes: 0 is not allowed"),
         (["train", "--process-id", "1"], "need --distributed"),
         (["train", "--distributed"], "--coordinator: needed with --distributed"),
     ],

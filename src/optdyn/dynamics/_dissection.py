@@ -146,7 +146,7 @@ def dissect(
 
     ``gradient_scale``: the size of the gradients it meets. ``gradients``: histories from a task;
     then the operating point is the fixed point at zero gradient that they lead towards, as at
-    convergence. ``spectrum``: the task's curvatures. Which component of which training: see
+    convergence. ``spectrum``: the task's curvatures. ``place``: which component, see
     `Place`; of a ``state`` given, and at a ``gradient`` given, that is the operating point.
     Without a ``count`` a schedule is looked at where it is at its peak, and bias corrections
     long after they died out. See `natural_linearization`, `identify` and `stability_map`.

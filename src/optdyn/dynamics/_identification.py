@@ -111,6 +111,8 @@ def identify(
     factor couples components at large gradients, as a clip by norm does, only smaller ones
     are given.
 
+    ``place``: which component of which training, see `Place`.
+
     >>> import optax
     >>> found = identify(optax.sgd(0.5, momentum=0.75), candidates=["momentum", "nesterov"])
     >>> found.nearest.name, round(found.nearest.hyperparameters["beta"], 8)

@@ -135,6 +135,8 @@ def linearize(
     hyperparameters are frozen: of a schedule, its value at ``count`` counts. A factor common
     to all components (clipping by norm, trust ratios) is held at the value that it has there.
 
+    ``place``: which component of which training, see `Place`.
+
     >>> import optax
     >>> lin = linearize(optax.sgd(0.5, momentum=0.75))
     >>> lin.A.tolist(), lin.B.tolist(), lin.C.tolist(), lin.D

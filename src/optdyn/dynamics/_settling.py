@@ -46,6 +46,9 @@ def settle(
     they were. The result is a state to be given to `optdyn.dynamics.linearize`.
     Raises `UserError` for what `step_map` refuses.
 
+    ``place``: which component of which training, see `Place`.
+
+    >>> import optax
     >>> state = settle(optax.scale_by_rms(0.9), 0.5)
     >>> round(float(state.nu[0]), 12)
     0.25

@@ -86,6 +86,8 @@ def stability_map(
     curvatures spans the spectrum and reaches from five decades below the stability
     edge to half a decade above it.
 
+    ``place``: which component of which training, see `Place`.
+
     >>> import optax
     >>> from optdyn.dynamics import linearize
     >>> round(stability_map(linearize(optax.sgd(0.1))).edge, 5)

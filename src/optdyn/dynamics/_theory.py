@@ -47,7 +47,7 @@ def optimal_gradient_descent(m: float, L: float) -> tuple[float, float]:
 def closed_loop_radius(
     system: Linearization | Eigenmodes, curvatures: Float[np.ndarray, " K"]
 ) -> Float[np.ndarray, " K"]:
-    """Spectral radius of optimizer + quadratic of curvature λ, for each λ.
+    """Spectral radius of the ``system`` on a quadratic of curvature λ, for each of ``curvatures``.
 
     With g = λx the joint state [h, x] has the matrix
     ``[[A, Bλ + E], [C, 1 + Dλ + weight_decay]]``. Below 1: x converges, by that factor

@@ -61,6 +61,8 @@ def evaluate(
     The same seed gives the same problems, so that optimizers can be compared
     problem by problem. ``objective``: in place of ``num_steps`` and ``normalization``.
 
+    ``num_problems`` problems are drawn, the same ones for the same ``seed``.
+
     Raises `UserError` for bad counts, an unknown normalization, what is no optimizer or
     task, or an objective next to a number of steps or a normalization.
     """

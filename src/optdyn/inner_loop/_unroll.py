@@ -174,7 +174,10 @@ def gradients_for(params: PyTree, gradients: PyTree) -> PyTree:
 
 
 def losses_and_gradients(problem: Problem, params: PyTree) -> tuple[Array, PyTree]:
-    """The loss (of any shape) and the gradient of its sum with respect to ``params``."""
+    """The loss (of any shape) and the gradient of its sum with respect to ``params``.
+
+    Raises `UserError` where the loss is no real number.
+    """
 
     def summed(p: PyTree) -> tuple[Array, Array]:
         losses = problem.loss(p)

@@ -90,6 +90,8 @@ def save(path: str | Path, optimizer: ComponentwiseRNN) -> None:
     """Write a learned optimizer to a safetensors file, from which `load` reads it.
 
     The file is written whole or not at all. Raises `UserError` where the disk refuses.
+
+    ``path``: the file, with the suffix .safetensors.
     """
     content = Content(FORMAT, optimizer.architecture, None)
     _save(Path(path), {OPTIMIZER: optimizer}, content)
@@ -100,6 +102,8 @@ def load(path: str | Path) -> ComponentwiseRNN:
 
     Nothing in the file is executed. Raises `UserError`, naming the first fault, for a file
     that is missing, damaged, or of another format.
+
+    ``path``: the file that `save` or a training wrote.
     """
     return read_optimizer(Path(path))[0]
 

@@ -34,8 +34,11 @@ def meta_train(
     one machine with one number of devices). With more meta-steps in ``protocol`` a finished
     training goes on, too.
 
-    >>> rnn = optdyn.ComponentwiseRNN.init(jax.random.key(0), optdyn.Architecture(units=8))
-    >>> rnn = optdyn.meta_train(task, rnn, optdyn.MetaTraining(num_meta_steps=100), seed=0)
+    >>> rnn = optdyn.ComponentwiseRNN.init(jax.random.key(0), optdyn.Architecture(units=2))
+    >>> protocol = optdyn.MetaTraining(num_meta_steps=1, unroll_length=2, batch_size=2)
+    >>> rnn = optdyn.meta_train(
+    ...     optdyn.make_task("rosenbrock"), rnn, protocol, seed=0, progress=False
+    ... )
     >>> tx = rnn.as_optax()
 
     Raises `UserError` for settings that differ from the folder's, and with advice when no

@@ -36,6 +36,8 @@ def task_curvatures(
 
     Of a stochastic task those of the loss on all data.
 
+    ``num_problems`` problems are drawn from the ``seed``.
+
     Raises `UserError` when no eigenvalue is positive, or for a task that is not allowed.
     """
     require_positive_int("num_problems", num_problems)
