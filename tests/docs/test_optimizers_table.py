@@ -27,7 +27,7 @@ def test_the_table_of_optimizers_is_what_its_script_makes() -> None:
         if any(word in code for word in ("nesterov", "optax.lion"))
     ]
     assert len(exact) == 2
-    coupled = [code for code in script.COUPLED if "global_norm" in code or "muon" in code]
+    coupled = [code for code in script.COUPLED if "lars" in code or "muon" in code]
     for line in script.table(exact, coupled).splitlines():
         assert line in written.splitlines()
     assert len(script.COMPONENTWISE) >= 12
