@@ -155,7 +155,8 @@ def _refuse_randomness(
     for i, name in keys.items():
         parts, treedef = jax.tree.flatten(state)
         raw = not jnp.issubdtype(parts[i].dtype, jax.dtypes.extended)
-        others = jax.random.split(jax.random.key(7), max(parts[i].size // (2 if raw else 1), 1))
+        count = max(parts[i].size // (2 if raw else 1), 1)
+        others = jax.random.split(stream(0, "other keys of a random step"), count)
         if raw:
             parts[i] = jax.random.key_data(others).reshape(parts[i].shape).astype(np.uint32)
         else:

@@ -16,6 +16,7 @@ from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._state_layout import state_layout
 from optdyn.errors import UserError
 from optdyn.precision import double_precision
+from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PyTree
@@ -219,7 +220,8 @@ def _no_tangent(leaf: Array) -> Array | np.ndarray:
 def _some_tangent(leaf: Array) -> Array | np.ndarray:
     if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
         return np.zeros(np.shape(leaf), jax.dtypes.float0)
-    drawn = jax.random.uniform(jax.random.key(3), jnp.shape(leaf), jnp.float64, 0.5, 1.5)
+    key = stream(0, "sizes of gradients that show influence")
+    drawn = jax.random.uniform(key, jnp.shape(leaf), jnp.float64, 0.5, 1.5)
     return drawn.astype(leaf.dtype)
 
 
