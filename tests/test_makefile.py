@@ -19,7 +19,13 @@ def test_the_gpu_target_trains_by_the_papers_protocol(tmp_path: Path) -> None:
     small = "--task-option width=2 --task-option depth=1 --task-option points=8 --unroll-length 3"
     variables = {"UNITS": "2", "META_STEPS": "1", "GPU_OUT": str(tmp_path / "run"), "MORE": small}
     printed = subprocess.run(
-        ["make", "--dry-run", "paper-gpu", *(f"{name}={text}" for name, text in variables.items())],
+        [
+            "make",
+            "--no-print-directory",
+            "--dry-run",
+            "paper-gpu",
+            *(f"{name}={text}" for name, text in variables.items()),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
