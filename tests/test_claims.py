@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers import task_results
 from optdyn.distillation import Kept
 from optdyn.errors import UserError
 from optdyn.evaluation import MeanAndError
-from optdyn.meta_training import MetaTraining
-from optdyn.optimizers import Architecture
-from optdyn.runs import Card, read_distillation, read_mechanisms
+from optdyn.runs import read_distillation, read_mechanisms
 from optdyn.runs._explained_results import Judged, JudgedMechanism
 from optdyn.runs._results import EvaluationSummary, Score
 from optdyn.runs._store import write_json
@@ -26,14 +25,6 @@ from optdyn.study._results import TaskResults
 from optdyn.study._stories import STORIES
 
 
-def results(task: str = "rosenbrock", meta_steps: int = 5000, **parts: Any) -> TaskResults:
-    """A task's results of which only ``parts`` are there, trained on 32 problems a meta-step."""
-    card = Card(task, {}, Architecture(), MetaTraining(num_meta_steps=meta_steps), seed=0)
-    fields: dict[str, Any] = dict.fromkeys((f.name for f in dataclasses.fields(TaskResults)), None)
-    fields |= {"task": task, "card": card, "evaluations": {}, "faults": {}, "shipped": False}
-    return TaskResults(**{**fields, **parts})
-
-
 def row(found: Measured, bound: Bound = at_most(1.0), **fields: Any) -> Row:
     """A row of the table that measures ``found`` wherever there is a training log."""
     words = dict.fromkeys(("label", "statement", "source", "figure"), "words")
@@ -41,7 +32,7 @@ def row(found: Measured, bound: Bound = at_most(1.0), **fields: Any) -> Row:
 
 
 def verdict(table_row: Row, **fields: Any) -> Verdict:
-    (claim,) = judge([table_row], results(training=[], **fields))
+    (claim,) = judge([table_row], task_results(training=[], **fields))
     assert claim.passed == (claim.verdict == Verdict.HOLDS)
     assert claim.passed or claim.why
     return claim.verdict
@@ -80,9 +71,9 @@ def test_a_claim_that_is_missed_says_what_that_means() -> None:
 
 
 def test_a_row_is_asked_of_its_tasks_where_there_are_results() -> None:
-    assert judge([row(Measured(0.0))], results()) == []
+    assert judge([row(Measured(0.0))], task_results()) == []
     elsewhere = row(Measured(0.0), asked_of=("linear_regression",))
-    assert judge([elsewhere], results(training=[])) == []
+    assert judge([elsewhere], task_results(training=[])) == []
 
 
 def test_the_table_of_claims_names_figures_and_parts_that_there_are() -> None:
@@ -102,7 +93,7 @@ def comparison(
 ) -> dict[str, Claim]:
     paired = {name: MeanAndError(*pair) for name, pair in differences.items()}
     summary = EvaluationSummary(optimizers, paired)
-    found = judge(ROWS, results("linear_regression", summary=summary))
+    found = judge(ROWS, task_results("linear_regression", summary=summary))
     return {claim.id.partition(".")[2]: claim for claim in found}
 
 
@@ -146,7 +137,9 @@ def test_the_mechanisms_are_judged_by_what_was_measured(tiny_study: Path) -> Non
             ),
         )
         mechanisms = dataclasses.replace(found, mechanisms=changed)
-        return {claim.row: claim.passed for claim in judge(ROWS, results(mechanisms=mechanisms))}
+        return {
+            claim.row: claim.passed for claim in judge(ROWS, task_results(mechanisms=mechanisms))
+        }
 
     assert verdicts([1.0, 2.0, 0.5]) == {
         "update_saturates": True,
@@ -182,7 +175,7 @@ def test_the_ledger_names_what_a_readable_optimizer_lacks(tiny_study: Path) -> N
             without={name: Judged(**kept(part)) for name, part in without.items()},
             learned_without=learned,
         )
-        (judged,) = judge(ROWS, results("digits", distillation=changed))
+        (judged,) = judge(ROWS, task_results("digits", distillation=changed))
         return judged
 
     note = claim(0.5, schedule=0.2).note
@@ -203,7 +196,7 @@ def test_the_ledger_names_what_a_readable_optimizer_lacks(tiny_study: Path) -> N
 
 def test_a_ledger_is_read_back_and_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "claims.json"
-    claims = judge([row(Measured(0.5)), row(Measured(math.inf))], results(training=[]))
+    claims = judge([row(Measured(0.5)), row(Measured(math.inf))], task_results(training=[]))
     write_json(path, claims)
     assert read_ledger(path) == claims
     for content, where in (("[{}]", r"claims\.json: "), ("[", "not valid JSON")):

@@ -11,8 +11,22 @@ import helpers
 from optdyn.errors import UserError
 from optdyn.evaluation import evaluate_on
 from optdyn.inner_loop import Objective, ProblemSet
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture
 from optdyn.optimizers._baselines import gradient_descent, momentum
-from optdyn.study._seeds import headline_numbers, reproduce_seeds, spread_over_seeds
+from optdyn.pretrained._shipped import FOLDER
+from optdyn.runs import HeldOut
+from optdyn.study import recipe_for
+from optdyn.study._ledger import at_least
+from optdyn.study._seeds import (
+    SEEDS,
+    SeedNumbers,
+    SeedsResult,
+    headline_numbers,
+    read_seeds,
+    spread_over_seeds,
+)
+from optdyn.study._spreads import over_seeds
 
 PROBLEMS = ProblemSet(helpers.small_task("linear_regression"), 0, 4, Objective(12), "unseen")
 BASELINES = {"momentum": momentum(0.3, 0.5), "gradient_descent": gradient_descent(1e-3)}
@@ -33,7 +47,7 @@ def test_the_advantage_is_that_of_the_evaluations(headlines):
         assert headlines[f"standard_errors_below_{name}"] == pytest.approx(below)
 
 
-def test_the_parts_of_the_advantage_add_up_and_the_schedule_is_told(headlines):
+def test_the_parts_of_the_advantage_add_up_and_so_does_the_schedule(headlines):
     parts = [headlines[n] for n in ("linear_dynamics", "initial_transient", "nonlinearity")]
     # No advantage over the best baseline: then there is nothing to split.
     assert math.isnan(sum(parts)) == (headlines["advantage_over_momentum"] <= 0)
@@ -43,32 +57,40 @@ def test_the_parts_of_the_advantage_add_up_and_the_schedule_is_told(headlines):
     assert 0.0 < headlines["saturation"] <= 1.1
 
 
-def test_the_spread_is_over_the_seeds_that_tell_a_number():
-    rows = [{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 2.0}, {"a": 5.0, "b": math.inf}]
-    found = spread_over_seeds(rows)
+def test_the_spread_leaves_out_seeds_without_a_number():
+    numbers = [{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 2.0}, {"a": 5.0, "b": math.inf}]
+    found = spread_over_seeds([SeedNumbers(seed, row) for seed, row in enumerate(numbers)])
     assert found["a"].values == (1.0, 3.0, 5.0)
     assert (found["a"].mean, found["a"].standard_deviation) == (3.0, 2.0)
     assert (found["a"].smallest, found["a"].largest) == (1.0, 5.0)
     assert (found["b"].mean, found["b"].standard_deviation) == (2.0, math.inf)
 
 
-def test_each_seed_is_trained_once_and_earlier_ones_are_taken_over():
-    told = []
-    found = reproduce_seeds(
-        lambda seed: helpers.random_rnn(units=2, seed=seed),
-        lambda optimizer: {"a": float(optimizer.w[0])},
-        (4, 7),
-        done={4: {"a": 0.5}},
-        on_seed=lambda seed, numbers: told.append(seed),
+def test_a_claim_says_how_its_number_spreads_over_trainings():
+    rows = [
+        SeedNumbers(seed, {"warm_up": value}) for seed, value in enumerate([1.0, 2.0, math.nan])
+    ]
+    measured = SeedsResult(Architecture(), MetaTraining(), HeldOut(0), rows)
+    words = over_seeds("warm_up")(helpers.task_results(seeds=measured), "", at_least(1.5))
+    assert words == (
+        "Over 3 trainings: 1.5 ± 0.71 (1 to 2); 1 reach the bound, 1 have no such number."
     )
-    assert told == [7]
-    assert found["a"].values == (0.5, float(helpers.random_rnn(units=2, seed=7).w[0]))
+    assert over_seeds("decay")(helpers.task_results(seeds=measured), "", at_least(1.5)) == ""
+    assert over_seeds("warm_up")(helpers.task_results(), "", at_least(1.5)) == ""
+
+
+def test_the_shipped_spread_is_of_the_recipes():
+    for name in ("linear_regression", "rosenbrock"):
+        found, recipe = read_seeds(FOLDER / name / SEEDS), recipe_for(name, "laptop")
+        assert (found.architecture, found.protocol) == (recipe.architecture, recipe.protocol)
+        first = recipe.training_seed
+        assert [row.seed for row in found.rows] == list(range(first, first + 5))
 
 
 def test_bad_input_is_refused():
     with pytest.raises(UserError, match="no training"):
         spread_over_seeds([])
     with pytest.raises(UserError, match="different numbers"):
-        spread_over_seeds([{"a": 1.0}, {"b": 1.0}])
+        spread_over_seeds([SeedNumbers(0, {"a": 1.0}), SeedNumbers(1, {"b": 1.0})])
     with pytest.raises(UserError, match="baselines"):
         headline_numbers(helpers.random_rnn(units=3), PROBLEMS, {})

@@ -20,6 +20,7 @@ from optdyn.runs import (
     open_run,
     read_analysis,
     read_distillation,
+    read_evaluations,
     read_fitted,
     read_losses,
     read_searches,
@@ -33,6 +34,7 @@ from optdyn.study import SCALES, Claim, Recipe, Study, Verdict, read_ledger, rec
 from optdyn.study._claims import ROWS
 from optdyn.study._measures import FITS_SHIPPED
 from optdyn.study._recipes import LAPTOP
+from optdyn.study._seeds import measure_seeds
 from optdyn.study._shipped import place_searches
 from optdyn.study._timings import read_timings
 from optdyn.tasks import TASKS
@@ -226,3 +228,20 @@ def test_searches_that_ship_are_placed_in_a_run(tmp_path: Path) -> None:
     cells = [search.settings.architecture.cell for search in found]
     assert sorted(cells) == ["gru", "gru", "lstm", "rnn", "ugrnn"]
     assert sum(len(search.rows) for search in found) == 19 + 4 * 8
+
+
+def test_more_trainings_of_a_recipe_are_measured_once(tiny_study: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_study, tmp_path / "run")
+    first = TINY_RECIPE.training_seed
+    with open_run(tmp_path / "run", create=False) as run:
+        one = measure_seeds(run, TINY_RECIPE, 0, 1)
+        two = measure_seeds(run, TINY_RECIPE, 0, 2)
+        before = times(tmp_path / "run")
+        again = measure_seeds(run, TINY_RECIPE, 0, 2)
+        assert str(again) == str(two)  # some of its numbers are NaN
+    assert times(tmp_path / "run") == before
+    assert [row.seed for row in two.rows] == [first, first + 1]
+    assert str(two.rows[0]) == str(one.rows[0])
+    evaluated = read_evaluations(tmp_path / "run" / "rosenbrock" / "evaluation.json")
+    assert two.rows[0].numbers["meta_objective"] == evaluated.optimizers["learned"].mean
+    assert (tmp_path / "run" / "seeds" / str(first + 1) / "rosenbrock" / "checkpoints").is_dir()

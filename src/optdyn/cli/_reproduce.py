@@ -29,6 +29,7 @@ def reproduce(
     scale: Scale = "laptop",
     seed: Seed = 0,
     retrain: bool = False,
+    seeds: int = 1,
     devices: Devices = None,
     output: Output = OutputOptions(),
 ) -> None:
@@ -40,6 +41,8 @@ def reproduce(
         scale: seconds, minutes, or the paper's sizes
         seed: seed of every random number
         retrain: train and tune everything here, using nothing that ships with the package
+        seeds: trainings per task, to see how claims spread over seeds (1: as measured before
+            the release, where that ships)
         devices: devices to spread problems over (none: every core, or every accelerator)
         output: what is printed
     """
@@ -47,7 +50,7 @@ def reproduce(
     from optdyn.study import LEDGER, Study, read_ledger, recipes_for
     from optdyn.study import reproduce as reproduce_in
 
-    study = Study(recipes_for(task, scale), scale, seed, retrain)
+    study = Study(recipes_for(task, scale), scale, seed, retrain, seeds)
 
     def work() -> Result:
         report = reproduce_in(out, study, mesh)

@@ -14,6 +14,7 @@ from optdyn.figures._style import (
     BLUE,
     DARK_GOLD,
     GOLD,
+    GREEN,
     GREY,
     LIGHT_GREY,
     SKY_BLUE,
@@ -25,6 +26,8 @@ from optdyn.figures._style import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Complex, Float, Int
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -97,12 +100,14 @@ def momentum_hyperparameters(
     alpha: Complex[ndarray, " modes"],
     tuned: MomentumPoint,
     theory: MomentumPoint | None,
+    linear: Sequence[MomentumPoint] = (),
     leading: int = 0,
 ) -> Figure:
     """Fig. 7b: each mode as momentum, timescale against learning rate, both logarithmic.
 
     ``tuned`` is the best momentum found by search, ``theory`` the optimal one for
-    the task's range of curvature, where that is known. Modes beyond the axes are counted in a note.
+    the task's range of curvature, where that is known, and ``linear`` the modes of the best
+    linear optimizer. Modes beyond the axes are counted in a note.
     """
     beta, alpha = np.asarray(beta, complex), np.asarray(alpha, complex)
     figure, (axes,) = new_figure((5.8, 5.0))
@@ -135,6 +140,8 @@ def momentum_hyperparameters(
                 zorder=3,
             )
     references(axes, tuned, theory)
+    if linear:
+        _linear_stars(axes, linear)
     lead = (size[[leading]], steps[[leading]])
     axes.scatter(*lead, s=480, facecolor="none", edgecolor=VERMILLION, linewidth=2.0, zorder=4)
     axes.scatter(
@@ -236,6 +243,23 @@ def _half_width(beta: Complex[ndarray, " modes"], leading: int) -> float:
     distance = np.sort(np.abs(1 - beta))
     nearby = distance[min(4, distance.size - 1)]
     return float(np.clip(max(abs(1 - beta[leading]), nearby), 0.01, 0.5))
+
+
+def _linear_stars(axes: Axes, modes: Sequence[MomentumPoint]) -> None:
+    """Small green stars: the modes of the best linear optimizer, slow enough to be drawn."""
+    points = [(mode.alpha, float(timescale(np.asarray(mode.beta)))) for mode in modes]
+    drawn = [(alpha, steps) for alpha, steps in points if alpha > 0 and steps > SHORTEST_TIMESCALE]
+    axes.scatter(
+        [alpha for alpha, _ in drawn],
+        [steps for _, steps in drawn],
+        s=150,
+        marker="*",
+        facecolor=GREEN,
+        edgecolor=BLACK,
+        linewidth=0.8,
+        label=f"best linear optimizer ({len(modes)} modes)",
+        zorder=5,
+    )
 
 
 def references(

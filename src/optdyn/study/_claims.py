@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from optdyn.study import _measures as measure
 from optdyn.study._ledger import Bound, Row, at_least, at_most
+from optdyn.study._spreads import over_seeds, over_stage_trainings
 
 APPENDIX_A = ("linear_regression",)
 """The task of appendix A; elsewhere the ledger says whether its findings hold too."""
@@ -20,6 +21,7 @@ ROWS = (
         "appendix C.2, Fig. 9", "fig09", "summary",
         measure.lower_by, at_least(2.0),
         subjects=measure.baselines,
+        spread=over_seeds("standard_errors_below_{}"),
     ),
     Row(
         "advantage_over_{}",
@@ -29,6 +31,7 @@ ROWS = (
         "appendix A", "fig09", "summary",
         measure.advantage, at_least(0.25),
         subjects=lambda results: ("momentum",), asked_of=APPENDIX_A,
+        spread=over_seeds("advantage_over_{}"),
     ),
     Row(
         "momentum_stage",
@@ -38,6 +41,7 @@ ROWS = (
         "appendix A", "momentum_stage", "analysis",
         measure.off_momentum, at_most(0.05),
         stated_for=APPENDIX_A,
+        spread=over_stage_trainings("near"),
     ),
     Row(
         "fixed_point",
@@ -80,6 +84,7 @@ ROWS = (
         "appendix A, Fig. 7b", "fig07b", "analysis",
         measure.strain_of_mode, at_most(1.0),
         stated_for=APPENDIX_A,
+        spread=over_stage_trainings("met"),
     ),
     Row(
         "linearised_follows_the_full_optimizer",
@@ -98,6 +103,7 @@ ROWS = (
         "this project", "fig09", "analysis",
         measure.nonlinear_share, at_least(0.5),
         stated_for=(),
+        spread=over_seeds("nonlinearity"),
     ),
     Row(
         "one_mode_follows_the_full_optimizer",
@@ -115,6 +121,7 @@ ROWS = (
         "left at a problem's largest gradient, from the initial state).",
         "main text", "mechanisms", "mechanisms",
         measure.largest_part, at_most(0.5),
+        spread=over_seeds("saturation"),
     ),
     Row(
         "schedule_warms_up",
@@ -122,6 +129,7 @@ ROWS = (
         "With no gradient the learning rate first rises (largest over first).",
         "main text", "mechanisms", "mechanisms",
         measure.warm_up, at_least(1.1),
+        spread=over_seeds("warm_up"),
     ),
     Row(
         "schedule_decays",
@@ -129,6 +137,7 @@ ROWS = (
         "With no gradient the learning rate then falls (last over largest).",
         "main text", "mechanisms", "mechanisms",
         measure.decay, at_most(0.9),
+        spread=over_seeds("decay"),
     ),
     Row(
         "rate_falls_with_gradient",
@@ -138,6 +147,7 @@ ROWS = (
         "quantile).",
         "main text", "mechanisms", "mechanisms",
         measure.over_problems(lambda found: found.adaptation.ratio), at_most(0.9),
+        spread=over_seeds("adaptation"),
     ),
     Row(
         "slope_falls_with_gradient",

@@ -212,12 +212,16 @@ def modes_as_momentum(result: TaskResults) -> Iterator[Drawn]:
     """Fig. 7b, at the momentum stage and at the end."""
     analysis = there(result.analysis)
     tuned, theory = _references(analysis)
+    best = min(result.linear.rows, key=lambda row: row.meta_objective) if result.linear else None
+    modes = zip(best.alpha, best.beta, strict=True) if best else ()
+    linear = [MomentumPoint(*mode) for mode in modes]
     for row, note, variant in _two_checkpoints(analysis):
         data: dict[str, Any] = {
             "beta": row.modes.beta,
             "alpha": row.modes.alpha,
             "tuned": tuned,
             "theory": theory,
+            "linear": linear,
         }
         figure = figures.momentum_hyperparameters(**data)
         data["meta_step"] = row.meta_step

@@ -74,8 +74,13 @@ class Measured:
 
 
 def one(_: TaskResults) -> Sequence[str]:
-    """A row that makes one claim a task."""
+    """A row that makes one claim per task."""
     return ("",)
+
+
+def no_spread(_: TaskResults, __: str, ___: Bound) -> str:
+    """A row whose number is not measured over seeds."""
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +94,8 @@ class Row:
     ``subjects`` (such as the baselines), whose names stand for ``{}`` in the texts.
     ``asked_of``: the tasks that it is asked of (none: all). ``stated_for``: the tasks that the
     paper states it for (None: all; empty: the claim is this project's own).
-    ``decided_by``: what can still decide a claim that is missed.
+    ``decided_by``: what can still decide a claim that is missed. ``spread`` says how the number
+    spreads over trainings with other seeds ("" where that was not measured).
     """
 
     id: str
@@ -104,6 +110,7 @@ class Row:
     asked_of: tuple[str, ...] = ()
     stated_for: tuple[str, ...] | None = None
     decided_by: Literal["training", "rounding", "measurement"] = "training"
+    spread: Callable[[TaskResults, str, Bound], str] = no_spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +119,8 @@ class Claim:
 
     ``id`` is unique in a ledger; ``row`` and ``label`` are the table row's. ``threshold``
     states the comparison; ``why`` says what a verdict other than "holds" rests on.
-    ``origin``: where the weights and search tables behind it came from. ``measured`` is null
+    ``origin``: where the weights and search tables behind it came from. ``spread``: the number
+    over trainings with other seeds, in words. ``measured`` is null
     where there is no finite number.
     """
 
@@ -130,6 +138,7 @@ class Claim:
     why: str = ""
     note: str = ""
     origin: str = ""
+    spread: str = ""
 
 
 def judge(rows: Sequence[Row], results: TaskResults) -> list[Claim]:
@@ -175,6 +184,7 @@ def _claim(row: Row, subject: str, results: TaskResults) -> Claim:
         why=why,
         note=found.note,
         origin=results.origin,
+        spread=row.spread(results, subject, row.bound),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optdyn.distributed._interrupts import interruptible
-from optdyn.errors import UserError
+from optdyn.errors import UserError, require_positive_int
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.pretrained import shipped_stages
 from optdyn.pretrained._shipped import FOLDER, STAGES
@@ -31,7 +31,8 @@ from optdyn.runs import (
 from optdyn.runs._run_folder import require_own
 from optdyn.search import Execution
 from optdyn.study._recipes import NOTHING_SHIPS, Recipe
-from optdyn.study._shipped import place_searches, place_shipped, place_stage
+from optdyn.study._seeds import measure_seeds
+from optdyn.study._shipped import place_searches, place_seeds, place_shipped, place_stage
 from optdyn.study._timings import timed
 
 if TYPE_CHECKING:
@@ -43,14 +44,22 @@ class Study:
     """What a study does. ``scale``: what the command line calls its ``recipes``.
 
     ``seed`` settles every random number. ``retrain``: train and tune even where a recipe takes
-    what ships. ``shipping``: the folder of what ships, the package's own.
+    what ships. ``seeds``: how many trainings of each recipe are made here and measured; the
+    ledger says how claims spread over them. ``shipping``: the folder of what ships, the
+    package's own.
+
+    Raises `UserError` unless ``seeds`` is a positive integer.
     """
 
     recipes: tuple[Recipe, ...]
     scale: str
     seed: int = 0
     retrain: bool = False
+    seeds: int = 1
     shipping: Path = FOLDER
+
+    def __post_init__(self) -> None:
+        require_positive_int("--seeds", self.seeds)
 
     def prepared(self) -> list[Recipe]:
         """The recipes as they are run."""
@@ -157,6 +166,17 @@ def _run_task(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -
         explore_task(run, task, held_out, few)
     with timed(run, name, "distillation"):
         distill_task(run, task, study.distilling(recipe), shipped=fits_shipped, mesh=mesh)
+    if study.seeds == 1:
+        place_seeds(run, recipe, study.shipping)
+    elif recipe.shipped:
+        print(
+            f"{name}: its spread over seeds is not measured, as its weights ship "
+            "(--retrain trains it here)",
+            flush=True,
+        )
+    else:
+        with timed(run, name, "other seeds"):
+            measure_seeds(run, recipe, seed, study.seeds, mesh)
 
 
 def _momentum_stage(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -> Path | None:

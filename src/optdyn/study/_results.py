@@ -26,6 +26,7 @@ from optdyn.runs._evaluation_run import SUMMARY as EVALUATIONS
 from optdyn.runs._explained_results import DistillationResult, MechanismsResult
 from optdyn.runs._explorer_run import SUMMARY as EXPLORER
 from optdyn.runs._explorer_run import read_explorer
+from optdyn.runs._linear_reference_run import LINEAR, LinearReferencesResult, read_linear
 from optdyn.runs._mechanisms_run import SUMMARY as MECHANISMS
 from optdyn.runs._mechanisms_run import read_mechanisms
 from optdyn.runs._metrics_log import TrainingRow, read_metrics
@@ -39,10 +40,12 @@ from optdyn.runs._results import (
 )
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._search_run import SEARCHES, read_searches
+from optdyn.runs._stage_run import STAGE_SEARCH, StageSearchResult, read_stage_search
 from optdyn.runs._training_run import METRICS, training_card
 from optdyn.runs._tuning_run import RERUNS, TUNING, load_tables, read_reruns
 from optdyn.search import SearchTable
 from optdyn.study._recipes import own_options
+from optdyn.study._seeds import SEEDS, SeedsResult, read_seeds
 from optdyn.study._shipped import shipped_part
 
 T = TypeVar("T")
@@ -57,6 +60,9 @@ ABSENT = {
     "explorer": "no modes have been prepared to try",
     "distillation": "it has not been distilled",
     "searches": "no meta learning rate was searched",
+    "linear": "no linear optimizer was tuned",
+    "seeds": "one training was made",
+    "stage_search": "no training was made to look for momentum",
 }
 """Why a part is not there, in the words of the page."""
 HERE = "trained and tuned in this run"
@@ -84,6 +90,9 @@ class TaskResults:
     explorer: ExplorerResult | None
     distillation: DistillationResult | None
     searches: list[SearchResult] | None
+    linear: LinearReferencesResult | None
+    seeds: SeedsResult | None
+    stage_search: StageSearchResult | None
     card: Card | None
     shipped: bool
     relative: bool
@@ -158,6 +167,9 @@ def read_results(run: RunFolder, task: str) -> TaskResults:
         explorer=part("explorer", EXPLORER, lambda _: read_explorer(folder)),
         distillation=part("distillation", DISTILLATION, read_distillation),
         searches=part("searches", SEARCHES, lambda _: read_searches(folder)),
+        linear=part("linear", LINEAR, read_linear),
+        seeds=part("seeds", SEEDS, read_seeds),
+        stage_search=part("stage_search", STAGE_SEARCH, read_stage_search),
         card=card,
         shipped=shipped_part(task) in run.settings(),
         relative=judged.get("objective", {}).get("normalization") == "first",

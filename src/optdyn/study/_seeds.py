@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,17 +15,31 @@ from optdyn.distillation import linear_account
 from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import operating_point
 from optdyn.errors import UserError
-from optdyn.evaluation import evaluate_on, paired_difference
+from optdyn.evaluation import EVALUATION_STREAM, evaluate_on, paired_difference
 from optdyn.mechanisms._measurement import measure, visit
 from optdyn.mechanisms._momentum_stage import HISTORIES
+from optdyn.meta_training import MetaTraining
+from optdyn.optimizers import Architecture
+from optdyn.optimizers._baselines import get_baseline
+from optdyn.runs import HeldOut, RunFolder, open_run, train
+from optdyn.runs._checkpoints import analysis_checkpoints
+from optdyn.runs._store import read_result, write_result
+from optdyn.runs._training_run import CHECKPOINTS, load_trained
+from optdyn.runs._tuning_run import load_tuned
+from optdyn.search import best
 
 if TYPE_CHECKING:
     import optax
+    from jax.sharding import Mesh
 
     from optdyn.dynamics import Eigenmodes, StepMap
     from optdyn.inner_loop import ProblemSet
     from optdyn.optimizers import ComponentwiseRNN
+    from optdyn.study._recipes import Recipe
 
+SEEDS = "seeds.json"
+FOLDER = "seeds"
+"""Where in a run folder the trainings with other seeds lie."""
 EXPLAINED = 16
 """Problems, the first of the set, on which mechanisms are measured."""
 
@@ -32,8 +48,29 @@ Headlines = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
+class SeedNumbers:
+    """The headline numbers of one training."""
+
+    seed: int
+    numbers: Headlines
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedsResult:
+    """``seeds.json``: trainings of one recipe that differ in the seed alone.
+
+    All are judged on the same ``held_out`` problems, so that the spread comes from training.
+    """
+
+    architecture: Architecture
+    protocol: MetaTraining
+    held_out: HeldOut
+    rows: list[SeedNumbers]
+
+
+@dataclasses.dataclass(frozen=True)
 class SeedSpread:
-    """One headline number over training seeds: ``values``, in the seeds' order.
+    """One headline number over training seeds: ``values``, in the order of the seeds.
 
     ``mean`` and ``standard_deviation`` (over seeds, not of the mean) leave out values that are
     not finite; the deviation is infinite for fewer than two.
@@ -46,42 +83,70 @@ class SeedSpread:
     largest: float
 
 
-def spread_over_seeds(headlines: Iterable[Headlines]) -> dict[str, SeedSpread]:
-    """The spread of each number over ``headlines``, one a training.
+def spread_over_seeds(rows: Sequence[SeedNumbers]) -> dict[str, SeedSpread]:
+    """The spread of each number over the trainings.
 
-    Raises `UserError` when there are none, or they are not of the same numbers.
+    Raises `UserError` when there are none, or when they do not hold the same numbers.
     """
-    rows = list(headlines)
     if not rows:
         raise UserError("seeds: no training to take a spread over (at least one)")
+    names = rows[0].numbers.keys()
     for row in rows[1:]:
-        if row.keys() != rows[0].keys():
-            different = ", ".join(sorted(row.keys() ^ rows[0].keys()))
-            raise UserError(f"seeds: the trainings tell different numbers ({different})")
-    return {name: _spread([row[name] for row in rows]) for name in rows[0]}
+        if row.numbers.keys() != names:
+            different = ", ".join(sorted(row.numbers.keys() ^ names))
+            raise UserError(f"seeds: the trainings hold different numbers ({different})")
+    return {name: _spread([row.numbers[name] for row in rows]) for name in names}
 
 
-def reproduce_seeds(
-    trained: Callable[[int], ComponentwiseRNN],
-    measured: Callable[[ComponentwiseRNN], Headlines],
-    seeds: Iterable[int],
-    *,
-    on_seed: Callable[[int, Headlines], None] = lambda seed, headlines: None,
-    done: Mapping[int, Headlines] | None = None,
-) -> dict[str, SeedSpread]:
-    """Train once a seed, measure each training, and give the spread of every number.
+def measure_seeds(
+    run: RunFolder, recipe: Recipe, seed: int, count: int, mesh: Mesh | None = None
+) -> SeedsResult:
+    """Train a recipe with ``count`` seeds in a row, and measure each training.
 
-    ``trained`` gives the learned optimizer of a seed, ``measured`` its headline numbers: for
-    the paper's, `headline_numbers` with the same problems and baselines for all seeds, so
-    that the spread is that of training alone. ``on_seed`` sees each new training's numbers;
-    ``done`` holds those of earlier ones, which are taken over instead of being computed again.
+    The first seed is that of the study's own training, whose weights are taken from ``run``;
+    the others are trained in run folders of their own, ``seeds/<seed>`` within it, which can be
+    resumed. Needs the recipe's tuned baselines. Trainings measured before are not measured
+    again. Writes and returns the task's ``seeds.json``.
     """
-    found, chosen = dict(done or {}), list(seeds)
-    for seed in chosen:
-        if seed not in found:
-            found[seed] = measured(trained(seed))
-            on_seed(seed, found[seed])
-    return spread_over_seeds(found[seed] for seed in chosen)
+    folder, first = run.task_folder(recipe.name), recipe.training_seed + seed
+    held_out = recipe.held_out(seed, recipe.test_problems)
+    result = SeedsResult(recipe.architecture, recipe.protocol, held_out, [])
+    known: dict[int, SeedNumbers] = {}
+    with contextlib.suppress(UserError):  # none yet
+        before = read_seeds(folder / SEEDS)
+        if dataclasses.replace(before, rows=[]) == result:
+            known = {row.seed: row for row in before.rows}
+    baselines = {
+        name: get_baseline(name).factory(**best(load_tuned(folder, name)).hyperparameters)
+        for name in recipe.baselines
+    }
+    problems = held_out.problems(recipe.task, EVALUATION_STREAM)
+    for each in range(first, first + count):
+        if each not in known:
+            optimizer = (
+                _last_optimizer(run, recipe) if each == first else _trained(run, recipe, each, mesh)
+            )
+            numbers = headline_numbers(optimizer, problems, baselines)
+            known[each] = SeedNumbers(each, numbers)
+            result = dataclasses.replace(result, rows=[known[s] for s in sorted(known)])
+            write_result(folder / SEEDS, result)
+    return dataclasses.replace(result, rows=[known[s] for s in sorted(known)])
+
+
+def read_seeds(path: Path) -> SeedsResult:
+    """What `measure_seeds` wrote. Raises `UserError` if missing, damaged or of another form."""
+    return read_result(path, SeedsResult)
+
+
+def _trained(run: RunFolder, recipe: Recipe, seed: int, mesh: Mesh | None) -> ComponentwiseRNN:
+    with open_run(run.path / FOLDER / str(seed)) as own:
+        train(own, recipe.task, recipe.architecture, recipe.protocol, seed=seed, devices=mesh)
+        return _last_optimizer(own, recipe)
+
+
+def _last_optimizer(run: RunFolder, recipe: Recipe) -> ComponentwiseRNN:
+    stored = analysis_checkpoints(run.task_folder(recipe.name) / CHECKPOINTS)
+    return load_trained(run, recipe.task, stored[-1])[0]
 
 
 def headline_numbers(

@@ -14,6 +14,7 @@ from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
 from optdyn.runs._store import read_bytes, write_bytes
 from optdyn.runs._training_run import settle_training
 from optdyn.study._recipes import Recipe
+from optdyn.study._seeds import SEEDS, read_seeds
 from optdyn.tasks import describe_task
 
 
@@ -67,6 +68,21 @@ def place_stage(run: RunFolder, recipe: Recipe, shipping: Path) -> Path | None:
     places = {STAGE: "momentum.safetensors", STAGE_SEARCH: STAGE_SEARCH}
     _place(run, name, {to: read_listed(shipping / name, at) for to, at in places.items()})
     return run.task_folder(name) / STAGE
+
+
+def place_seeds(run: RunFolder, recipe: Recipe, shipping: Path) -> None:
+    """Copy the package's spread of a recipe's numbers over seeds into ``run``.
+
+    Nothing is copied where none ships for this very recipe, or where the run has its own.
+    Raises `UserError` for a damaged file.
+    """
+    source, own = shipping / recipe.name, run.task_folder(recipe.name) / SEEDS
+    if own.exists() or not (source / SEEDS).exists():
+        return
+    content = read_listed(source, SEEDS)
+    found = read_seeds(source / SEEDS)
+    if (found.architecture, found.protocol) == (recipe.architecture, recipe.protocol):
+        write_bytes(own, content)
 
 
 def _place(run: RunFolder, task: str, files: Mapping[str, bytes]) -> None:

@@ -76,7 +76,8 @@ STORIES = (
         "fig07b", "Fig. 7b", "Each mode as a momentum optimizer",
         "Momentum timescale against learning rate for every eigenmode. The full gold star is the "
         "best tuned momentum, the open one the optimum that theory gives where the task's "
-        "curvatures are known, the ringed diamond the mode with the largest steady-state gain.",
+        "curvatures are known, the ringed diamond the mode with the largest steady-state gain. "
+        "Small green stars are the modes of the best linear optimizer, tuned by gradient.",
         ("analysis",), draw.modes_as_momentum, paper_files={"linear_regression": "fig07b"},
     ),
     Story(
