@@ -135,3 +135,13 @@ def test_bad_counts_are_named() -> None:
         evaluate(optax.sgd(0.1), Parabola(), seed=0, num_problems=0)
     with pytest.raises(UserError, match="normalization: unknown value 'last'"):
         evaluate(optax.sgd(0.1), Parabola(), seed=0, normalization="last")
+
+
+def test_an_evaluation_prints_in_a_few_lines() -> None:
+    task = make_task("rosenbrock")
+    found = evaluate(optax.sgd(1e-3), task, seed=0, num_problems=2, num_steps=2)
+    lines = str(found).splitlines()
+    assert len(lines) == 4
+    assert f"{found.mean:.4g} ±" in lines[0]
+    assert lines[3] == f"exploded problems: {found.exploded or 'none'}"
+    assert found._repr_html_() == f"<pre>{found}</pre>"

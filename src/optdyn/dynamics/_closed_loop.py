@@ -20,6 +20,7 @@ from optdyn.dynamics._multipliers import (
 )
 from optdyn.dynamics._training_step import LossFn, linearized_step
 from optdyn.errors import require_positive_int
+from optdyn.in_words import InWords
 from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class LinearStep(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ClosedLoop:
+class ClosedLoop(InWords):
     """The leading multipliers of one training step, linearised at a point (x, s).
 
     A small deviation from the training's course along an eigenvector is multiplied by its
@@ -112,7 +113,8 @@ class ClosedLoop:
         with np.errstate(divide="ignore"):
             return 1.0 / np.abs(np.log(np.abs(self.oscillating)))
 
-    def __str__(self) -> str:
+    def verdict(self) -> list[str]:
+        """The spectral radius, what grows, what swings, and how far the edge is."""
         lines = [f"closed loop: spectral radius {self.spectral_radius:.6g}"]
         positive = self.largest[~is_oscillating(self.largest)]
         if np.any(np.abs(positive) > 1 + 1e-9):
@@ -131,10 +133,7 @@ class ClosedLoop:
         lines.append(f"  {_margin_in_words(self.margin)}")
         if self.frozen:
             lines.append(f"  {self.frozen} entries without a derivative are held fixed")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{self}</pre>"
+        return lines
 
 
 def closed_loop(

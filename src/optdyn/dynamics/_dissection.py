@@ -19,8 +19,8 @@ from optdyn.dynamics._settling import settle
 from optdyn.dynamics._stability import StabilityMap, stability_map
 from optdyn.dynamics._step_map import StepMap, set_counters, step_map
 from optdyn.dynamics._theory import learning_rate
-from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, finite_number, require_number
+from optdyn.in_words import InWords
 
 if TYPE_CHECKING:
     from typing import Unpack

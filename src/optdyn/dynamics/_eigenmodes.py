@@ -11,8 +11,8 @@ import scipy.linalg
 from optdyn.dynamics import _words as words
 from optdyn.dynamics._linearization import Linearization
 from optdyn.dynamics._units import state_units
-from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, whole_number
+from optdyn.in_words import InWords
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

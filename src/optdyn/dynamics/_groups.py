@@ -15,8 +15,8 @@ from optdyn.dynamics._place import Place, leaf_names
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
-from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, finite_number, require_number
+from optdyn.in_words import InWords
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:

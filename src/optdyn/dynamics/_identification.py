@@ -17,8 +17,8 @@ from optdyn.dynamics._candidates import CANDIDATES, Candidate
 from optdyn.dynamics._responses import DECADES, Responses, respond, responses
 from optdyn.dynamics._schedules import Schedule, counting
 from optdyn.dynamics._step_map import Optimizer, StepMap, set_counters, step_map
-from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, finite_number, require_choice, require_number
+from optdyn.in_words import InWords
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:

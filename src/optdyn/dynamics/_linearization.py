@@ -16,8 +16,8 @@ from optdyn.dynamics._jacobians import value_and_jacobian
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
 from optdyn.dynamics._timing import timing
 from optdyn.dynamics._units import state_units
-from optdyn.dynamics._verdict import InWords
 from optdyn.errors import finite_number, whole_number
+from optdyn.in_words import InWords
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:

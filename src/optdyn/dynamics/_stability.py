@@ -17,8 +17,8 @@ from optdyn.dynamics._theory import (
     optimal_momentum,
     stable_range,
 )
-from optdyn.dynamics._verdict import InWords
 from optdyn.errors import UserError, require_number, require_positive_int
+from optdyn.in_words import InWords
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.errors import UserError, require_positive_int, shown
+from optdyn.in_words import InWords
 from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._problem_set import EVALUATION_STREAM, ProblemSet
@@ -29,7 +30,7 @@ FEWEST_PROBLEMS = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(InWords):
     """An optimizer's results on the test problems.
 
     ``losses`` [problems, T + 1]: each problem's loss before the first step and
@@ -44,6 +45,18 @@ class Evaluation:
     mean: float
     standard_error: float
     exploded: int
+
+    def verdict(self) -> list[str]:
+        """The meta-objective, the losses before and after, and how many problems exploded."""
+        number, columns = self.losses.shape
+        first, last = np.median(self.losses[:, 0]), np.median(self.losses[:, -1])
+        best, worst = np.min(self.meta_objectives), np.max(self.meta_objectives)
+        return [
+            f"meta-objective {self.mean:.4g} ± {self.standard_error:.2g} (mean ± standard error)",
+            f"over {number} problems of {columns - 1} steps, from {best:.4g} to {worst:.4g}",
+            f"median loss: {first:.4g} before the first step, {last:.4g} after the last",
+            f"exploded problems: {self.exploded or 'none'}",
+        ]
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""What printing a result shows: a verdict of some lines, in words."""
+"""What printing a result shows: a few lines in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import html
 
 
 class InWords:
-    """A result that prints as its ``verdict``; its arrays stay behind its attributes."""
+    """A result that prints as its ``verdict``; its arrays stay behind its attributes.
+
+    A notebook shows the same lines.
+    """
 
     def verdict(self) -> list[str]:
         """The result in words, one line each."""
