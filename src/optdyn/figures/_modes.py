@@ -227,7 +227,7 @@ def meta_step_axis(axes: Axes, meta_steps: Int[ndarray, " checkpoints"]) -> None
     axes.set_xlim(first / room if first else -0.15, room * last)
     decades = [0, *(10**k for k in range(int(np.log10(last)) + 1))]
     ticks = np.unique(meta_steps).tolist() if few else [d for d in decades if d >= first]
-    axes.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
+    axes.set_xticks(ticks, labels=[f"{int(tick):,}" for tick in ticks])
     axes.set_xlabel("meta-step")
 
 
