@@ -80,19 +80,19 @@ def test_weights_come_back_as_they_were(tiny_study: Path, exported: Path) -> Non
 
     told = pretrained_card(TASK, folder=exported)
     content = (exported / TASK / "final.safetensors").read_bytes()
-    assert told["sha256"] == hashlib.sha256(content).hexdigest()
-    assert told["bytes"] == len(content)
-    assert (told["task"], told["stage"], told["meta_step"]) == (TASK, "final", 3)
-    assert told["meta_objective"] == card.meta_objective
-    assert told["versions"]["jax"] == jax.__version__
+    assert told.sha256 == hashlib.sha256(content).hexdigest()
+    assert told.bytes == len(content)
+    assert (told.training.task, told.stage, told.training.meta_step) == (TASK, "final", 3)
+    assert told.training.meta_objective == card.meta_objective
+    assert told.training.versions["jax"] == jax.__version__
     analysis = json.loads((tiny_study / TASK / "analysis.json").read_text())
     momentum = pretrained_card(TASK, "momentum", exported)
-    assert momentum["meta_step"] == analysis["momentum_stage"]
+    assert momentum.training.meta_step == analysis["momentum_stage"]
 
 
 def test_the_commands_on_cards_give_the_same_settings(tiny_study: Path, exported: Path) -> None:
     card = load_shipped(TASK, exported).card
-    words = shlex.split(pretrained_card(TASK, folder=exported)["command"])
+    words = shlex.split(pretrained_card(TASK, folder=exported).command)
     assert words[:2] == ["optdyn", "train"]
     train = parse(words[1:])[1].arguments
     assert train["protocol"] == card.protocol
@@ -334,7 +334,7 @@ def test_the_package_ships_what_it_lists() -> None:
             assert optdyn.load_pretrained(task, stage).architecture == of.architecture
     assert {"linear_regression/small_gain", "rosenbrock/paper"} <= other_trainings().keys()
     for name in other_trainings():
-        assert pretrained_card(name)["meta_step"] == 5000
+        assert pretrained_card(name).training.meta_step == 5000
         assert optdyn.load_pretrained(name).as_optax()
     files = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < SIZE_LIMIT

@@ -4,6 +4,7 @@ from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._cells import CELLS
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN, RNNState
 from optdyn.optimizers._encodings import ENCODINGS, Encoding
+from optdyn.optimizers._gradient_range import GradientRange, GradientRangeWarning
 
 __all__ = [
     "BASELINES",
@@ -12,5 +13,7 @@ __all__ = [
     "Architecture",
     "ComponentwiseRNN",
     "Encoding",
+    "GradientRange",
+    "GradientRangeWarning",
     "RNNState",
 ]

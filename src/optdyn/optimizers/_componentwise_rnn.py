@@ -13,6 +13,7 @@ import optax
 from optdyn.errors import UserError, require_number, shown
 from optdyn.optimizers._cells import CELLS, Cell, cell_class, step_and_readout
 from optdyn.optimizers._encodings import Encoding
+from optdyn.optimizers._gradient_range import GradientRange, OneWarning
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
@@ -76,6 +77,9 @@ class ComponentwiseRNN:
     A pytree whose leaves are the meta-parameters θ: the cell's ``weights``, the
     readout ``w`` [units] and the initial state ``h0`` [state size].
     ``architecture`` names the cell F, the input encoding and the output scale s.
+    ``trained_on``: the sizes of gradients that it was trained on, where they are known. Other
+    sizes make the optimizer warn once, outside of ``jax.jit``; `GradientRange.watch` warns
+    inside, too.
 
     >>> rnn = ComponentwiseRNN.init(jax.random.key(0), Architecture(units=8))
     >>> tx = rnn.as_optax()
@@ -91,6 +95,7 @@ class ComponentwiseRNN:
     w: Float[Array, " units"]
     h0: Float[Array, " state"]
     architecture: Architecture = dataclasses.field(metadata={"static": True})
+    trained_on: GradientRange | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
     def init(cls, key: Key[Array, ""], architecture: Architecture) -> ComponentwiseRNN:
@@ -121,6 +126,7 @@ class ComponentwiseRNN:
         cell = self.architecture.make_cell()
         step = step_and_readout(cell, self.weights, self.w, reverse_only=reverse_only)
         size = self.h0.shape[-1]
+        compare = None if self.trained_on is None else OneWarning(self.trained_on)
 
         def init(params: PyTree) -> RNNState:
             _require_floats("parameters", params)
@@ -144,6 +150,8 @@ class ComponentwiseRNN:
             leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(gradients)]
             treedef: Any = jax.tree.structure(gradients)
             _require_same_tree(gradients, state.h)
+            if compare is not None:
+                compare(leaves)
             pairs = [
                 advance(g, h) if g.size else (g, h)
                 for g, h in zip(leaves, jax.tree.leaves(state.h), strict=True)

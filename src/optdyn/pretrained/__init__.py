@@ -1,5 +1,6 @@
 """Learned optimizers and search tables that ship with the package."""
 
+from optdyn.pretrained._card import PretrainedCard
 from optdyn.pretrained._export import export_checkpoint, export_task
 from optdyn.pretrained._shipped import (
     PRETRAINED,
@@ -13,6 +14,7 @@ from optdyn.pretrained._shipped import (
 
 __all__ = [
     "PRETRAINED",
+    "PretrainedCard",
     "Shipped",
     "export_checkpoint",
     "export_task",

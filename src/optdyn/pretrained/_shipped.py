@@ -12,15 +12,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, overload
 
+from optdyn.distillation import from_values
 from optdyn.errors import UserError, require_choice, shown
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
+from optdyn.pretrained._card import PretrainedCard, read_measurements, readable_in
 from optdyn.runs._cards import Card, same_training
 from optdyn.runs._checkpoints import analysis_path, load, load_optimizer
 from optdyn.runs._distillation_fit import FITTED, read_fitted
 from optdyn.runs._explained_results import FittedResult
-from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import first_difference, folder_name
 from optdyn.runs._search_run import SEARCHES, read_search
 from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
@@ -29,10 +30,15 @@ from optdyn.runs._training_run import CHECKPOINTS, METRICS
 from optdyn.runs._tuning_run import TUNING, load_tuned, table_path
 from optdyn.search import SearchTable, is_finished
 
+if TYPE_CHECKING:
+    import optax
+
 FOLDER = Path(__file__).parent
 """What ships with the package itself."""
 MANIFEST = "manifest.json"
 STAGES = ("final", "momentum")
+READABLE = "readable"
+"""What `load_pretrained` calls a readable optimizer fitted to the learned one."""
 CHECKPOINT_SUFFIX = ".safetensors"
 
 
@@ -103,41 +109,87 @@ PRETRAINED = shipped_stages()
 """The stages that ship with the package, by task."""
 
 
+@overload
+def load_pretrained(
+    name: str | Path, stage: Literal["readable"], folder: str | Path | None = None
+) -> optax.GradientTransformation: ...
+
+
+@overload
 def load_pretrained(
     name: str | Path, stage: str = "final", folder: str | Path | None = None
-) -> ComponentwiseRNN:
-    """The learned optimizer that was meta-trained on the task ``name``, or a checkpoint's.
+) -> ComponentwiseRNN: ...
 
-    ``stage="final"``: at the end of meta-training; ``"momentum"``: when it did as
-    well as the best tuned momentum. ``folder``: another than the package's own,
-    such as ``optdyn export --to`` makes. Where ``name`` is a path (a `Path`, or text
-    that ends in ``.safetensors``) it names a checkpoint of `optdyn train`, and the
-    other arguments have no meaning.
+
+def load_pretrained(
+    name: str | Path, stage: str = "final", folder: str | Path | None = None
+) -> ComponentwiseRNN | optax.GradientTransformation:
+    """The optimizer that was meta-trained on the task ``name``, or a checkpoint's.
+
+    ``stage``:
+
+    - ``"final"``: the learned optimizer at the end of meta-training;
+    - ``"momentum"``: the learned optimizer when it did as well as the best tuned momentum;
+    - ``"readable"``: an optax pair of a few numbers that was fitted to the learned optimizer.
+      An update costs about as much as Adam's.
+
+    Learned optimizers become an optax pair by ``as_optax()``. `pretrained_card` says where
+    each works, what it costs, and where it fails. Outside of ``jax.jit``, one that ships with
+    measurements warns once (`GradientRangeWarning`) when gradients are larger or smaller than
+    those of its training; ``pretrained_card(name).measured.gradients.watch()`` is an optax pair
+    to chain before it that warns inside ``jax.jit``, too.
+
+    ``folder``: another than the package's own, such as ``optdyn export --to`` makes. Where
+    ``name`` is a path (a `Path`, or text that ends in ``.safetensors``) it names a checkpoint
+    of `optdyn train`, and the other arguments have no meaning.
 
     >>> tx = optdyn.load_pretrained("rosenbrock").as_optax()
+    >>> tx = optdyn.load_pretrained("digits", "readable")
 
     Raises `UserError`, naming the first fault, for an unknown name or stage and
     for a file that is missing, damaged, or not the one in its manifest.
     """
     if isinstance(name, Path) or (isinstance(name, str) and name.endswith(CHECKPOINT_SUFFIX)):
         return load(name)
+    card = pretrained_card(name, stage, folder)
+    if card.numbers is not None:
+        return from_values(card.numbers).as_optax()
     optimizer, _ = _weights(name, stage, folder)
-    return optimizer
+    gradients = None if card.measured is None else card.measured.gradients
+    return dataclasses.replace(optimizer, trained_on=gradients)
 
 
 def pretrained_card(
     name: str, stage: str = "final", folder: str | Path | None = None
-) -> dict[str, Any]:
-    """The card of `load_pretrained`'s weights, with its errors.
+) -> PretrainedCard:
+    """The card of `load_pretrained`'s optimizer: five lines when printed.
 
-    Its task, architecture, protocol, seed, meta-step, meta-objective and
-    versions; the ``file``, its size in ``bytes`` and ``sha256``; and the
-    ``command`` whose run it comes from. ``name``, ``stage`` and ``folder`` as there.
+    ``name``, ``stage`` and ``folder`` as there. Raises `UserError` as there, too.
     """
-    _, card = _weights(name, stage, folder)
-    file = f"{stage}{CHECKPOINT_SUFFIX}"
-    listed = read_manifest(_place(folder) / name).files[file]
-    return {"file": file, "stage": stage, **to_plain(listed), **to_plain(card)}
+    card = _weights(name, "final" if stage == READABLE else stage, folder)[1]
+    source = _place(folder) / name
+    manifest = read_manifest(source)
+    final = manifest.files.get(f"final{CHECKPOINT_SUFFIX}")
+    measurements = None if final is None else read_measurements(source, final.sha256)
+    numbers, file = None, f"{stage}{CHECKPOINT_SUFFIX}"
+    if stage == READABLE:
+        if FITTED not in manifest.files:
+            others = ", ".join(n for n in PRETRAINED if (FOLDER / n / FITTED).is_file())
+            raise UserError(
+                f"stage of {name}: no readable optimizer ships for it (for these: {others}; "
+                "optdyn distill fits one)"
+            )
+        read_listed(source, FITTED)
+        numbers, file = readable_in(source / FITTED).values(), FITTED
+    return PretrainedCard(
+        name=name,
+        stage=stage,
+        training=card,
+        measured=None if measurements is None else measurements.stages.get(stage),
+        numbers=numbers,
+        file=file,
+        **vars(manifest.files[file]),
+    )
 
 
 def shipped_card(name: str, stage: str = "final", folder: str | Path | None = None) -> Card:

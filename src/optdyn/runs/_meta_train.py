@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ def meta_train(
     problem gives a meta-gradient for many meta-steps in a row. With ``out``, SIGTERM and
     Ctrl-C raise `Interrupted` once the state is saved.
     """
+    rnn = dataclasses.replace(rnn, trained_on=None)  # it is about to meet other gradients
     if out is not None:
         with open_run(Path(out)) as run:
             watch = Watch(progress=progress)
