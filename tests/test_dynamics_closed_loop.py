@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ import optdyn
 from optdyn.dynamics import closed_loop
 from optdyn.dynamics._multipliers import is_oscillating, iterated_spectrum
 from optdyn.errors import UserError
+from optdyn.inner_loop._evaluated import with_extra_args
 from optdyn.precision import double_precision, to_float64
 
 DATA = np.random.default_rng(0)
@@ -55,33 +57,80 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=2),
     "schedule-free": lambda: optax.contrib.schedule_free_sgd(0.1),
     "accumulated": lambda: optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation(),
-    "shampoo-like": lambda: optax.contrib.cocob(),
+    "lookahead": lambda: optax.lookahead(optax.sgd(0.1, momentum=0.5), 3, 0.5),
+    "sharpness-aware": lambda: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=2),
+    "sharpness-aware, normalized": lambda: optax.contrib.sam(
+        optax.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.05)), sync_period=2
+    ),
+    "coin betting": lambda: optax.contrib.cocob(),
     "polyak": lambda: optax.polyak_sgd(0.1),
     "learned": learned,
 }
+WITHOUT_DERIVATIVE = {"sharpness-aware, normalized", "polyak", "lars", "adafactor"}
+"""At a minimum these divide by a norm of zero."""
+QUICK = {"momentum", "adamw, clipped", "lion", "lamb", "accumulated", "lookahead"}
+QUICK |= {"sharpness-aware, normalized", "learned"}
+QUICK_AT_REST = {"momentum", "adamw, clipped", "accumulated", "sharpness-aware"}
 
 
-def trained(tx: optax.GradientTransformation, steps: int) -> tuple[Any, Any]:
+def at_rest(params: Any) -> Any:
+    """The loss of a network that is to answer as it does at `START`: no gradient there."""
+    like = jax.tree.map(lambda a, b: a.astype(b.dtype), START, params)
+    wide = INPUTS.astype(params["w1"].dtype)
+
+    def answer(p: Any) -> Any:
+        return jnp.tanh(wide @ p["w1"] + p["b1"][None]) @ p["w2"]
+
+    return jnp.mean((answer(params) - jax.lax.stop_gradient(answer(like))) ** 2)
+
+
+def taken(params: Any) -> Any:
+    """The parameters that the loss is taken at."""
+    return params.fast if isinstance(params, optax.LookaheadParams) else params
+
+
+def of(loss_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same loss for lookahead's pair of parameters."""
+    return lambda params: loss_fn(taken(params))
+
+
+def started(name: str) -> Any:
+    return optax.LookaheadParams.init_synced(START) if name == "lookahead" else START
+
+
+def gradients_of(loss_fn: Callable[[Any], Any], params: Any) -> tuple[Any, Any]:
+    return jax.value_and_grad(loss_fn)(taken(params))
+
+
+def trained(name: str, steps: int) -> tuple[Any, Any]:
     """Parameters and state after some steps."""
-    wrapped = optax.with_extra_args_support(tx)
+    tx = OPTIMIZERS[name]()
+    wrapped = with_extra_args(tx)
 
     @jax.jit
     def step(params: Any, state: Any) -> tuple[Any, Any]:
-        value, gradients = jax.value_and_grad(loss)(params)
+        value, gradients = gradients_of(loss, params)
         updates, state = wrapped.update(
             gradients, state, params, value=value, grad=gradients, value_fn=loss
         )
         return optax.apply_updates(params, updates), state
 
-    params, state = START, tx.init(START)
+    params = started(name)
+    state = tx.init(params)
     for _ in range(steps):
         params, state = step(params, state)
     return params, state
 
 
-def dense(tx: optax.GradientTransformation, params: Any, state: Any) -> np.ndarray:
-    """The step's Jacobian by `jax.jacfwd`, in float64: an independent way to it."""
-    wrapped = optax.with_extra_args_support(tx)
+def dense(
+    tx: optax.GradientTransformation,
+    loss_fn: Callable[[Any], Any],
+    params: Any,
+    state: Any,
+    steps: int = 1,
+) -> np.ndarray:
+    """The Jacobian of some steps by `jax.jacfwd`, in float64: an independent way to it."""
+    wrapped = with_extra_args(tx)
     with double_precision():
         wide = to_float64(params)
         kinds = jax.eval_shape(tx.init, wide)  # accumulators may be of a type of their own
@@ -90,25 +139,34 @@ def dense(tx: optax.GradientTransformation, params: Any, state: Any) -> np.ndarr
         floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         flat, unravel = ravel_pytree([leaves[i] for i in floats])
 
-        def step(z: Any) -> Any:
+        def run(z: Any) -> Any:
             filled = list(leaves)
             for i, leaf in zip(floats, unravel(z), strict=True):
                 filled[i] = leaf
             x, s = jax.tree.unflatten(treedef, filled)
-            value, gradients = jax.value_and_grad(loss)(x)
-            updates, s = wrapped.update(gradients, s, x, value=value, grad=gradients, value_fn=loss)
-            after = jax.tree.leaves((optax.apply_updates(x, updates), s))
+            for _ in range(steps):
+                value, gradients = gradients_of(loss_fn, x)
+                updates, s = wrapped.update(
+                    gradients, s, x, value=value, grad=gradients, value_fn=loss_fn
+                )
+                x = optax.apply_updates(x, updates)
+            after = jax.tree.leaves((x, s))
             return ravel_pytree([after[i].astype(jnp.float64) for i in floats])[0]
 
-        return np.asarray(jax.jacfwd(step)(flat))
+        return np.asarray(jax.jit(jax.jacfwd(run))(flat))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_multipliers_are_the_dense_jacobians_eigenvalues(name: str) -> None:
+CYCLES = {"accumulated": 2, "lookahead": 3}
+CYCLES |= {"sharpness-aware": 2, "sharpness-aware, normalized": 2}
+
+
+def require_the_dense_ones(
+    name: str, loss_fn: Callable[[Any], Any], params: Any, state: Any
+) -> None:
     tx = OPTIMIZERS[name]()
-    params, state = trained(tx, 7)
-    found = closed_loop(tx, loss, params, state, num=3, margin=False)
-    values = np.linalg.eigvals(dense(tx, params, state))
+    found = closed_loop(tx, of(loss_fn), params, state, num=3, margin=False)
+    assert found.steps == CYCLES.get(name, 1)
+    values = np.linalg.eigvals(dense(tx, loss_fn, params, state, found.steps))
     moduli = np.sort(np.abs(values))[::-1]
     np.testing.assert_allclose(np.abs(found.largest), moduli[: len(found.largest)], atol=1e-6)
     for value in [*found.largest, *found.oscillating]:
@@ -121,6 +179,24 @@ def test_multipliers_are_the_dense_jacobians_eigenvalues(name: str) -> None:
     assert found.spectral_radius == pytest.approx(moduli[0], abs=1e-6)
     for i in range(len(found.oscillating)):
         assert sum(share[i] for share in jax.tree.leaves(found.shares)) == pytest.approx(1.0)
+
+
+def chosen(names: set[str]) -> list[str]:
+    full = os.environ.get("SUITE") == "full"
+    return [name for name in OPTIMIZERS if full or name in names]
+
+
+@pytest.mark.parametrize("name", chosen(QUICK))
+def test_multipliers_are_the_dense_jacobians_eigenvalues(name: str) -> None:
+    require_the_dense_ones(name, loss, *trained(name, 7))
+
+
+@pytest.mark.parametrize("name", [n for n in chosen(QUICK_AT_REST) if n not in WITHOUT_DERIVATIVE])
+def test_they_are_so_where_there_is_no_gradient(name: str) -> None:
+    """At a minimum, with the state of a training that came by."""
+    state = trained(name, 7)[1]
+    assert all(not np.any(g) for g in jax.tree.leaves(jax.grad(at_rest)(START)))
+    require_the_dense_ones(name, at_rest, started(name), state)
 
 
 def test_products_alone_find_what_a_dense_matrix_shows() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +53,10 @@ class LinearStep(Protocol):
     @property
     def num_params(self) -> int: ...
     @property
+    def steps(self) -> int: ...
+    @property
     def times(self) -> Callable[..., Any]: ...
-    def matrix(self) -> Float[np.ndarray, "dim dim"]: ...
+    def matrix(self, factor: float = 1.0, /) -> Float[np.ndarray, "dim dim"]: ...
     def curvature_along(self, v: Float[np.ndarray, " n"], /) -> float: ...
     def params_of(self, z: np.ndarray, /) -> PyTree: ...
 
@@ -78,8 +80,15 @@ class ClosedLoop(InWords):
     ``margin``: the factor by which all updates (the learning rate) can grow before a
     direction along which the loss curves upwards swings apart: an oscillating multiplier, of
     a period of at most 12 steps, reaches modulus 1. Below 1 where one has already, infinite
-    where none does, NaN where it was not asked for. ``frozen``: entries of (x, s) held
-    fixed, as the step has no derivative there (dead inputs).
+    where none does, NaN where it was not asked for. ``margin_direction`` [dim]: that
+    direction at the margin, the float leaves of ``(params, state)`` in the order of
+    ``jax.tree.leaves``, as one unit vector; empty where there is none. ``frozen``: entries
+    of (x, s) held fixed, as the step has no derivative there (dead inputs).
+
+    ``steps``: more than 1 where the optimizer's steps come in cycles (lookahead, accumulated
+    gradients): multipliers are then those of a whole cycle, from the state that was given,
+    and along the margin's direction a cycle grows in whatever way. `growth`, `period` and
+    `e_folding` are in steps all the same.
     """
 
     largest: Complex[np.ndarray, " num"]
@@ -90,7 +99,9 @@ class ClosedLoop(InWords):
     largest_shares: PyTree[Float[np.ndarray, " num"]]
     largest_curvature: Float[np.ndarray, " num"]
     margin: float
+    margin_direction: Complex[np.ndarray, " dim"]
     frozen: int
+    steps: int = 1
 
     @property
     def spectral_radius(self) -> float:
@@ -100,22 +111,23 @@ class ClosedLoop(InWords):
     @property
     def growth(self) -> Float[np.ndarray, " num"]:
         """The factor a step of each oscillating direction: |μ|."""
-        return np.abs(self.oscillating)
+        return np.asarray(np.abs(self.oscillating) ** (1 / self.steps))
 
     @property
     def period(self) -> Float[np.ndarray, " num"]:
         """Steps a swing of each oscillating direction: 2π / |arg μ|."""
-        return 2 * np.pi / np.abs(np.angle(self.oscillating))
+        return self.steps * 2 * np.pi / np.abs(np.angle(self.oscillating))
 
     @property
     def e_folding(self) -> Float[np.ndarray, " num"]:
         """Steps in which each oscillating direction changes by e: 1 / |ln|μ||."""
         with np.errstate(divide="ignore"):
-            return 1.0 / np.abs(np.log(np.abs(self.oscillating)))
+            return self.steps / np.abs(np.log(np.abs(self.oscillating)))
 
     def verdict(self) -> list[str]:
         """The spectral radius, what grows, what swings, and how far the edge is."""
-        lines = [f"closed loop: spectral radius {self.spectral_radius:.6g}"]
+        cycle = f", for a cycle of {self.steps} steps" if self.steps > 1 else ""
+        lines = [f"closed loop: spectral radius {self.spectral_radius:.6g}{cycle}"]
         positive = self.largest[~is_oscillating(self.largest)]
         if np.any(np.abs(positive) > 1 + 1e-9):
             lines.append(
@@ -198,6 +210,7 @@ def loop_of(step: LinearStep, num: int, with_margin: bool) -> ClosedLoop:
         spectrum = iterated_spectrum(_product(step, 1.0), step.dim, num)
     largest = spectrum.part(np.ones(spectrum.values.size, bool), num)
     oscillating = spectrum.part(is_oscillating(spectrum.values), num)
+    margin, edge = _margin(_too_long(step, dense)) if with_margin else (float("nan"), None)
     return ClosedLoop(
         largest=largest.values,
         oscillating=oscillating.values,
@@ -206,13 +219,17 @@ def loop_of(step: LinearStep, num: int, with_margin: bool) -> ClosedLoop:
         directions=_directions(step, oscillating),
         largest_shares=_shares(step, largest),
         largest_curvature=_curvatures(step, largest),
-        margin=_margin(_too_long(step, dense)) if with_margin else float("nan"),
+        margin=margin,
+        margin_direction=np.zeros(0, complex) if edge is None else edge,
         frozen=int(step.frozen.sum()),
+        steps=step.steps,
     )
 
 
 def _scaled(step: LinearStep, dense: np.ndarray, factor: float) -> np.ndarray:
     """The step's matrix where all updates are ``factor`` times as large."""
+    if step.steps > 1:
+        return step.matrix(factor)
     n = step.num_params
     unchanged = np.eye(n, len(dense))
     scaled = dense.copy()
@@ -226,59 +243,66 @@ def _product(step: LinearStep, factor: float) -> Product:
     return lambda v: np.asarray(step.times(jnp.asarray(v), factor), np.float64)
 
 
-def _too_long(step: LinearStep, dense: np.ndarray | None) -> Callable[[float], bool]:
-    """Whether, with all updates times a factor, some direction swings apart.
+Direction: TypeAlias = "Complex[np.ndarray, ' dim'] | None"
+
+
+def _too_long(step: LinearStep, dense: np.ndarray | None) -> Callable[[float], Direction]:
+    """The direction that swings apart with all updates times a factor; None if there is none.
 
     Its multiplier is outside the unit circle, turns within `LONGEST_PERIOD` steps, and the
     loss curves upwards along it. (A preconditioner can give descent a slow turn at any
-    step's length: that turn takes longer, the shorter the steps.)
+    step's length: that turn takes longer, the shorter the steps.) A whole cycle of steps can
+    turn by a full circle: there every multiplier outside the unit circle counts.
     """
 
-    def outside(factor: float) -> bool:
+    def outside(factor: float) -> Direction:
         if dense is not None and step.dim <= LARGEST_WHOLE:
             scaled = _scaled(step, dense, factor)
             values = np.linalg.eigvals(scaled).astype(complex)
-            return any(along(inverse_iteration(scaled, values, i)) for i in suspects(values))
-        if dense is None:
-            found = iterated_spectrum(_product(step, factor), step.dim, 8)
+            vectors = (inverse_iteration(scaled, values, i) for i in suspects(values))
         else:
-            scaled = _scaled(step, dense, factor)
-            found = iterated_spectrum(lambda v: scaled @ v, step.dim, 8)
-        return any(along(found.vectors[i]) for i in suspects(found.values))
+            product = _product(step, factor)
+            if dense is not None:
+                scaled = _scaled(step, dense, factor)
+                product = scaled.__matmul__
+            found = iterated_spectrum(product, step.dim, 8)
+            vectors = (found.vectors[i] for i in suspects(found.values))
+        return next((vector for vector in vectors if _curvature(step, vector) > 0), None)
 
     def suspects(values: Complex[np.ndarray, " K"]) -> list[int]:
         """The most negative real parts first: they are nearly always the ones."""
         size = np.abs(values)
         swinging = is_oscillating(values) & (size > 1.0 + ROUNDING) & (values.imag >= 0)
         turning = np.abs(np.angle(values)) >= 2 * np.pi / LONGEST_PERIOD
+        if step.steps > 1:
+            swinging, turning = size > 1.0 + ROUNDING, values.imag >= 0
         return sorted(np.flatnonzero(swinging & turning), key=lambda i: values[i].real)
-
-    def along(vector: Complex[np.ndarray, " dim"]) -> bool:
-        return _curvature(step, vector) > 0
 
     return outside
 
 
-def _margin(too_long: Callable[[float], bool]) -> float:
-    """The factor on all updates from which on a direction swings apart."""
+def _margin(too_long: Callable[[float], Direction]) -> tuple[float, Direction]:
+    """The factor on all updates from which on a direction swings apart, and that direction."""
     inside, outside = 1.0, 1.0
-    if too_long(1.0):
-        while too_long(inside):
-            outside, inside = inside, inside / STEP_UP
+    edge = too_long(1.0)
+    if edge is not None:
+        while (found := too_long(inside)) is not None:
+            edge, outside, inside = found, inside, inside / STEP_UP
             if inside < 1 / LARGEST_MARGIN:
-                return 0.0
+                return 0.0, edge
     else:
-        while not too_long(outside):
+        while edge is None:
             inside, outside = outside, outside * STEP_UP
             if outside > LARGEST_MARGIN:
-                return float("inf")
+                return float("inf"), None
+            edge = too_long(outside)
     while outside / inside > 1 + MARGIN_TOLERANCE:
         middle = float(np.sqrt(inside * outside))
-        if too_long(middle):
-            outside = middle
+        if (found := too_long(middle)) is not None:
+            edge, outside = found, middle
         else:
             inside = middle
-    return float(np.sqrt(inside * outside))
+    return float(np.sqrt(inside * outside)), edge
 
 
 def _shares(step: LinearStep, spectrum: Spectrum) -> PyTree:

@@ -2,7 +2,9 @@
 
 x is the pytree of parameters, s the optimizer's state, c a factor on the update (1: the
 training as it is). All float leaves of ``(x, s)`` make one vector z, in the order of
-``jax.tree.leaves((x, s))``. Everything else in s (counters, keys, flags) stays as it is.
+``jax.tree.leaves((x, s))``. Everything else in s (counters, keys, flags) is no part of z.
+Where steps come in cycles, one "step" is a whole cycle: the derivative is the product of
+those of its steps, taken along the training's own course.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from optdyn.dynamics._cycle import steps_in_cycle
+from optdyn.dynamics._separability import keep_precision
 from optdyn.errors import UserError
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
 from optdyn.tasks import Problem
@@ -37,6 +41,7 @@ class TrainingStep:
 
     ``frozen`` [dim]: entries of z that have no derivative here and cannot move: dead
     inputs, whose gradient and second moment are exactly zero. They are held fixed.
+    ``steps``: the steps of a cycle (see `steps_in_cycle`), 1 for most optimizers.
     """
 
     tx: optax.GradientTransformationExtraArgs
@@ -44,6 +49,7 @@ class TrainingStep:
     params: PyTree
     state: PyTree
     frozen: Bool[np.ndarray, " dim"]
+    steps: int = 1
 
     @functools.cached_property
     def dim(self) -> int:
@@ -57,18 +63,31 @@ class TrainingStep:
 
     @functools.cached_property
     def times(self) -> Callable[..., Array]:
-        """``times(v, c)``: the step's derivative along v [dim], at the factor c."""
-        step = _flat_step(self.tx, self.loss_fn, self.params, self.state)
+        """``times(v, c)``: the derivative along v [dim] of a cycle with updates c times as large.
+
+        The course along which it is taken is the training's own, at c = 1.
+        """
+        return jax.jit(self._times)
+
+    def _times(self, v: Float[Array, " dim"], factor: Array | float = 1.0) -> Float[Array, " dim"]:
         live = jnp.asarray(~self.frozen)
+        in_params = jnp.arange(self.dim) < self.num_params
+        start = jax.tree.map(jnp.asarray, (self.params, self.state))
 
-        @jax.jit
-        def product(v: Float[Array, " dim"], factor: Array | float = 1.0) -> Float[Array, " dim"]:
-            start = _flatten(self.params, self.state)
-            moving = jnp.where(live, v, 0.0)
-            moved = jax.jvp(lambda z: step(z, factor), (start,), (moving,))[1]
-            return jnp.where(live, moved, 0.0)
+        def advance(at: tuple[PyTree, PyTree], moving: Array) -> tuple[Any, Array]:
+            def step(z: Array) -> tuple[Array, Any]:
+                after = _one_step(self.tx, self.loss_fn, *_filled(at, z))
+                return _flatten(*after), after
 
-        return product
+            _, moved, after = jax.jvp(step, (_flatten(*at),), (moving,), has_aux=True)
+            moved = jnp.where(in_params, moving + factor * (moved - moving), moved)
+            return keep_precision(after, at), jnp.where(live, moved, 0.0)
+
+        moving = jnp.where(live, v, 0.0).astype(_flatten(*start).dtype)
+        if self.steps == 1:
+            return advance(start, moving)[1]
+        end = jax.lax.scan(lambda c, _: (advance(*c), None), (start, moving), length=self.steps)[0]
+        return end[1]
 
     def curvature_along(self, v: Float[np.ndarray, " n"]) -> float:
         """vᵀHv of the loss, for v in the parameters' part of z."""
@@ -88,12 +107,15 @@ class TrainingStep:
 
         return product
 
-    def matrix(self, chunk: int = 64) -> Float[np.ndarray, "dim dim"]:
-        """The derivative as a dense matrix, at the factor 1."""
-        columns = jax.jit(jax.vmap(lambda v: self.times(v, 1.0)))
+    @functools.cached_property
+    def _columns(self) -> Callable[..., Array]:
+        return jax.jit(jax.vmap(self._times, in_axes=(0, None)))
+
+    def matrix(self, factor: float = 1.0, chunk: int = 64) -> Float[np.ndarray, "dim dim"]:
+        """The derivative as a dense matrix, with updates ``factor`` times as large."""
         basis = np.eye(self.dim)
         rows = [
-            np.asarray(columns(np.resize(basis[i : i + chunk], (chunk, self.dim))))
+            np.asarray(self._columns(np.resize(basis[i : i + chunk], (chunk, self.dim)), factor))
             for i in range(0, self.dim, chunk)
         ]
         return np.concatenate(rows)[: self.dim].T
@@ -119,8 +141,10 @@ def linearized_step(
     _require_real(params)
     wrapped = optax.with_extra_args_support(tx)
     step = TrainingStep(wrapped, loss_fn, params, state, np.zeros(0, bool))
-    step = dataclasses.replace(step, frozen=np.zeros(step.dim, bool))
-    after = np.asarray(_flat_step(wrapped, loss_fn, params, state)(_flatten(params, state), 1.0))
+    step = dataclasses.replace(
+        step, frozen=np.zeros(step.dim, bool), steps=steps_in_cycle(tx, params, state)
+    )
+    after = np.asarray(jax.jit(lambda: _flatten(*_one_step(wrapped, loss_fn, params, state)))())
     if not np.all(np.isfinite(after)):
         raise UserError(
             "closed loop: the next step from here is not finite (give the parameters and the "
@@ -177,25 +201,23 @@ def _flatten(params: PyTree, state: PyTree) -> Float[Array, " dim"]:
     return jnp.concatenate([part.astype(wide) for part in parts])
 
 
-def _flat_step(
+def _filled(at: tuple[PyTree, PyTree], z: Float[Array, " dim"]) -> tuple[PyTree, PyTree]:
+    """(x, s) with the float leaves taken from z, and everything else as it is in ``at``."""
+    leaves, structure = jax.tree.flatten(at)
+    start = 0
+    for i, leaf in enumerate(leaves):
+        if _is_float(leaf):
+            like = jnp.asarray(leaf)
+            stop = start + like.size
+            leaves[i] = z[start:stop].reshape(like.shape).astype(like.dtype)
+            start = stop
+    x, s = jax.tree.unflatten(structure, leaves)
+    return x, s
+
+
+def _one_step(
     tx: optax.GradientTransformationExtraArgs, loss_fn: LossFn, params: PyTree, state: PyTree
-) -> Callable[..., Array]:
-    """``(z, c) -> z'`` at everything else as it is in ``state``."""
-    leaves = jax.tree.leaves((params, state))
-    structure: Any = jax.tree.structure((params, state))
+) -> tuple[PyTree, PyTree]:
     problem = Problem(params=params, loss_fn=loss_fn)
-
-    def step(z: Float[Array, " dim"], factor: Array | float) -> Float[Array, " dim"]:
-        filled, start = list(leaves), 0
-        for i, leaf in enumerate(leaves):
-            if _is_float(leaf):
-                like = jnp.asarray(leaf)
-                stop = start + like.size
-                filled[i] = z[start:stop].reshape(like.shape).astype(like.dtype)
-                start = stop
-        x, s = structure.unflatten(filled)
-        _, _, updates, after = optimizer_step(tx, problem, x, s)
-        scaled = jax.tree.map(lambda u: factor * u, updates)
-        return _flatten(optax.apply_updates(x, scaled), after)
-
-    return step
+    _, _, updates, after = optimizer_step(tx, problem, params, state)
+    return optax.apply_updates(params, updates), after

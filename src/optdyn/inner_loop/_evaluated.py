@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +42,23 @@ def with_eval_params(
 
 
 def with_extra_args(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`optax.with_extra_args_support`, for pairs of any class."""
+    """`optax.with_extra_args_support`, for pairs of any class.
+
+    Some say that they take more arguments and take few, such as `optax.contrib.sam`.
+    """
     if isinstance(tx, WithEvalParams):
         return optax.GradientTransformationExtraArgs(tx.init, tx.update)
-    return optax.with_extra_args_support(tx)
+    if not isinstance(tx, optax.GradientTransformationExtraArgs):
+        return optax.with_extra_args_support(tx)
+    takes = inspect.signature(tx.update).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        return tx
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        known = {name: value for name, value in extra.items() if name in takes}
+        return tx.update(updates, state, params, **known)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def eval_params_of(tx: optax.GradientTransformation) -> EvalParams | None:

@@ -45,6 +45,11 @@ class ModelStep:
     frozen: Bool[np.ndarray, " dim"]
 
     @property
+    def steps(self) -> int:
+        """Every step is alike: steps do not come in cycles."""
+        return 1
+
+    @property
     def dim(self) -> int:
         """The number of entries of z."""
         return sum(int(np.size(leaf)) for leaf in jax.tree.leaves((self.params, self.state)))
@@ -70,9 +75,9 @@ class ModelStep:
         moved = jax.tree.map(lambda old, new: old + factor * np.asarray(new), x, updates)
         return np.where(self.frozen, 0.0, _flat((moved, state)))
 
-    def matrix(self) -> Float[np.ndarray, "dim dim"]:
-        """The derivative as a dense matrix, at the factor 1."""
-        return np.stack([self.times(row) for row in np.eye(self.dim)], axis=1)
+    def matrix(self, factor: float = 1.0) -> Float[np.ndarray, "dim dim"]:
+        """The derivative as a dense matrix, with updates ``factor`` times as large."""
+        return np.stack([self.times(row, factor) for row in np.eye(self.dim)], axis=1)
 
     def curvature_along(self, x: Float[np.ndarray, " num_params"]) -> float:
         """``xᵀHx``, H being the Hessian of the loss."""
