@@ -13,13 +13,14 @@ import functools
 import operator
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.optimizers import _fused_gru as fused_gru
+from optdyn.optimizers import _fused_update as fused_update
 from optdyn.optimizers._gru_kernel import Weights, gru_reference, gru_step
 
 if TYPE_CHECKING:
@@ -186,23 +187,50 @@ def cell_class(cell: object) -> Callable[[int], Cell]:
 
 
 def step_and_readout(
-    cell: Cell, weights: Weights, w: Float[Array, " units"], *, reverse_only: bool = False
+    cell: Cell,
+    weights: Weights,
+    w: Float[Array, " units"],
+    *,
+    reverse_only: bool = False,
+    stored: Any = None,
 ) -> fused_gru.StepAndReadout:
-    """``(h, u) -> (h', h'[:, :units] @ w)``: native where `fused_gru.usable` says so.
+    """``(h, u) -> (h', h'[:, :units] @ w)``, native where there is native code.
 
-    ``reverse_only``: see `fused_gru.bind`; it changes GRUs alone.
+    h [..., state] has as many components as u [N, inputs], in any number of axes, as a copy of
+    it would be made for another shape; the readout has shape [N].
+
+    ``reverse_only``: see `fused_gru.bind`; it changes GRUs alone. ``stored``: the type of the
+    state h (None: that of w); what is narrower is widened before the step, and h' rounded after it.
     """
+    stored = w.dtype if stored is None else stored
+    as_it_is = jnp.dtype(stored) == w.dtype
     step = cell.step
     if reverse_only and isinstance(cell, GRU):
         step = functools.partial(gru_step, cell.reset)
+    if isinstance(cell, GRU) and not as_it_is:
+        weights = fused_update.rounded(weights, stored)
 
     def plain(h: Array, u: Array) -> tuple[Array, Array]:
-        following = step(weights, h, u)
-        return following, following[:, : cell.units] @ w
+        following = step(weights, h.astype(w.dtype), u)
+        return following.astype(h.dtype), following[:, : cell.units] @ w
 
     if not (isinstance(cell, GRU) and cell.reset == "before"):
-        return plain
-    if not fused_gru.usable(cell.units, w.dtype):
-        return plain
-    fused = fused_gru.bind(weights, w, reverse_only=reverse_only)
-    return lambda h, u: (fused if h.shape[0] >= fused_gru.SMALLEST_ROWS else plain)(h, u)
+        return _on_rows(plain)
+    if not reverse_only and fused_update.usable(cell.units, w.dtype, stored):
+        fused = fused_update.bind(weights, w, stored)
+    elif as_it_is and fused_gru.usable(cell.units, w.dtype):
+        fused = _on_rows(fused_gru.bind(weights, w, reverse_only=reverse_only))
+    else:
+        return _on_rows(plain)
+    few = _on_rows(plain)
+    return lambda h, u: (fused if u.shape[0] >= fused_gru.SMALLEST_ROWS else few)(h, u)
+
+
+def _on_rows(step: fused_gru.StepAndReadout) -> fused_gru.StepAndReadout:
+    """``step``, which takes h as [N, state], for h of any number of axes."""
+
+    def shaped(h: Array, u: Array) -> tuple[Array, Array]:
+        following, readout = step(h.reshape(-1, h.shape[-1]), u)
+        return following.reshape(h.shape), readout
+
+    return shaped

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optdyn.errors import UserError, require_number, shown
+from optdyn.errors import UserError, require_choice, require_number, shown
 from optdyn.optimizers._cells import CELLS, Cell, cell_class, step_and_readout
 from optdyn.optimizers._encodings import Encoding
 from optdyn.optimizers._gradient_range import GradientRange, OneWarning
+from optdyn.optimizers._state_precision import STATE_DTYPES
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
@@ -108,7 +109,9 @@ class ComponentwiseRNN:
             architecture=architecture,
         )
 
-    def as_optax(self, *, reverse_only: bool = False) -> optax.GradientTransformation:
+    def as_optax(
+        self, *, reverse_only: bool = False, state_dtype: str = "float32"
+    ) -> optax.GradientTransformation:
         """The optimizer as an optax pair; works on any pytree of real floating-point leaves.
 
         Leaves may be of any shape and dtype, and there may be none. The state (see `RNNState`)
@@ -120,27 +123,36 @@ class ComponentwiseRNN:
         ``reverse_only``: an update that only reverse mode can differentiate, once, with a
         reverse pass several times faster: for meta-training.
 
+        ``state_dtype``: ``"bfloat16"`` halves the state's memory and, on processors that multiply
+        such numbers, takes a GRU's step about two thirds of the time. The state and a GRU's
+        weights ``W_*`` are rounded to it, sums are not. ``"float32"`` stores the state as it is.
+
         ``init`` and ``update`` raise `UserError` for a leaf that is not a real float, and
         ``update`` for gradients that differ from the state in tree or shapes.
         """
+        require_choice("state_dtype", state_dtype, list(STATE_DTYPES))
         cell = self.architecture.make_cell()
-        step = step_and_readout(cell, self.weights, self.w, reverse_only=reverse_only)
-        size = self.h0.shape[-1]
+        stored = self.w.dtype if state_dtype == "float32" else jnp.dtype(state_dtype)
+        step = step_and_readout(
+            cell, self.weights, self.w, reverse_only=reverse_only, stored=stored
+        )
+        h0 = self.h0.astype(stored)
+        size = h0.shape[-1]
         compare = None if self.trained_on is None else OneWarning(self.trained_on)
 
         def init(params: PyTree) -> RNNState:
             _require_floats("parameters", params)
 
             def rows(leaf: Any) -> Array:
-                return jnp.tile(self.h0, (np.size(leaf), 1)).reshape(*np.shape(leaf), size)
+                return jnp.tile(h0, (np.size(leaf), 1)).reshape(*np.shape(leaf), size)
 
             return RNNState(h=jax.tree.map(rows, params))
 
         def advance(g: Array, h: Array) -> tuple[Array, Array]:
             encoded = self.architecture.encoding(jnp.ravel(g).astype(self.w.dtype))
-            following, readout = step(h.reshape(-1, size), encoded)
+            following, readout = step(h, encoded)
             update = (self.architecture.output_scale * readout).reshape(g.shape)
-            return update.astype(g.dtype), following.reshape(h.shape)
+            return update.astype(g.dtype), following
 
         def update(
             gradients: PyTree, state: RNNState, params: PyTree | None = None

@@ -60,16 +60,16 @@ def bind(
         jnp.concatenate([weights[f"W_{g}"], weights[f"V_{g}"], weights[f"b_{g}"][None]])
         for g in GATES
     ]
-    forward = jnp.stack([_panels(jnp.pad(gate, ((0, 0), (0, extra))), panel) for gate in gates])
+    forward = jnp.stack([panels(jnp.pad(gate, ((0, 0), (0, extra))), panel) for gate in gates])
     padded = jnp.pad(w, (0, extra))
     if not reverse_only:
         return lambda h, u: _step_any_mode(h, u, forward, padded)
     transposed = [jnp.pad(weights[f"W_{g}"].T, ((0, extra), (0, extra))) for g in GATES]
-    reverse = jax.lax.stop_gradient(jnp.stack([_panels(each, panel) for each in transposed]))
+    reverse = jax.lax.stop_gradient(jnp.stack([panels(each, panel) for each in transposed]))
     return lambda h, u: _step(h, u, forward, padded, reverse)
 
 
-def _panels(matrix: Array, panel: int) -> Array:
+def panels(matrix: Array, panel: int) -> Array:
     """[rows, columns] to [columns / panel, rows, panel]."""
     return matrix.reshape(matrix.shape[0], -1, panel).transpose(1, 0, 2)
 
@@ -106,7 +106,7 @@ def _threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // jax.local_device_count())
 
 
-def _call(
+def native_call(
     name: str,
     outputs: list[jax.ShapeDtypeStruct],
     *operands: Array,
@@ -119,7 +119,7 @@ def _call(
     return call(*operands, threads=_threads())
 
 
-def _shape(like: Array, *shape: int) -> jax.ShapeDtypeStruct:
+def shape_of(like: Array, *shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape or like.shape, like.dtype)
 
 
@@ -131,12 +131,12 @@ def _forward_call(
 
     @custom_vmap
     def call(h: Array, u: Array, forward: Array, w: Array) -> tuple[Array, ...]:
-        outputs = [_shape(h), _shape(h, rows), _shape(h, rows, kept_columns)]
-        return tuple(_call("forward", outputs, h, u, forward, w, in_place={0: 0}))
+        outputs = [shape_of(h), shape_of(h, rows), shape_of(h, rows, kept_columns)]
+        return tuple(native_call("forward", outputs, h, u, forward, w, in_place={0: 0}))
 
     @call.def_vmap
     def _(size: int, batched: list[bool], *operands: Array) -> tuple[Any, Any]:
-        following, y = _map(_plain, size, batched, operands)
+        following, y = map_plain(_plain, size, batched, operands)
         # The plain reverse pass needs h alone.
         h = operands[0] if batched[0] else jnp.broadcast_to(operands[0], (size, *operands[0].shape))
         kept = jnp.pad(h, ((0, 0), (0, 0), (0, max(0, kept_columns - h.shape[-1]))))
@@ -153,12 +153,12 @@ def _reverse_call(
     @custom_vmap
     def call(*operands: Array) -> tuple[Array, ...]:
         dh_next, _, _, u, forward, _, w = operands
-        outputs = [_shape(like) for like in (dh_next, u, forward, w)]
-        return tuple(_call("reverse", outputs, *operands))
+        outputs = [shape_of(like) for like in (dh_next, u, forward, w)]
+        return tuple(native_call("reverse", outputs, *operands))
 
     @call.def_vmap
     def _(size: int, batched: list[bool], *operands: Array) -> tuple[Any, Any]:
-        return _map(_plain_reverse, size, batched, operands), (True,) * 4
+        return map_plain(_plain_reverse, size, batched, operands), (True,) * 4
 
     return call(dh_next, dy, kept, u, forward, reverse, w)
 
@@ -170,8 +170,8 @@ def _plain_reverse(
     return jax.vjp(_plain_with_reverse, h, u, forward, w)[1]((dh_next, dy))
 
 
-def _map(function: Callable, size: int, batched: list[bool], operands: tuple) -> Any:
-    axes = [0 if each else None for each in batched]
+def map_plain(function: Callable, size: int, batched: list, operands: tuple) -> Any:
+    axes = jax.tree.map(lambda each: 0 if each else None, batched)
     return jax.vmap(function, in_axes=axes, axis_size=size)(*operands)
 
 

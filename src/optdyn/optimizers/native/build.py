@@ -24,9 +24,12 @@ from optdyn.errors import UserError
 from optdyn.user_cache import cache_folder
 
 SWITCH = "OPTDYN_NATIVE"
-SOURCES = ("gru.cc", "vectors.h", "parallel.h")
+SOURCES = ("gru.cc", "update.h", "vectors.h", "parallel.h")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno")
-FUNCTIONS = ("forward_float32", "reverse_float32", "forward_float64", "reverse_float64")
+FUNCTIONS = (
+    *("forward_float32", "reverse_float32", "forward_float64", "reverse_float64"),
+    *("update_float32", "update_bfloat16"),
+)
 BUILD_SECONDS = 180.0
 DIGEST_SIZE = hashlib.sha256().digest_size
 

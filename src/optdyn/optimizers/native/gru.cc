@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "parallel.h"
+#include "update.h"
 #include "vectors.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -244,7 +245,47 @@ ffi::Error reverse_step(ffi::ThreadPool pool, int64_t threads, ffi::Buffer<D> dh
   return ffi::Error::Success();
 }
 
+// One step of a user's optimizer; h' takes the place of h, which has any number of axes.
+template <typename S, ffi::DataType Stored, ffi::DataType Factors>
+ffi::Error update_step(ffi::ThreadPool pool, int64_t threads, ffi::Buffer<Stored> h,
+                       ffi::Buffer<ffi::DataType::F32> u, ffi::Buffer<Factors> state,
+                       ffi::Buffer<ffi::DataType::F32> input, ffi::Buffer<ffi::DataType::F32> w,
+                       ffi::ResultBuffer<Stored> h_next,
+                       ffi::ResultBuffer<ffi::DataType::F32> y) {
+  typedef typename S::Value Value;
+  const Update<S> a{h.dimensions().back(), u.dimensions()[1], w.dimensions()[0],
+                    reinterpret_cast<const typename S::Factor*>(state.untyped_data()),
+                    input.typed_data(), w.typed_data()};
+  const int64_t rows = u.dimensions()[0];
+  const auto* own = reinterpret_cast<const Value*>(h.untyped_data());
+  auto* next = reinterpret_cast<Value*>(h_next->untyped_data());
+  if (next != own) std::copy_n(own, rows * a.units, next);
+  const float* us = u.typed_data();
+  float* ys = y->typed_data();
+  in_blocks(pool, threads, rows, [&](int64_t, int64_t begin, int64_t end) {
+    update_rows(a, next, us, ys, begin, end);
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace optdyn
+
+#define OPTDYN_UPDATE(suffix, storage, stored, factors)                                   \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(update_##suffix,                                          \
+                                (optdyn::update_step<storage, stored, factors>),          \
+                                ffi::Ffi::Bind()                                          \
+                                    .Ctx<ffi::ThreadPool>()                               \
+                                    .Attr<int64_t>("threads")                             \
+                                    .Arg<ffi::Buffer<stored>>()                           \
+                                    .Arg<ffi::Buffer<ffi::DataType::F32>>()               \
+                                    .Arg<ffi::Buffer<factors>>()                          \
+                                    .Arg<ffi::Buffer<ffi::DataType::F32>>()               \
+                                    .Arg<ffi::Buffer<ffi::DataType::F32>>()               \
+                                    .Ret<ffi::Buffer<stored>>()                           \
+                                    .Ret<ffi::Buffer<ffi::DataType::F32>>())
+
+OPTDYN_UPDATE(float32, optdyn::Float32, ffi::DataType::F32, ffi::DataType::F32);
+OPTDYN_UPDATE(bfloat16, optdyn::BFloat16, ffi::DataType::BF16, ffi::DataType::U32);
 
 #define OPTDYN_STEPS(suffix, scalar, type)                                                \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(forward_##suffix, (optdyn::forward_step<scalar, type>),   \
