@@ -190,3 +190,23 @@ def test_bad_arguments_are_refused() -> None:
         closed_loop(optimizer, bowl_loss, bowl_loss)
     with pytest.raises(UserError, match="num: 0"):
         closed_loop(optimizer, bowl_loss, model, num=0)
+
+
+def test_a_loss_that_holds_a_part_of_itself_fixed_is_refused() -> None:
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    turn = torch.tensor([[0.0, 5.0], [-5.0, 0.0]], dtype=torch.float64)
+
+    def loss(m: torch.nn.Linear) -> torch.Tensor:
+        return 0.5 * ((m.weight[0] - (turn @ m.weight[0]).detach()) ** 2).sum()
+
+    with pytest.raises(UserError, match="detach"):
+        closed_loop(torch.optim.SGD(model.parameters(), 0.1), loss, model)
+
+
+def test_a_hook_on_a_parameters_gradient_counts() -> None:
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    model.weight.register_hook(lambda gradient: 0.1 * gradient)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    found = closed_loop(optimizer, lambda m: 6.0 * (m.weight**2).sum(), model)
+    assert found.largest == pytest.approx([1 - 0.1 * 0.1 * 12])
+    assert found.margin == pytest.approx(2 / 0.12, rel=1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ class LossOfModel:
 
     ``gradient``: by name, in float64, of those parameters that the loss depends on. It is
     computed in the model's own dtypes and on its devices; the model is not changed, nor are its
-    buffers. Raises `UserError` unless the loss is one finite number, the same each time, that
-    can be differentiated twice.
+    buffers. Hooks on the parameters' gradients run. Raises `UserError` unless the loss is one
+    finite number, the same each time, that can be differentiated twice, and where the second
+    derivative is not that of the gradient (see `_require_own_derivative`).
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class LossOfModel:
     ) -> None:
         every = dict(model.named_parameters())
         copies = {name: every[name].detach().clone().requires_grad_() for name in names}
+        hooks = {name: _hooks_of(name, every[name]) for name in names}
         call = _Call(model, loss_fn)
 
         def evaluate() -> Tensor:
@@ -53,7 +55,12 @@ class LossOfModel:
                 "each time: one fixed batch, and model.eval() where it has dropout)"
             )
         by_name = dict(zip(copies, gradients, strict=True))
-        used = {name: by_name[name] for name in sorted(by_name) if by_name[name] is not None}
+        used = {
+            name: _through(hooks[name], by_name[name])
+            for name in sorted(by_name)
+            if by_name[name] is not None
+        }
+        self._hooks = {name: hooks[name] for name in used}
         self._params = {name: copies[name] for name in used}
         self._gradients = used
         self.gradient = {name: _wide(g) for name, g in used.items()}
@@ -65,6 +72,50 @@ class LossOfModel:
                     f"loss_fn: its gradient along {name} is not finite (allowed: parameters at "
                     "which the training still runs)"
                 )
+        self._require_own_derivative(evaluate)
+
+    def _require_own_derivative(self, evaluate: Callable[[], Tensor]) -> None:
+        """Compare the Hessian with differences of the gradient, along a random direction.
+
+        They part where the loss holds a part of itself fixed (``detach()``, a target network),
+        and for operations whose second derivative PyTorch gets wrong.
+        """
+        params = list(self._params.values())
+        dtype = min((p.dtype for p in params), key=lambda kind: torch.finfo(kind).bits)
+        unit = torch.finfo(dtype).eps
+        step, allowed = (1e-5, 0.02) if unit < 1e-12 else (unit ** (1 / 3), 0.3)
+        draw = np.random.default_rng(0)
+        scales = {n: max(float(p.detach().abs().max()), 1.0) for n, p in self._params.items()}
+        v = {n: draw.standard_normal(p.shape) * scales[n] for n, p in self._params.items()}
+        along = [torch.as_tensor(v[n]).to(p.device, p.dtype) for n, p in self._params.items()]
+
+        def gradient(sign: float) -> np.ndarray:
+            olds = [p.detach().clone() for p in params]
+            # Through .data: autograd's graph is of the values that are put back.
+            for p, direction in zip(params, along, strict=True):
+                p.data.add_(direction, alpha=sign * step)
+            try:
+                with torch.enable_grad():
+                    found = torch.autograd.grad(evaluate(), params, allow_unused=True)
+            finally:
+                for p, old in zip(params, olds, strict=True):
+                    p.data.copy_(old)
+            parts = zip(params, self._hooks.values(), found, strict=True)
+            return _joined(
+                np.zeros(p.shape) if g is None else _wide(_through(own, g)) for p, own, g in parts
+            )
+
+        derivative = _joined(self.hessian_times(v).values())
+        difference = (gradient(1.0) - gradient(-1.0)) / (2.0 * step)
+        rounding = 4 * unit * np.linalg.norm(_joined(self.gradient.values())) / step
+        apart = np.linalg.norm(difference - derivative)
+        size = max(np.linalg.norm(difference), np.linalg.norm(derivative))
+        if not apart <= allowed * size + rounding:
+            raise UserError(
+                f"loss_fn: its second derivative is off by {apart / size:.0%} from differences of "
+                "its gradient (allowed: a loss without detach() in it, and operations that "
+                "PyTorch differentiates twice; weight_norm is one that it does not)"
+            )
 
     def hessian_times(self, v: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The Hessian times ``v``, by name. Raises `UserError` where PyTorch cannot give it."""
@@ -99,6 +150,27 @@ class _Call(torch.nn.Module):
 
     def forward(self) -> Tensor:
         return self.loss_fn(self.model)
+
+
+def _hooks_of(name: str, parameter: Tensor) -> list[Callable[[Tensor], Tensor | None]]:
+    """The hooks that a parameter's gradient passes through."""
+    if getattr(parameter, "_post_accumulate_grad_hooks", None):
+        raise UserError(
+            f"model: {name} has a hook that runs once its gradient is there (allowed: "
+            "register_hook; remove register_post_accumulate_grad_hook)"
+        )
+    return list((parameter._backward_hooks or {}).values())
+
+
+def _through(hooks: list[Callable[[Tensor], Tensor | None]], gradient: Tensor) -> Tensor:
+    for hook in hooks:
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient
+
+
+def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *(np.ravel(array) for array in arrays)])
 
 
 def _number(value: Any) -> Tensor:
