@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
 import optdyn
-from optdyn.dynamics import closed_loop
+from optdyn.dynamics import closed_loop, linearize, stability_map
 from optdyn.dynamics._multipliers import is_oscillating, iterated_spectrum
 from optdyn.errors import UserError
 from optdyn.inner_loop._evaluated import with_extra_args
@@ -261,3 +262,51 @@ def test_a_step_without_a_derivative_or_a_finite_value_is_refused() -> None:
         closed_loop(tx, lambda x: jnp.sum(jnp.sqrt(-x)), x, tx.init(x))
     with pytest.raises(UserError, match=r"params: a: int32 is not allowed"):
         closed_loop(tx, loss, {"a": jnp.arange(3)}, tx.init(x))
+
+
+def test_what_stop_gradient_holds_still_moves_with_the_step() -> None:
+    """Learning from one's own target (TD(0)): the step is x -> x - 0.1 (1 - 5G) x."""
+    turn = jnp.array([[0.0, 5.0], [-5.0, 0.0]])
+
+    def loss(x: Array) -> Array:
+        return 0.5 * jnp.sum((x - jax.lax.stop_gradient(turn @ x)) ** 2)
+
+    tx, x = optax.sgd(0.1), jnp.ones(2)
+    found = closed_loop(tx, loss, x, tx.init(x))
+    np.testing.assert_allclose(found.largest, [0.9 + 0.5j, 0.9 - 0.5j], rtol=1e-12)
+
+
+def test_a_detached_denominator_has_its_derivative() -> None:
+    def update(gradient: Array, state: Any, params: Any = None) -> tuple[Array, Any]:
+        return -0.1 * gradient / jax.lax.stop_gradient(jnp.abs(gradient) + 1.0), state
+
+    tx, x = optax.GradientTransformation(lambda _: (), update), jnp.array([1.0, 2.0])
+    found = closed_loop(tx, lambda x: 0.5 * jnp.sum(x**2 * jnp.array([1.0, 3.0])), x, ())
+    expected = [1 - 0.1 / (1 + 1) ** 2, 1 - 0.1 * 3 / (1 + 6) ** 2]
+    np.testing.assert_allclose(found.largest, sorted(expected, reverse=True), rtol=1e-12)
+    assert pytest.approx(-0.1 / 9) == linearize(tx, gradient=2.0).D
+
+
+def test_slow_swings_apart_count_where_shorter_steps_end_them() -> None:
+    """Two momenta in a chain, at a curvature where they swing apart with a period of 55."""
+    tx = optax.chain(optax.trace(0.9), optax.trace(0.9), optax.scale(-0.01))
+    x = jnp.ones(1)
+    found = closed_loop(tx, lambda x: 0.5 * 0.2463 * jnp.sum(x**2), x, tx.init(x))
+    assert found.margin == pytest.approx(stability_map(linearize(tx)).edge / 0.2463, rel=1e-3)
+    assert found.margin < 1
+
+
+def test_weight_decay_alone_can_overshoot() -> None:
+    tx, x = optax.chain(optax.add_decayed_weights(25.0), optax.sgd(0.1)), jnp.ones(2)
+    found = closed_loop(tx, lambda x: 0.0 * jnp.sum(x), x, tx.init(x))
+    assert found.margin == pytest.approx(2 / 2.5, rel=1e-3)
+
+
+def test_memory_in_whole_numbers_is_refused() -> None:
+    def update(gradient: Array, state: Array, params: Any = None) -> tuple[Array, Array]:
+        memory = 0.9 * state + gradient
+        return -0.1 * memory, jnp.round(memory).astype(jnp.int8)
+
+    tx = optax.GradientTransformation(lambda p: jnp.zeros(p.shape, jnp.int8), update)
+    with pytest.raises(UserError, match="int8 that changes"):
+        closed_loop(tx, lambda x: jnp.sum(x**2), jnp.array([3.0, 5.0]), jnp.zeros(2, jnp.int8))

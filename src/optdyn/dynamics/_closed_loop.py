@@ -35,6 +35,8 @@ LARGEST_WHOLE = 500
 """Entries up to which the search for the margin finds all eigenvalues at every factor."""
 STEP_UP = 1.5
 ROUNDING = 1e-9
+SHORTEST_PERIOD = 3.0
+"""Steps; a swing as fast as this comes from a step that is too long, whatever the curvature."""
 LONGEST_PERIOD = 12.0
 """Steps: what swings more slowly than this, and grows, does so whatever the step's length."""
 LARGEST_MARGIN = 1e6
@@ -78,8 +80,9 @@ class ClosedLoop(InWords):
     ``largest_shares`` and ``largest_curvature`` are those of the largest.
 
     ``margin``: the factor by which all updates (the learning rate) can grow before a
-    direction along which the loss curves upwards swings apart: an oscillating multiplier, of
-    a period of at most 12 steps, reaches modulus 1. Below 1 where one has already, infinite
+    direction along which the loss curves upwards swings apart: an oscillating multiplier
+    reaches modulus 1. (Swings of more than 12 steps count where shorter steps end them; those
+    of at most 3 count however the loss curves.) Below 1 where one has already, infinite
     where none does, NaN where it was not asked for. ``margin_direction`` [dim]: that
     direction at the margin, the float leaves of ``(params, state)`` in the order of
     ``jax.tree.leaves``, as one unit vector; empty where there is none. ``frozen``: entries
@@ -210,7 +213,7 @@ def loop_of(step: LinearStep, num: int, with_margin: bool) -> ClosedLoop:
         spectrum = iterated_spectrum(_product(step, 1.0), step.dim, num)
     largest = spectrum.part(np.ones(spectrum.values.size, bool), num)
     oscillating = spectrum.part(is_oscillating(spectrum.values), num)
-    margin, edge = _margin(_too_long(step, dense)) if with_margin else (float("nan"), None)
+    margin, edge = _any_margin(step, dense) if with_margin else (float("nan"), None)
     return ClosedLoop(
         largest=largest.values,
         oscillating=oscillating.values,
@@ -246,34 +249,50 @@ def _product(step: LinearStep, factor: float) -> Product:
 Direction: TypeAlias = "Complex[np.ndarray, ' dim'] | None"
 
 
-def _too_long(step: LinearStep, dense: np.ndarray | None) -> Callable[[float], Direction]:
+def _any_margin(step: LinearStep, dense: np.ndarray | None) -> tuple[float, Direction]:
+    """The margin of swings of any period, if shorter steps end them; else of fast ones alone.
+
+    A preconditioner can give descent a slow turn at any step's length. Such a turn does not
+    come from a step that is too long.
+    """
+    margin, edge = _margin(_too_long(step, dense, float("inf")))
+    return (margin, edge) if margin > 0.0 else _margin(_too_long(step, dense, LONGEST_PERIOD))
+
+
+def _too_long(
+    step: LinearStep, dense: np.ndarray | None, longest_period: float
+) -> Callable[[float], Direction]:
     """The direction that swings apart with all updates times a factor; None if there is none.
 
-    Its multiplier is outside the unit circle, turns within `LONGEST_PERIOD` steps, and the
-    loss curves upwards along it. (A preconditioner can give descent a slow turn at any
-    step's length: that turn takes longer, the shorter the steps.) A whole cycle of steps can
-    turn by a full circle: there every multiplier outside the unit circle counts.
+    Its multiplier is outside the unit circle and turns within ``longest_period`` steps, and the
+    loss curves upwards along it; where it turns within `SHORTEST_PERIOD` steps, however the loss
+    curves (weight decay alone can overshoot). A whole cycle of steps can turn by a full circle:
+    there every multiplier outside the unit circle counts.
     """
 
     def outside(factor: float) -> Direction:
         if dense is not None and step.dim <= LARGEST_WHOLE:
             scaled = _scaled(step, dense, factor)
             values = np.linalg.eigvals(scaled).astype(complex)
-            vectors = (inverse_iteration(scaled, values, i) for i in suspects(values))
+            pairs = ((values[i], inverse_iteration(scaled, values, i)) for i in suspects(values))
         else:
             product = _product(step, factor)
             if dense is not None:
                 scaled = _scaled(step, dense, factor)
                 product = scaled.__matmul__
             found = iterated_spectrum(product, step.dim, 8)
-            vectors = (found.vectors[i] for i in suspects(found.values))
-        return next((vector for vector in vectors if _curvature(step, vector) > 0), None)
+            pairs = ((found.values[i], found.vectors[i]) for i in suspects(found.values))
+        return next((vector for value, vector in pairs if counts(value, vector)), None)
+
+    def counts(value: complex, vector: Complex[np.ndarray, " dim"]) -> bool:
+        fast = step.steps == 1 and bool(abs(np.angle(value)) >= 2 * np.pi / SHORTEST_PERIOD)
+        return fast or _curvature(step, vector) > 0
 
     def suspects(values: Complex[np.ndarray, " K"]) -> list[int]:
         """The most negative real parts first: they are nearly always the ones."""
         size = np.abs(values)
         swinging = is_oscillating(values) & (size > 1.0 + ROUNDING) & (values.imag >= 0)
-        turning = np.abs(np.angle(values)) >= 2 * np.pi / LONGEST_PERIOD
+        turning = np.abs(np.angle(values)) >= 2 * np.pi / longest_period
         if step.steps > 1:
             swinging, turning = size > 1.0 + ROUNDING, values.imag >= 0
         return sorted(np.flatnonzero(swinging & turning), key=lambda i: values[i].real)

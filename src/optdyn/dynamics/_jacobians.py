@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics._released import released
 from optdyn.dynamics._remembered import Remembered
 from optdyn.errors import UserError, first_line
 from optdyn.precision import double_precision
@@ -85,8 +86,10 @@ def _outputs(step: StepMap, z: Float[Array, " inputs"]) -> Float[Array, " output
 
 def _compiled() -> _Programs:
     def forward(step: StepMap, z: Float[Array, " inputs"]) -> tuple[Array, Array]:
+        moved = released(lambda at: _outputs(step, at))
+
         def column(direction: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
-            return jax.jvp(lambda at: _outputs(step, at), (z,), (direction,))[1]
+            return jax.jvp(moved, (z,), (direction,))[1]
 
         columns = jax.lax.map(column, jnp.eye(len(z)), batch_size=copies_at_once(step, len(z)))
         return _outputs(step, z), columns.T

@@ -21,6 +21,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from optdyn.dynamics._cycle import steps_in_cycle
+from optdyn.dynamics._released import released
 from optdyn.dynamics._separability import keep_precision
 from optdyn.errors import UserError
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
@@ -79,7 +80,7 @@ class TrainingStep:
                 after = _one_step(self.tx, self.loss_fn, *_filled(at, z))
                 return _flatten(*after), after
 
-            _, moved, after = jax.jvp(step, (_flatten(*at),), (moving,), has_aux=True)
+            _, moved, after = jax.jvp(released(step), (_flatten(*at),), (moving,), has_aux=True)
             moved = jnp.where(in_params, moving + factor * (moved - moving), moved)
             return keep_precision(after, at), jnp.where(live, moved, 0.0)
 
@@ -103,7 +104,7 @@ class TrainingStep:
             def gradient(x: Array) -> Array:
                 return ravel_pytree(losses_and_gradients(problem, unravel(x))[1])[0]
 
-            return v @ jax.jvp(gradient, (flat,), (v.astype(flat.dtype),))[1]
+            return v @ jax.jvp(released(gradient), (flat,), (v.astype(flat.dtype),))[1]
 
         return product
 
@@ -136,7 +137,7 @@ def linearized_step(
     """The step of ``tx`` on ``loss_fn(params)``, ready to be differentiated.
 
     Raises `UserError` where the step is not finite, has no derivative along a leaf, or
-    where a leaf of ``params`` is no real float.
+    where a leaf of ``params`` is no real float, or one of the state is memory in integers.
     """
     _require_real(params)
     wrapped = optax.with_extra_args_support(tx)
@@ -144,7 +145,9 @@ def linearized_step(
     step = dataclasses.replace(
         step, frozen=np.zeros(step.dim, bool), steps=steps_in_cycle(tx, params, state)
     )
-    after = np.asarray(jax.jit(lambda: _flatten(*_one_step(wrapped, loss_fn, params, state)))())
+    moved, following = jax.jit(lambda: _one_step(wrapped, loss_fn, params, state))()
+    _require_no_integer_memory(params, state, following)
+    after = np.asarray(_flatten(moved, following))
     if not np.all(np.isfinite(after)):
         raise UserError(
             "closed loop: the next step from here is not finite (give the parameters and the "
@@ -184,6 +187,23 @@ def _require_real(params: PyTree) -> None:
             raise UserError(
                 f"params: {name}: {dtype} is not allowed (real floating-point leaves; close "
                 "over the others in loss_fn)"
+            )
+
+
+def _require_no_integer_memory(params: PyTree, state: PyTree, following: PyTree) -> None:
+    """Raise `UserError` for a leaf that moves, has a parameter's size, and is made of integers."""
+    sizes = {int(np.size(leaf)) for leaf in jax.tree.leaves(params)} - {0, 1}
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (state, following)]
+    if structures[0] != structures[1]:
+        return
+    pairs = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(following), strict=True)
+    for (path, old), new in pairs:
+        dtype = jnp.result_type(old)
+        integers = jnp.issubdtype(dtype, jnp.integer) and np.size(old) in sizes
+        if integers and np.any(np.asarray(old) != np.asarray(new)):
+            raise UserError(
+                f"state{jax.tree_util.keystr(path)}: {dtype} that changes at a step is not allowed "
+                "(memory in whole numbers has no derivative; use the optimizer that stores floats)"
             )
 
 
