@@ -101,6 +101,8 @@ def analyze(
     if target is not None:
         # What optax logs while a refused optimizer is tried would stand beside the one line.
         logging.getLogger("absl").setLevel(logging.ERROR)
+        if ":" in target:  # a stored optimizer runs on its task, which takes longer
+            devices_.compile_quickly()
         devices_.start(1)
         present(output, lambda: _taken_apart(target, task, one, out, held_out.seed))
         return

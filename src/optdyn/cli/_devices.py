@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 TUNABLES = "GLIBC_TUNABLES"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+SHORTEST_CACHED = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
+
+def compile_quickly() -> None:
+    """Let XLA compile without optimizing, before JAX's first use.
+
+    For commands whose many small programs run once: compiling them is most of their time.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
 
 def require_even_batch(batch_size: int, chunk: int | None, devices: int | None) -> None:
@@ -81,7 +91,7 @@ def _fits(devices: int, batch_size: int, chunk: int | None) -> bool:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between commands, unless the user has settled where already.
+    """Store compiled programs for later commands, unless the user has settled where already.
 
     Where their folder cannot be written each command compiles anew; `optdyn doctor` says so.
     """
@@ -89,6 +99,9 @@ def use_compilation_cache() -> None:
 
     # A disk that fills up later costs time, too.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    if SHORTEST_CACHED not in os.environ:
+        # A short command compiles a hundred small programs, which together take seconds.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if CACHE in os.environ:
         return
     with contextlib.suppress(OSError, UserError, UnicodeEncodeError):
@@ -99,5 +112,5 @@ def use_compilation_cache() -> None:
 
 
 def program_folder() -> Path:
-    """Where compiled programs are kept. Raises `UserError` as `cache_folder` does."""
+    """The folder of compiled programs. Raises `UserError` as `cache_folder` does."""
     return Path(os.environ.get(CACHE) or cache_folder() / "xla")

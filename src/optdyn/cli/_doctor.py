@@ -21,9 +21,7 @@ FAULT = 1
 
 def doctor(*, output: Output = OutputOptions()) -> int:
     """Check the installation and print what was found; 1 if a check failed, else 0."""
-    # Its small programs run once: compiling them is most of the time.
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    devices.compile_quickly()
     devices.start(1)
     failed: list[str] = []
 
@@ -52,7 +50,7 @@ def doctor(*, output: Output = OutputOptions()) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, devices, and where compiled programs are kept."""
+    """Versions, machine, devices, and the folder of compiled programs."""
     import jax
 
     from optdyn.optimizers.native.build import targets
