@@ -133,6 +133,7 @@ def test_any_bad_option_is_refused_in_one_line(
         (["train", "--chunk", "5"], "--chunk: 5 is not allowed (a divisor of"),
         (["train", "--initial", "/absent"], "--initial: /absent: cannot read (No such file"),
         (["search-lr", "--lowest", "1", "--highest", "0.1"], "--lowest: 1.0 is not allowed"),
+        (["search-lr", "--learning-rate", "1"], "--learning-rate: is what the search draws (give"),
         (["tune", "--baseline", "foo"], "--baseline: unknown value 'foo' (allowed: momentum,"),
         (["sweep", "--cells", "gru,"], "--cells: unknown value '' (allowed: gru,"),
         (["evaluate", "--out", "/absent"], "--out: /absent does not exist"),

@@ -166,6 +166,7 @@ def test_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         ("a_zoo:leaves", "target: a_zoo:leaves: SystemExit: 0"),
         ("a_zoo:stubborn", "optimizer: cannot be run on an array of parameters: 'no such thing'"),
         ("a_zoo:", "target: a_zoo::"),
+        ("optax:adam", "target: optax:adam: needs learning_rate (write a function without arg"),
         (":momentum", "target: :momentum: ValueError: Empty module name"),
         ("absent_module:x", "target: absent_module:x: ModuleNotFoundError"),
         ("a_zoo:mixing", "optimizer: not component-wise"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import operator
 import os
 import sys
@@ -80,10 +81,26 @@ def imported(text: str) -> Any:
 
 def called(text: str, function: Any) -> Any:
     """What the user's ``function``, which ``text`` names, returns. Raises `UserError`."""
+    missing = _required_arguments(function)
+    if missing:
+        raise UserError(
+            f"{text[:LETTERS]}: needs {', '.join(missing)} (write a function without arguments "
+            "in a module of yours that returns what it makes, and name that: mymodule:function)"
+        )
     try:
         return function()
     except (Exception, SystemExit) as error:
         raise _refusal(text, error) from error
+
+
+def _required_arguments(function: Any) -> list[str]:
+    """The arguments that ``function`` cannot be called without, as far as can be seen."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
 def _refusal(text: str, error: BaseException) -> UserError:

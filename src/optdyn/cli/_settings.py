@@ -45,6 +45,9 @@ def complete(app: App, commands: tuple[str, ...], options: ArgumentCollection) -
             _refuse(options, ONLY_OF_RUNS, why)
             return
         _refuse(options, ONLY_OF_TARGETS, "needs a TARGET (see optdyn analyze --help)")
+    if command == "search-lr":
+        why = "is what the search draws (give its range by --lowest and --highest)"
+        _refuse(options, ("--learning-rate",), why)
     settings = _recorded(Path(_text(options, "out") or "runs/default"))
     if not options["--task"].tokens:
         _fill(options, {"task": _only_task(settings)}, "the run folder")

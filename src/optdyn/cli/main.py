@@ -83,7 +83,7 @@ def _run(arguments: list[str], program: str) -> int:
             raise
         return _complain(OUT_OF_MEMORY)
     except Interrupted as error:
-        again = shlex.join([program, *arguments])
+        again = f"{program} {shlex.join(arguments)}"
         with contextlib.suppress(OSError):
             print(f"optdyn: {error}; to go on: {again}", file=sys.stderr, flush=True)
         return error.code
@@ -148,9 +148,11 @@ def make_app(help_text: IO[str] | None = None) -> App:
 def _program() -> str:
     """How this program is called from here: by its name, or by its path if that is not found."""
     called = sys.argv[0]
+    if os.path.basename(called) == "__main__.py":
+        return f"{os.path.basename(sys.executable)} -m {PROGRAM}"
     found = shutil.which(PROGRAM)
     same = found is not None and os.path.exists(called) and os.path.samefile(found, called)
-    return PROGRAM if same else called
+    return PROGRAM if same else shlex.quote(called)
 
 
 def _complain(message: str) -> int:

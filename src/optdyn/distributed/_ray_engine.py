@@ -20,6 +20,11 @@ from optdyn.distributed._engines import Chunk, Result, Work
 from optdyn.errors import UserError, first_line, shown
 
 SECONDS_TO_ANSWER = 3.0
+TRIES = "3"
+"""How often Ray asks, a second apart, whether what answers at an address is a cluster."""
+START_ONE = (
+    "start a cluster there (ray start --head), or leave --address out for one on this machine"
+)
 RETRIES = 5
 """How often a chunk is done again because its worker was lost."""
 
@@ -43,6 +48,7 @@ class RayEngine:
         if address not in (None, "auto"):
             require_reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray
@@ -55,7 +61,7 @@ class RayEngine:
                 ray.init(address=address, include_dashboard=False, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"--address: cannot join {address!r} ({reason})") from None
+            raise UserError(f"--address: cannot join {address!r} ({reason}); {START_ONE}") from None
         gpus = ray.cluster_resources().get("GPU", 0)
         self._ray = ray
         self._remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=RETRIES)(
@@ -91,8 +97,7 @@ def require_reachable(address: str) -> None:
             pass
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(
-            f"--address: nothing answers at {shown(address)} ({first_line(error)}); start a "
-            "cluster there (ray start --head), or leave --address out for one on this machine"
+            f"--address: nothing answers at {shown(address)} ({first_line(error)}); {START_ONE}"
         ) from None
 
 

@@ -47,6 +47,7 @@ from optdyn.runs._store import (
     write_result,
 )
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
+from optdyn.runs._tuning_run import load_tables
 from optdyn.tasks import Task, describe_task
 
 if TYPE_CHECKING:
@@ -81,9 +82,10 @@ def distill_task(
     scores = read_evaluations(summary).optimizers if summary.exists() else {}
     rivals = [name for name in scores if name in BASELINES]
     if not checkpoints or LEARNED not in scores or not rivals:
+        missing = "train" if not checkpoints else "evaluate" if load_tables(folder) else "tune"
         raise UserError(
-            f"--out: {folder} has no evaluated learned optimizer and baseline (run optdyn train, "
-            "tune and evaluate first)"
+            f"--out: {folder} has no evaluated learned optimizer and baseline (next: optdyn "
+            f"{missing} --task {described.name} --out {run.path})"
         )
     baseline = min(rivals, key=lambda name: _or_inf(scores[name].mean))
     optimizer, card = load_trained(run, task, checkpoints[-1])
