@@ -102,8 +102,9 @@ def analyze(
         # What optax logs while a refused optimizer is tried would stand beside the one line.
         logging.getLogger("absl").setLevel(logging.ERROR)
         if ":" in target:  # a stored optimizer runs on its task, which takes longer
-            devices_.compile_quickly()
-        devices_.start(1)
+            devices_.start_for_small_programs()
+        else:
+            devices_.start(1)
         present(output, lambda: _taken_apart(target, task, one, out, held_out.seed))
         return
     chosen = (task or options.TaskOptions()).make()

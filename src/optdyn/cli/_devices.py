@@ -17,16 +17,8 @@ if TYPE_CHECKING:
 
 TUNABLES = "GLIBC_TUNABLES"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+FLAGS = "XLA_FLAGS"
 SHORTEST_CACHED = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-
-
-def compile_quickly() -> None:
-    """Let XLA compile without optimizing, before JAX's first use.
-
-    For commands whose many small programs run once: compiling them is most of their time.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
 
 def require_even_batch(batch_size: int, chunk: int | None, devices: int | None) -> None:
@@ -79,6 +71,22 @@ def start(
     if count > len(present):
         raise UserError(f"--devices: {count} is not allowed (at most {len(present)} here)")
     return make_mesh(present[:count], components) if count > 1 else None
+
+
+def start_for_small_programs() -> None:
+    """Set JAX up as `start` does, on one device, to compile without optimizing.
+
+    For commands whose many small programs run once: compiling them is most of their time.
+    """
+    flags = os.environ.get(FLAGS)
+    os.environ[FLAGS] = f"{flags or ''} --xla_backend_optimization_level=0".strip()
+    try:
+        start(1)  # here XLA reads its flags
+    finally:
+        if flags is None:
+            del os.environ[FLAGS]
+        else:
+            os.environ[FLAGS] = flags
 
 
 def _most(available: int, batch_size: int, chunk: int | None) -> int:

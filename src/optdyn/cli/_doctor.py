@@ -21,8 +21,7 @@ FAULT = 1
 
 def doctor(*, output: Output = OutputOptions()) -> int:
     """Check the installation and print what was found; 1 if a check failed, else 0."""
-    devices.compile_quickly()
-    devices.start(1)
+    devices.start_for_small_programs()
     failed: list[str] = []
 
     def work() -> Result:
