@@ -39,8 +39,8 @@ from optdyn.runs._results import (
     StageCurves,
     StoredRow,
 )
-from optdyn.runs._run_folder import RunFolder, folder_name
-from optdyn.runs._store import read_result, write_result
+from optdyn.runs._run_folder import RunFolder, read_task_result
+from optdyn.runs._store import read_if_sound, read_result, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import load_tuned
 from optdyn.search import best
@@ -127,15 +127,7 @@ def analyze_task(
 
 def read_analysis(path: Path) -> AnalysisResult:
     """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    result = read_result(path, AnalysisResult)
-    require_own_task(path, result.inputs.task)
-    return result
-
-
-def require_own_task(path: Path, task: str) -> None:
-    """Raise `UserError` unless the result at ``path`` lies in the folder of its ``task``."""
-    if folder_name(task) != path.parent.name:
-        raise UserError(f"{path}: is of task {task!r}, not of {path.parent.name!r}")
+    return read_task_result(path, AnalysisResult)
 
 
 class _NoFixedPoint(Exception):
@@ -150,13 +142,9 @@ def _row(checkpoint: Path, stored: Path, comparison: MomentumComparison) -> Chec
     """The row of one checkpoint, from its file if that holds it. Raises `_NoFixedPoint`."""
     optimizer, card = load_optimizer(checkpoint)
     origin = RowOrigin(LAYOUT, fingerprint(optimizer), comparison.tuned)
-    if stored.exists():
-        try:
-            found = read_result(stored, StoredRow)
-            if found.origin == origin:
-                return found.row
-        except UserError as error:
-            print(f"analyzing again: {error}", flush=True)
+    found = read_if_sound(stored, lambda path: read_result(path, StoredRow), "analyzing again")
+    if found is not None and found.origin == origin:
+        return found.row
     try:
         row, _ = _measured(optimizer, card.meta_step, comparison)
     except UserError as error:

@@ -22,7 +22,6 @@ from optdyn.evaluation import (
 from optdyn.mechanisms._ablation import ABLATIONS, ablated
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
-from optdyn.runs._analysis_run import require_own_task
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
 from optdyn.runs._distillation_fit import FITTED, Distilling, fit_sizes, read_fitted
 from optdyn.runs._evaluation_run import EVALUATION, load_evaluation, read_evaluations
@@ -38,10 +37,9 @@ from optdyn.runs._explained_results import (
 from optdyn.runs._mechanisms_run import HISTORIES
 from optdyn.runs._progress import progress
 from optdyn.runs._results import LEARNED, HeldOut
-from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._run_folder import RunFolder, read_task_result
 from optdyn.runs._store import (
     read_bytes,
-    read_result,
     stored_result,
     write_bytes,
     write_result,
@@ -136,9 +134,7 @@ def distill_task(
 
 def read_distillation(path: Path) -> DistillationResult:
     """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    result = read_result(path, DistillationResult)
-    require_own_task(path, result.inputs.task)
-    return result
+    return read_task_result(path, DistillationResult)
 
 
 class _Judge:

@@ -27,7 +27,7 @@ from optdyn.runs._results import (
     UnfinishedEvaluation,
 )
 from optdyn.runs._run_folder import RunFolder
-from optdyn.runs._store import read_result, remove, safe_name, write_result
+from optdyn.runs._store import read_if_sound, read_result, remove, safe_name, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import load_tuned, table_path
 from optdyn.search import best
@@ -199,14 +199,9 @@ def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluat
 
 
 def _stored(path: Path, kind: type[Stored], origin: dict[str, Any] | None) -> Stored | None:
-    if not path.exists():
-        return None
-    try:
-        found = read_result(path, kind)
-    except UserError as error:
-        print(f"evaluating again: {error}", flush=True)
-        return None
-    return found if origin is None or found.origin == result_plain(origin) else None
+    found = read_if_sound(path, lambda path: read_result(path, kind), "evaluating again")
+    fits = found is not None and (origin is None or found.origin == result_plain(origin))
+    return found if fits else None
 
 
 def _summary(chosen: list[Contender], evaluations: dict[str, Evaluation]) -> EvaluationSummary:

@@ -266,10 +266,6 @@ class DistillationResult:
     without: dict[str, Judged]
     learned_without: dict[str, JudgedMechanism]
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.chosen < len(self.sizes):
-            raise UserError(f"chosen: {self.chosen} is not the place of a size")
-
     @property
     def best(self) -> JudgedSize:
         """The chosen size."""

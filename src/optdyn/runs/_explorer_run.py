@@ -17,7 +17,7 @@ from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.mechanisms._momentum_stage import HISTORIES
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs._analysis_run import SUMMARY as ANALYSIS_SUMMARY
-from optdyn.runs._analysis_run import read_analysis, require_own_task
+from optdyn.runs._analysis_run import read_analysis
 from optdyn.runs._checkpoints import analysis_path, fingerprint
 from optdyn.runs._results import (
     ExplorerInputs,
@@ -27,8 +27,8 @@ from optdyn.runs._results import (
     ModeSet,
     ModeSets,
 )
-from optdyn.runs._run_folder import RunFolder
-from optdyn.runs._store import read_result, stored_result, write_result
+from optdyn.runs._run_folder import RunFolder, read_task_result
+from optdyn.runs._store import stored_result, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.tasks import Problem, Task, describe_task
 from optdyn.tasks._linear_regression import least_squares
@@ -119,6 +119,4 @@ def read_explorer(folder: Path) -> ExplorerResult:
     path = folder / SUMMARY
     if not path.exists():
         raise UserError(f"{path}: no such file (a study writes it)")
-    found = read_result(path, ExplorerResult)
-    require_own_task(path, found.inputs.task)
-    return found
+    return read_task_result(path, ExplorerResult)

@@ -15,7 +15,6 @@ from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.mechanisms._measurement import QUANTILES, Mechanisms, measure, visit
 from optdyn.mechanisms._nonlinear import adam_adaptation, rmsprop_adaptation
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
-from optdyn.runs._analysis_run import require_own_task
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
 from optdyn.runs._explained_results import (
     AdaptationResult,
@@ -32,8 +31,8 @@ from optdyn.runs._explained_results import (
 )
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
-from optdyn.runs._run_folder import RunFolder
-from optdyn.runs._store import read_result, stored_result, write_result
+from optdyn.runs._run_folder import RunFolder, read_task_result
+from optdyn.runs._store import stored_result, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import load_tuned, table_path
 from optdyn.search import best
@@ -109,9 +108,7 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> MechanismsRes
 
 def read_mechanisms(path: Path) -> MechanismsResult:
     """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    result = read_result(path, MechanismsResult)
-    require_own_task(path, result.inputs.task)
-    return result
+    return read_task_result(path, MechanismsResult)
 
 
 def _measured(mechanisms: Mechanisms, step: StepMap) -> MeasuredMechanisms:

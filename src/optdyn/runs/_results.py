@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Complex128, Float32, Float64, Int64
 
 from optdyn.distillation import LinearAccount
-from optdyn.errors import UserError, require_positive_int
+from optdyn.errors import require_positive_int
 from optdyn.evaluation import MeanAndError, ProblemSet
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms._momentum_stage import StageRow, TunedMomentum
@@ -83,11 +83,6 @@ class EvaluationSummary:
 
     optimizers: dict[str, Score]
     learned_minus: dict[str, MeanAndError[float]]
-
-    def __post_init__(self) -> None:
-        unknown = self.learned_minus.keys() - self.optimizers.keys()
-        if unknown or (self.learned_minus and LEARNED not in self.optimizers):
-            raise UserError("learned_minus compares optimizers that have no score")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -277,12 +272,6 @@ class AnalysisResult:
     checkpoints: list[CheckpointRow]
     faults: list[Fault]
 
-    def __post_init__(self) -> None:
-        steps = [row.meta_step for row in self.checkpoints]
-        for name in ("momentum_stage", "final"):
-            if getattr(self, name) not in steps:
-                raise UserError(f"{name}: {getattr(self, name)} is not among the checkpoints")
-
     def row(self, meta_step: int) -> CheckpointRow:
         """The checkpoint at ``meta_step``, one of `checkpoints`."""
         return next(row for row in self.checkpoints if row.meta_step == meta_step)
@@ -349,10 +338,6 @@ class ExplorerResult:
     problems: ExplorerProblems | None = None
     choices: dict[str, ModeSets] | None = None
     num_problems: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.problems is None) == (self.choices is None):
-            raise UserError("either problems or choices of modes must be there")
 
 
 # Searches.

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optdyn.errors import UserError
 from optdyn.runs._plain import to_plain
@@ -16,6 +16,7 @@ from optdyn.runs._store import (
     locked,
     make_folder,
     read_json,
+    read_result,
     remove_temporaries,
     safe_name,
     temporary_beside,
@@ -23,6 +24,8 @@ from optdyn.runs._store import (
 )
 from optdyn.runs._versions import versions
 from optdyn.tasks import Task, describe_task
+
+T = TypeVar("T")
 
 FORMAT = "optdyn run"
 FORMAT_VERSION = 2
@@ -149,6 +152,17 @@ def require_own(path: Path) -> None:
         read_config(path)
     elif present - {LOCK, temporary_beside(path / CONFIG).name}:
         raise UserError(f"--out: {path} holds other files and no {CONFIG} (choose another folder)")
+
+
+def read_task_result(path: Path, kind: type[T]) -> T:
+    """The result of some work on a task, from its file in the task's folder.
+
+    Raises `UserError` for a file that is missing, damaged, of another form or another task.
+    """
+    result: Any = read_result(path, kind)
+    if folder_name(result.inputs.task) != path.parent.name:
+        raise UserError(f"{path}: is of task {result.inputs.task!r}, not of {path.parent.name!r}")
+    return result
 
 
 def first_difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any] | None:

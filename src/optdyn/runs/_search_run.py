@@ -7,14 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optdyn.errors import UserError
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers._componentwise_rnn import Architecture
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import SearchInputs, SearchResult
 from optdyn.runs._run_folder import RunFolder, folder_name
-from optdyn.runs._store import read_result, write_result
+from optdyn.runs._store import read_if_sound, read_result, write_result
 from optdyn.search._learning_rate import Journal, LearningRateSearch, Row, search_learning_rate
 from optdyn.tasks import Task, describe_task
 
@@ -50,7 +49,8 @@ def search(
     )
     path = search_path(run.task_folder(task), inputs)
     run.settle(f"search-lr/{described.name}/{path.stem}", inputs)
-    rows = _stored(path)
+    found = read_if_sound(path, read_search, "starting the search over")
+    rows = [] if found is None else found.rows
     lengths = what.training_lengths(protocol)
     before = sum(lengths[: len(rows)])
     with progress(f"learning rates for {described.name}", sum(lengths), before) as advance:
@@ -88,13 +88,3 @@ def read_search(path: Path) -> SearchResult:
 def read_searches(task_folder: Path) -> list[SearchResult]:
     """All searches of a task, in the order of their files' names."""
     return [read_search(path) for path in sorted((task_folder / SEARCHES).glob("*.json"))]
-
-
-def _stored(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    try:
-        return read_search(path).rows
-    except UserError as error:
-        print(f"starting the search over: {error}", flush=True)
-        return []

@@ -19,7 +19,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -252,6 +252,20 @@ def write_result(path: Path, value: Any) -> None:
 def read_result(path: Path, kind: type[T]) -> T:
     """The ``kind`` that `write_result` wrote. Raises `UserError` as `read_json` does."""
     return parse(read_sealed(path), kind, str(path))
+
+
+def read_if_sound(path: Path, read: Callable[[Path], T], otherwise: str) -> T | None:
+    """What ``read`` makes of the file at ``path``; None where there is no sound one.
+
+    For a damaged file a line is printed that says what is done ``otherwise``.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except UserError as error:
+        print(f"{otherwise}: {error}", flush=True)
+        return None
 
 
 def stored_result(path: Path, kind: type[T], inputs: Any) -> T | None:

@@ -14,7 +14,7 @@ from optdyn.runs._progress import progress
 from optdyn.runs._results import Rerun, RerunsResult
 from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.runs._search_tables import load_table, save_table
-from optdyn.runs._store import read_result, write_result
+from optdyn.runs._store import read_if_sound, read_result, write_result
 from optdyn.search import (
     Execution,
     SearchProtocol,
@@ -69,7 +69,7 @@ def tune(
             protocol=protocol,
             execution=execution,
             on_chunk=save,
-            done=_stored(path),
+            done=read_if_sound(path, load_table, "starting the search over"),
         )
 
 
@@ -110,7 +110,7 @@ def rerun_tables(
     is left alone.
     """
     folder = run.task_folder(task)
-    known = _stored_reruns(folder / RERUNS)
+    known = read_if_sound(folder / RERUNS, read_reruns, "running tuned baselines again") or {}
     reruns = {}
     tables = {name: table for name, table in load_tables(folder).items() if name in baselines}
     with progress("running tuned baselines again", len(tables)) as advance:
@@ -133,23 +133,3 @@ def rerun_tables(
 def read_reruns(path: Path) -> dict[str, Rerun]:
     """What `rerun_tables` wrote, by baseline; raises `UserError` for a missing or damaged file."""
     return read_result(path, RerunsResult).baselines
-
-
-def _stored_reruns(path: Path) -> dict[str, Rerun]:
-    if not path.exists():
-        return {}
-    try:
-        return read_reruns(path)
-    except UserError as error:
-        print(f"running tuned baselines again: {error}", flush=True)
-        return {}
-
-
-def _stored(path: Path) -> SearchTable | None:
-    if not path.exists():
-        return None
-    try:
-        return load_table(path)
-    except UserError as error:
-        print(f"starting the search over: {error}", flush=True)
-        return None
