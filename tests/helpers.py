@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from cyclopts import ArgumentCollection
 
 from optdyn.cli.main import make_app
@@ -120,3 +123,14 @@ def task_results(task: str = "rosenbrock", meta_steps: int = 5000, **parts: Any)
     fields: dict[str, Any] = dict.fromkeys((f.name for f in dataclasses.fields(TaskResults)), None)
     fields |= {"task": task, "card": card, "evaluations": {}, "faults": {}, "shipped": False}
     return TaskResults(**{**fields, **parts})
+
+
+@contextlib.contextmanager
+def compilations(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """The names of the programs that are compiled in the block, known when it ends."""
+    names: list[str] = []
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        yield names
+    said = [record.getMessage() for record in caplog.records]
+    names += [line for line in said if line.startswith("Finished XLA compilation")]

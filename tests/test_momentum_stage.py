@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+import helpers
 from optdyn.errors import UserError
 from optdyn.inner_loop import Objective, ProblemSet
 from optdyn.mechanisms import (
@@ -130,6 +131,17 @@ def test_the_search_stops_at_the_first_training_that_meets_all(comparisons):
     assert stage.tuned.meta_objective == comparisons[1].tuned.meta_objective
     assert [found.looked_at for found in seen] == [5]
     assert stage.trainings == tuple(seen)
+
+
+def test_checkpoints_of_one_training_share_what_is_compiled(comparisons, caplog):
+    first, second = (
+        TwoVelocities(jnp.array([rate, 1e-3]), jnp.array([0.75, 0.25])) for rate in (0.5, 0.4)
+    )
+    before = comparisons[0].measure(1, first)
+    with helpers.compilations(caplog) as programs:
+        after = comparisons[0].measure(2, second)
+    assert after.alpha != before.alpha
+    assert programs == []
 
 
 def test_where_no_training_meets_all_the_least_strained_is_told(comparisons):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,93 @@ if TYPE_CHECKING:
     from optdyn.dynamics._linearization import Linearization
 
 
+SYSTEM = ("A", "B", "C", "D", "E", "weight_decay", "residual", "drift", "gradient", "param")
+"""The parts of a `Linearization` that say how it moves."""
+
+
 class LinearState(NamedTuple):
     """Deviations from the operating point: each parameter's array with a last axis N."""
 
     deviation: PyTree[Float[Array, "... N"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LinearSystem:
+    """A linearised optimizer as a pytree of numbers, which gives the optimizer.
+
+    What is compiled for one runs all others of its size. The two equations are
+    `Linearization`'s; ``start`` [N] is the first state's distance from the operating point.
+    ``sees_params``: whether the system depends on x.
+    """
+
+    A: Float[Array, "N N"] | Float[np.ndarray, "N N"]
+    B: Float[Array, " N"] | Float[np.ndarray, " N"]
+    C: Float[Array, " N"] | Float[np.ndarray, " N"]
+    D: Float[Array, ""] | float
+    E: Float[Array, " N"] | Float[np.ndarray, " N"]
+    weight_decay: Float[Array, ""] | float
+    residual: Float[Array, " N"] | Float[np.ndarray, " N"]
+    drift: Float[Array, ""] | float
+    gradient: Float[Array, ""] | float
+    param: Float[Array, ""] | float
+    start: Float[Array, " N"] | Float[np.ndarray, " N"]
+    sees_params: bool = dataclasses.field(metadata={"static": True})
+
+    def as_optax(self) -> optax.GradientTransformation:
+        """The optimizer, for any pytree of float parameters, in their precision."""
+        size = len(self.B)
+
+        def init(params: PyTree) -> LinearState:
+            return LinearState(
+                jax.tree.map(
+                    lambda p: jnp.broadcast_to(jnp.asarray(self.start, p.dtype), (*p.shape, size)),
+                    params,
+                )
+            )
+
+        def update(
+            gradients: PyTree, state: LinearState, params: PyTree | None = None
+        ) -> tuple[PyTree, LinearState]:
+            if self.sees_params and params is None:
+                raise UserError("params: needed by this optimizer's update (it depends on x)")
+            leaves, treedef = jax.tree.flatten(gradients)
+            states = jax.tree.leaves(state.deviation)
+            values = jax.tree.leaves(params) if self.sees_params else [None] * len(leaves)
+            stepped = [self._step(*one) for one in zip(leaves, states, values, strict=True)]
+            updates, after = (jax.tree.unflatten(treedef, [s[i] for s in stepped]) for i in (0, 1))
+            return updates, LinearState(after)
+
+        return optax.GradientTransformation(init, update)
+
+    def _step(
+        self, g: Float[Array, "..."], s: Float[Array, "... N"], x: Float[Array, "..."] | None
+    ) -> tuple[Float[Array, "..."], Float[Array, "... N"]]:
+        def constant(value: Any) -> Array:
+            return jnp.asarray(value, s.dtype)
+
+        inputs = (g - constant(self.gradient))[..., None]
+        sources = jnp.append(jnp.asarray(self.B), self.D)[None]
+        if x is not None:
+            dx = (x - constant(self.param))[..., None]
+            inputs = jnp.concatenate([inputs, dx], axis=-1)
+            of_x = jnp.append(jnp.asarray(self.E), self.weight_decay)
+            sources = jnp.stack([sources[0], of_x])
+        system = jnp.concatenate([jnp.column_stack([self.A.T, self.C]), sources])
+        offset = constant(jnp.append(jnp.asarray(self.residual), self.drift))
+        moved = jnp.concatenate([s, inputs], axis=-1)
+        after = jnp.matmul(moved, constant(system), precision=jax.lax.Precision.HIGHEST)
+        after = after + jnp.broadcast_to(offset, after.shape)
+        return after[..., -1], after[..., :-1]
+
+
+def linear_system(lin: Linearization, h0: Float[np.ndarray, " N"] | None = None) -> LinearSystem:
+    """What `linear_optimizer` runs. Raises `UserError` for an h0 of another shape."""
+    return LinearSystem(
+        **{name: getattr(lin, name) for name in SYSTEM},
+        start=_deviation(lin, h0),
+        sees_params=bool(np.any(lin.E)) or lin.weight_decay != 0.0,
+    )
 
 
 def linear_optimizer(
@@ -38,52 +122,7 @@ def linear_optimizer(
 
     Raises `UserError` for an h0 of another shape.
     """
-    start = _deviation(lin, h0)
-    needs_params = bool(np.any(lin.E)) or lin.weight_decay != 0.0
-
-    def init(params: PyTree) -> LinearState:
-        return LinearState(
-            jax.tree.map(
-                lambda p: jnp.broadcast_to(jnp.asarray(start, p.dtype), (*p.shape, lin.size)),
-                params,
-            )
-        )
-
-    def step(
-        g: Float[Array, "..."], s: Float[Array, "... N"], x: Float[Array, "..."] | None
-    ) -> tuple[Float[Array, "..."], Float[Array, "... N"]]:
-        def constant(value: Float[Array, "..."] | Float[np.ndarray, "..."] | float) -> Array:
-            return jnp.asarray(value, s.dtype)
-
-        def times(a: Array, b: Array) -> Array:
-            return jnp.matmul(a, constant(b), precision=jax.lax.Precision.HIGHEST)
-
-        dg = (g - constant(lin.gradient))[..., None]
-        inputs, sources = dg, jnp.append(lin.B, lin.D)[None]
-        if x is not None:
-            dx = (x - constant(lin.param))[..., None]
-            inputs = jnp.concatenate([dg, dx], axis=-1)
-            sources = jnp.stack([sources[0], np.append(lin.E, lin.weight_decay)])
-        system = jnp.concatenate([jnp.column_stack([lin.A.T, lin.C]), sources])
-        offset = jnp.broadcast_to(
-            constant(np.append(lin.residual, lin.drift)), (*g.shape, lin.size + 1)
-        )
-        after = times(jnp.concatenate([s, inputs], axis=-1), system) + offset
-        return after[..., -1], after[..., :-1]
-
-    def update(
-        gradients: PyTree, state: LinearState, params: PyTree | None = None
-    ) -> tuple[PyTree, LinearState]:
-        if needs_params and params is None:
-            raise UserError("params: needed by this optimizer's update (it depends on x)")
-        leaves, treedef = jax.tree.flatten(gradients)
-        states = jax.tree.leaves(state.deviation)
-        values = jax.tree.leaves(params) if needs_params else [None] * len(leaves)
-        stepped = [step(*one) for one in zip(leaves, states, values, strict=True)]
-        updates, after = (jax.tree.unflatten(treedef, [s[i] for s in stepped]) for i in (0, 1))
-        return updates, LinearState(after)
-
-    return optax.GradientTransformation(init, update)
+    return linear_system(lin, h0).as_optax()
 
 
 def reduce(
@@ -103,10 +142,19 @@ def reduce(
 
     Raises `UserError` for an unknown mode and an h0 of another shape.
     """
+    return reduced_system(source, keep, h0).as_optax()
+
+
+def reduced_system(
+    source: Linearization | Eigenmodes,
+    keep: Sequence[int] | str = "all",
+    h0: Float[np.ndarray, " N"] | None = None,
+) -> LinearSystem:
+    """What `reduce` runs, with its arguments and errors."""
     modes = source if isinstance(source, Eigenmodes) else eigenmodes(source)
     kept = modes.with_conjugates(keep)
     into = modal_coordinates(modes, kept)
-    return linear_optimizer(truncate(modes, keep), into @ _deviation(modes.linearization, h0))
+    return linear_system(truncate(modes, keep), into @ _deviation(modes.linearization, h0))
 
 
 def transients(modes: Eigenmodes, h0: Float[np.ndarray, " N"]) -> Complex[np.ndarray, " N"]:

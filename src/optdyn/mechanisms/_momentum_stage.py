@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optdyn.dynamics import Eigenmodes, StepMap, reduce, step_map, timescale
+from optdyn.dynamics import Eigenmodes, StepMap, step_map, timescale
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.dynamics._reduction import reduced_system
 from optdyn.errors import UserError
 from optdyn.inner_loop._problem_set import ProblemSet
 from optdyn.meta_training._unroll_options import MetaOptimizer
@@ -145,8 +146,7 @@ class MomentumComparison:
 
     def one_mode_curves(self, point: OperatingPoint) -> Float[np.ndarray, "problems steps"]:
         """Losses [problems, T + 1] of the optimizer made of the leading mode alone."""
-        tx = reduce(point.modes, keep=[0], h0=point.h0)
-        return self.validation.curves(lambda: tx)()
+        return self.learned_curves(reduced_system(point.modes, keep=[0], h0=point.h0))
 
     def measure(self, meta_step: int, optimizer: MetaOptimizer) -> StageRow:
         """`row` of ``optimizer``, run here whole and reduced to its leading mode.
