@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from PIL import Image
 
 from optdyn import figures
 from optdyn.runs import open_run
-from optdyn.study import Claim, Verdict, read_ledger, report
+from optdyn.study import Claim, Verdict, _draw, read_ledger, report
+from optdyn.study._results import read_results
 from optdyn.study._stories import STORIES, Placed
 from optdyn.study.page import Contents, write_page
 from optdyn.study.page._page import LARGEST, SIGNS
@@ -90,6 +93,23 @@ def partial(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in ("config.json", "rosenbrock/analysis.json"):
         shutil.copy(tiny_study / place, run / place)
     return run
+
+
+def test_figures_are_the_same_from_any_number_of_processes(
+    partial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(folder: str) -> tuple[list[Placed], dict[str, bytes]]:
+        copy = shutil.copytree(partial, tmp_path / folder)
+        with open_run(copy) as run:
+            placed = _draw.draw_study(run, [read_results(run, "rosenbrock")])
+        return placed, {path.name: path.read_bytes() for path in (copy / "figures").iterdir()}
+
+    alone = drawn("alone")
+    monkeypatch.setattr(_draw, "MANY", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert drawn("together") == alone
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert drawn("helper_fails") == alone
 
 
 def test_findings_come_first_then_explorer_figures_ledger(whole: tuple[str, Page]) -> None:

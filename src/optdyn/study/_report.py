@@ -12,13 +12,13 @@ from optdyn.errors import UserError
 from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.runs._store import read_json, write_json
 from optdyn.study._claims import ROWS
+from optdyn.study._draw import FIGURES, draw_study
 from optdyn.study._ledger import LEDGER, Claim, judge, read_ledger, unmeasured
 from optdyn.study._recipes import LAPTOP, NOTHING_SHIPS, Recipe
 from optdyn.study._results import read_results
-from optdyn.study._stories import Placed, draw_study
+from optdyn.study._stories import Placed
 from optdyn.study.page import REPORT, Contents, write_page
 
-FIGURES = "figures"
 DRAWN = "drawn.json"
 RESULTS = ("*.json*", "evaluation/*", "tuning/*", "searches/*")
 
@@ -44,7 +44,7 @@ def conclude(run: RunFolder, absent: Sequence[Recipe] | None) -> Path:
     results = [read_results(run, task) for task in tasks]
     claims = [claim for result in results for claim in judge(ROWS, result)] + left_out
     write_json(ledger, claims)
-    placed = before.figures if unchanged else draw_study(results, run.path / FIGURES)
+    placed = before.figures if unchanged else draw_study(run, results)
     print("writing the report", flush=True)
     write_page(Contents.read(run, results, claims, placed), page)
     write_json(run.path / FIGURES / DRAWN, DrawnFrom(inputs, placed))

@@ -6,6 +6,7 @@ One more figure is one more row, and a drawing function that takes results and g
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -36,14 +37,11 @@ class Story:
     of_all: Callable[[Sequence[TaskResults]], Iterator[Drawn]] | None = None
     paper_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def drawings(self, results: Sequence[TaskResults]) -> Iterator[Drawn]:
-        """Its pictures, of the tasks that have what it needs."""
+    def drawings(self, results: Sequence[TaskResults]) -> Sequence[Callable[[], Iterator[Drawn]]]:
+        """Calls that each draw some of its pictures, of the tasks that have what it needs."""
         able = [result for result in results if result.has(*self.needs)]
-        if self.of_all and able:
-            yield from self.of_all(able)
-        for result in able if self.of_task else ():
-            assert self.of_task is not None
-            yield from self.of_task(result)
+        together = [functools.partial(self.of_all, able)] if self.of_all and able else []
+        return [*together, *(functools.partial(self.of_task, r) for r in able if self.of_task)]
 
     def file(self, drawn: Drawn) -> str:
         """The name of a picture's files, without suffix."""
@@ -193,16 +191,31 @@ class Placed:
     variant: str = ""
 
 
-def draw_study(results: Sequence[TaskResults], folder: Path) -> list[Placed]:
-    """Draw every figure that ``results`` allow into ``folder``, in the order of `STORIES`."""
-    placed = []
-    with progress("drawing figures", len(STORIES)) as advance:
-        for count, story in enumerate(STORIES, start=1):
-            for drawn in story.drawings(results):
-                name = story.file(drawn)
-                save_figure(drawn.entitled(), drawn.data, folder, name)
-                if drawn.film is not None:
-                    write_bytes(folder / f"{name}.gif", drawn.film)
-                placed.append(Placed(name, story.key, drawn.task, drawn.note, drawn.variant))
-            advance(count, story.title)
+Numbered = dict[int, list[Placed]]
+"""What each of the drawings of all `STORIES`, by its number, has placed."""
+
+
+def count_drawings(results: Sequence[TaskResults]) -> int:
+    """How many drawings all stories have of ``results``."""
+    return sum(len(story.drawings(results)) for story in STORIES)
+
+
+def draw_part(results: Sequence[TaskResults], folder: Path, part: int, parts: int) -> Numbered:
+    """Draw every ``parts``-th drawing of `STORIES`, from number ``part`` on, into ``folder``."""
+    drawings = [(story, draw) for story in STORIES for draw in story.drawings(results)]
+    chosen = range(part, len(drawings), parts)
+    placed: Numbered = {}
+    with progress("drawing figures", len(chosen), shown=part == 0) as advance:
+        for done, number in enumerate(chosen, start=1):
+            story, pictures = drawings[number]
+            placed[number] = [_save(story, drawn, folder) for drawn in pictures()]
+            advance(done, story.title)
     return placed
+
+
+def _save(story: Story, drawn: Drawn, folder: Path) -> Placed:
+    name = story.file(drawn)
+    save_figure(drawn.entitled(), drawn.data, folder, name)
+    if drawn.film is not None:
+        write_bytes(folder / f"{name}.gif", drawn.film)
+    return Placed(name, story.key, drawn.task, drawn.note, drawn.variant)
