@@ -15,7 +15,16 @@ from jax.flatten_util import ravel_pytree
 from optdyn.errors import UserError
 from optdyn.inner_loop._unroll import losses_and_gradients
 from optdyn.precision import to_float64
-from optdyn.tasks import TASKS, LinearRegression, Problem, Task, joint, make_task, sample_batch
+from optdyn.tasks import (
+    TASKS,
+    Digits,
+    LinearRegression,
+    Problem,
+    Task,
+    joint,
+    make_task,
+    sample_batch,
+)
 from optdyn.tasks._linear_regression import random_orthogonal
 
 if TYPE_CHECKING:
@@ -155,6 +164,34 @@ def test_digits_is_a_64_32_10_network_on_all_digits() -> None:
     np.testing.assert_allclose(loss(silent), margin * (1797 - 183) / 1797, rtol=1e-5)
 
 
+def test_digits_draw_architectures_that_are_the_smaller_networks() -> None:
+    from optdyn.tasks._digits import images
+
+    task = Digits(width=8, points=50, max_depth=2)
+    batch = draw(task, jax.random.split(jax.random.key(0), 30))
+    evaluate = jax.jit(jax.vmap(jax.value_and_grad(task.loss)))
+    losses, gradients = jax.tree.map(np.asarray, evaluate(batch.params, *batch.data))
+    layouts, params = jax.tree.map(np.asarray, (batch.data[0], batch.params))
+    features, labels = images(50)
+    found = set()
+    for i in range(30):
+        units, depth = int(layouts.units[i].sum()), int(layouts.layers[i].sum())
+        found.add((units, depth))
+        hidden = features
+        for layer in params[:depth]:
+            weight, bias = layer["weight"][i, : hidden.shape[1], :units], layer["bias"][i, :units]
+            hidden = np.tanh(hidden @ weight + bias)
+        outputs = hidden @ params[-1]["weight"][i, :units] + params[-1]["bias"][i]
+        wrong = np.log(np.exp(outputs).sum(axis=1)) - outputs[np.arange(50), labels]
+        np.testing.assert_allclose(losses[i], wrong.mean(), rtol=1e-5)
+        assert not np.any(gradients[0]["weight"][i, :, units:])
+        assert np.any(gradients[1]["weight"][i]) == (depth == 2)
+        # Glorot's variance for the units that are there: four standard errors of 128 weights.
+        spread = np.std(params[0]["weight"][i, :, :units])
+        np.testing.assert_allclose(spread, np.sqrt(2 / (64 + units)), rtol=0.25)
+    assert found == {(units, depth) for units in (2, 4, 8) for depth in (1, 2)}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -165,6 +202,7 @@ def test_digits_is_a_64_32_10_network_on_all_digits() -> None:
         ("two_moons", {"width": -1}, r"two_moons\.width: -1 is not allowed"),
         ("two_moons", {"noise": float("nan")}, r"two_moons\.noise: nan is not allowed"),
         ("digits", {"points": 1798}, r"digits\.points: 1798 is not allowed \(at most 1797\)"),
+        ("digits", {"max_depth": 0}, r"digits\.max_depth: 0 is not allowed"),
         ("rosenbrock", {"a": 1}, r"task rosenbrock: unknown option 'a' \(allowed: it has none\)"),
     ],
 )
