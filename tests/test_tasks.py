@@ -147,6 +147,17 @@ def test_two_moons_is_the_paper_s_network_and_data() -> None:
     np.testing.assert_allclose(jax.jit(task.loss)(silent), np.log(2), rtol=1e-6)
 
 
+def test_two_moons_has_a_penalty_on_request() -> None:
+    plain, penalised = (
+        make_task("two_moons", width=3, depth=1, points=16, **options)
+        for options in ({}, {"penalty": 0.1})
+    )
+    layers = draw(plain, jax.random.split(jax.random.key(0), 1)).params
+    layers = jax.tree.map(lambda leaf: leaf[0], layers)
+    added = jax.jit(lambda layers: penalised.loss(layers) - plain.loss(layers))(layers)
+    np.testing.assert_allclose(added, 0.1 * np.linalg.norm(ravel_pytree(layers)[0]), rtol=1e-5)
+
+
 def zero_weights(task: Task) -> PyTree:
     shapes = jax.eval_shape(task.sample, jax.random.key(0)).params
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
