@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import helpers
@@ -76,35 +75,6 @@ def test_an_untrained_optimizer_stands_still(cell):
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones(())}
     updates, _ = tx.update(params, tx.init(params), params)
     assert all(not leaf.any() for leaf in jax.tree.leaves(updates))
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_every_component_is_treated_alike(cell):
-    tx = helpers.random_rnn(cell).as_optax()
-    params = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((4,)), "c": jnp.zeros(())}
-    gradients = jax.tree.map(
-        lambda leaf: jnp.arange(1.0, leaf.size + 1).reshape(leaf.shape), params
-    )
-    state = tx.init(params)
-    for _ in range(3):
-        updates, state = tx.update(gradients, state)
-    alone = jnp.zeros(())
-    alone_state = tx.init(alone)
-    for _ in range(3):
-        alone, alone_state = tx.update(jnp.asarray(4.0), alone_state)
-    np.testing.assert_allclose(updates["a"][1, 0], alone, rtol=1e-5)
-    np.testing.assert_allclose(updates["b"][3], alone, rtol=1e-5)
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
-    assert updates["a"].shape == (2, 3)
-
-
-def test_mixed_dtypes_and_chains_keep_the_parameters_types():
-    tx = optax.chain(optax.clip(1.0), helpers.random_rnn().as_optax(), optax.scale(0.5))
-    params = {"half": jnp.ones((3,), jnp.bfloat16), "single": jnp.ones((2,))}
-    state = tx.init(params)
-    updates, state = jax.jit(tx.update)(params, state, params)
-    assert updates["half"].dtype == jnp.bfloat16
-    assert updates["single"].dtype == jnp.float32
 
 
 @pytest.mark.usefixtures("x64")

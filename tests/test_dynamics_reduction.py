@@ -151,20 +151,6 @@ def test_schedule_free_at_a_frozen_count(problem: Problem) -> None:
         x += float(dx)
 
 
-def test_any_pytree_jit_vmap_and_float32() -> None:
-    lin = learned_at_fixed_point("gru")
-    tx = reduce(lin, [0], h0=lin.state + 0.1)
-    params = {"a": jnp.ones((2, 3), jnp.float32), "b": [jnp.zeros((), jnp.float32)]}
-    state = tx.init(params)
-    updates, after = jax.jit(tx.update)(params, state)
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
-    assert jax.tree.map(lambda u: (u.shape, u.dtype), updates) == jax.tree.map(
-        lambda p: (p.shape, p.dtype), params
-    )
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    np.testing.assert_allclose(updates["a"], np.full((2, 3), updates["a"][0, 0]))
-
-
 def test_batch_of_problems(problem: Problem) -> None:
     tx = reduce(learned_at_fixed_point("gru"), [0])
     batch = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), problem)

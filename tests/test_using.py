@@ -20,22 +20,6 @@ from flax import nnx
 import optdyn
 from optdyn.errors import UserError
 
-NESTED = {
-    "layers": [{"w": jnp.full((2, 3), 0.5), "b": jnp.ones(3)}, {"w": jnp.ones((3, 1)), "b": None}],
-    "pair": (jnp.array(0.25), jnp.zeros((0, 4))),
-    "empty": {},
-    "none": None,
-}
-PYTREES = {
-    "nested": NESTED,
-    "array": jnp.arange(4.0),
-    "scalar": jnp.array(2.0),
-    "python float": {"a": 1.5},
-    "numpy": [np.ones((2, 2), np.float32)],
-    "nothing": {"a": None, "b": ()},
-    "bfloat16 and float32": {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)},
-}
-
 
 @pytest.fixture(scope="module")
 def tx() -> optax.GradientTransformation:
@@ -73,41 +57,6 @@ def small_rnn(units: int) -> optdyn.ComponentwiseRNN:
 def flat(tree: Any) -> np.ndarray:
     leaves = [np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(tree)]
     return np.concatenate(leaves) if leaves else np.zeros(0, np.float32)
-
-
-@pytest.mark.parametrize("name", PYTREES)
-def test_any_pytree_moves_as_its_components_do_alone(
-    tx: optax.GradientTransformation, name: str
-) -> None:
-    params = PYTREES[name]
-    updates, _ = run(tx, params, steps=2)
-    shapes = jax.tree.map(jnp.asarray, params)
-    assert jax.tree.structure(updates[-1]) == jax.tree.structure(params)
-    for a, b in zip(jax.tree.leaves(updates[-1]), jax.tree.leaves(shapes), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    if flat(params).size:
-        # The same gradients as one vector of float32.
-        seen = [jnp.asarray(flat(gradients_like(params, step))) for step in range(2)]
-        state = tx.init(seen[0])
-        for gradient in seen:
-            alone, state = tx.update(gradient, state)
-        low = any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(shapes))
-        assert np.abs(alone).max() > 1e-3
-        np.testing.assert_allclose(flat(updates[-1]), alone, rtol=2**-8 if low else 1e-5, atol=1e-7)
-
-
-def test_vmap_runs_each_row_alone(tx: optax.GradientTransformation) -> None:
-    params = {"w": jnp.arange(12.0).reshape(3, 2, 2), "b": jnp.ones((3, 2))}
-
-    def two_steps(row: Any) -> Any:
-        return run(tx, row, steps=2)[0][-1]
-
-    together = jax.vmap(two_steps)(params)
-    for i in range(3):
-        alone = two_steps(jax.tree.map(lambda leaf, i=i: leaf[i], params))
-        np.testing.assert_allclose(
-            flat(jax.tree.map(lambda leaf, i=i: leaf[i], together)), flat(alone), atol=1e-7
-        )
 
 
 def features() -> tuple[jax.Array, jax.Array]:
@@ -206,17 +155,6 @@ def test_libraries_train_the_same_network_alike(
     np.testing.assert_allclose(library(tx, 8), plain, rtol=1e-4)
 
 
-def test_chain_clips_before_and_scales_after(tx: optax.GradientTransformation) -> None:
-    params = {"a": jnp.ones(3)}
-    chained = optax.chain(optax.clip(5e-3), tx, optax.scale(0.5))
-    state, alone = chained.init(params), tx.init(params)
-    for step in range(3):
-        gradients = gradients_like(params, step)
-        updates, state = chained.update(gradients, state, params)
-        clipped, alone = tx.update({"a": jnp.clip(gradients["a"], -5e-3, 5e-3)}, alone)
-        np.testing.assert_allclose(updates["a"], 0.5 * clipped["a"], rtol=1e-6)
-
-
 def test_a_scale_can_be_injected_scheduled_and_set(tx: optax.GradientTransformation) -> None:
     params = {"a": jnp.ones(3)}
 
@@ -258,7 +196,6 @@ def test_multi_transform_gives_each_label_its_optimizer(
 
 WRAPPERS: dict[str, Callable[[optax.GradientTransformation], Any]] = {
     "alone": lambda tx: tx,
-    "masked": lambda tx: optax.masked(tx, lambda p: jax.tree.map(lambda x: jnp.ndim(x) > 0, p)),
     "accumulated": lambda tx: optax.MultiSteps(tx, every_k_schedule=2).gradient_transformation(),
     "if finite": lambda tx: optax.apply_if_finite(tx, max_consecutive_errors=2),
     "flattened": optax.flatten,
@@ -280,21 +217,6 @@ def test_the_state_keeps_its_type_in_a_scan(tx: optax.GradientTransformation, na
     moved = {"a": 3, "b": 1}
     assert {key: int(np.sum(updates[key][-1] != 0.0)) for key in moved} == moved
     assert jax.tree.structure(state) == jax.tree.structure(wrapped.init(params))
-
-
-def test_bfloat16_parameters_keep_a_float32_state(tx: optax.GradientTransformation) -> None:
-    params = {"a": jnp.linspace(-1, 1, 5).astype(jnp.bfloat16)}
-    updates, state = run(tx, params, steps=4)
-    assert state.h["a"].dtype == jnp.float32
-    rounded = [gradients_like(params, step)["a"].astype(jnp.float32) for step in range(4)]
-    exact = tx.init(rounded[0])
-    for gradient, found in zip(rounded, updates, strict=True):
-        assert found["a"].dtype == jnp.bfloat16
-        expected, exact = tx.update(gradient, exact)
-        np.testing.assert_allclose(
-            found["a"].astype(jnp.float32), expected.astype(jnp.bfloat16), rtol=2**-7
-        )
-    np.testing.assert_allclose(state.h["a"], exact.h, atol=1e-6)
 
 
 def by_safetensors(state: Any, like: Any, folder: Path) -> Any:
@@ -345,16 +267,6 @@ def test_what_cannot_be_optimised_is_refused(tx: optax.GradientTransformation) -
     swapped = tx.init({"w": jnp.ones((4, 3)), "b": jnp.zeros(3)})
     with pytest.raises(UserError, match="give init the same pytree"):
         tx.update({"w": jnp.ones(3), "b": jnp.ones((4, 3))}, swapped)
-
-
-def test_the_state_has_the_parameters_tree(tx: optax.GradientTransformation) -> None:
-    params = {"w": jnp.ones((4, 3)), "b": [jnp.zeros(3), None]}
-    state = optax.chain(optax.clip(1.0), tx).init(params)
-    learned = state[1].h
-    assert jax.tree.structure(learned) == jax.tree.structure(params)
-    assert learned["w"].shape[:-1] == (4, 3)
-    doubled = optax.tree_map_params(tx, lambda leaf: 2.0 * leaf, state[1])
-    np.testing.assert_array_equal(doubled.h["w"], 2.0 * learned["w"])
 
 
 def test_it_can_be_sent_to_another_process(tx: optax.GradientTransformation) -> None:

@@ -19,6 +19,7 @@ from optdyn.distillation._parts import (
     forgetful,
 )
 from optdyn.errors import UserError
+from optdyn.optimizers._state_precision import compute_in
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -96,7 +97,10 @@ class Distilled:
         return self.widened(idle())
 
     def as_optax(self) -> optax.GradientTransformation:
-        """The optax chain of its parts."""
+        """The optax chain of its parts, computed in the type of their numbers at least."""
+        return compute_in(jnp.result_type(*jax.tree.leaves(self)), self._chain())
+
+    def _chain(self) -> optax.GradientTransformation:
         before = [part.as_optax() for part in (self.adaptive, self.saturation) if part is not None]
         after = [] if self.schedule is None else [self.schedule.as_optax()]
         if self.forgetting is None:

@@ -233,16 +233,16 @@ def _elementwise(
 ) -> optax.GradientTransformation:
     """The optax pair of ``init(p)`` and ``update(g, state)`` of one array."""
 
-    def init_all(params: PyTree) -> list[PyTree]:
-        return [init(leaf) for leaf in jax.tree.leaves(params)]
+    def init_all(params: PyTree) -> PyTree:
+        return jax.tree.map(init, params)
 
     def update_all(
-        gradients: PyTree, state: list[PyTree], params: PyTree | None = None
-    ) -> tuple[PyTree, list[PyTree]]:
+        gradients: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
         del params
         leaves, treedef = jax.tree.flatten(gradients)
-        pairs = [update(g, s) for g, s in zip(leaves, state, strict=True)]
-        return jax.tree.unflatten(treedef, [g for g, _ in pairs]), [s for _, s in pairs]
+        pairs = [update(g, s) for g, s in zip(leaves, treedef.flatten_up_to(state), strict=True)]
+        return treedef.unflatten([g for g, _ in pairs]), treedef.unflatten([s for _, s in pairs])
 
     return optax.GradientTransformation(init_all, update_all)
 

@@ -12,6 +12,7 @@ import optax
 
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, modal_coordinates, truncate
 from optdyn.errors import UserError
+from optdyn.optimizers._state_precision import compute_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,7 @@ class LinearSystem:
     sees_params: bool = dataclasses.field(metadata={"static": True})
 
     def as_optax(self) -> optax.GradientTransformation:
-        """The optimizer, for any pytree of float parameters, in their precision."""
+        """The optimizer, for any pytree of float parameters, in float32 or wider."""
         size = len(self.B)
 
         def init(params: PyTree) -> LinearState:
@@ -78,7 +79,7 @@ class LinearSystem:
             updates, after = (jax.tree.unflatten(treedef, [s[i] for s in stepped]) for i in (0, 1))
             return updates, LinearState(after)
 
-        return optax.GradientTransformation(init, update)
+        return compute_in(jnp.float32, optax.GradientTransformation(init, update))
 
     def _step(
         self, g: Float[Array, "..."], s: Float[Array, "... N"], x: Float[Array, "..."] | None
@@ -117,8 +118,9 @@ def linear_optimizer(
 
     ``h0`` [N] is the state it starts from (in the coordinates of ``lin.state``, the
     default: no initial transient). Works on any pytree of float parameters, in their
-    precision; needs ``params`` in its update where the system depends on x. ``C`` and ``D``
-    of ``lin`` may be traced, so that one compiled function serves many readouts.
+    precision, at least float32; needs ``params`` in its update where the system depends on
+    x. ``C`` and ``D`` of ``lin`` may be traced, so that one compiled function serves many
+    readouts.
 
     Raises `UserError` for an h0 of another shape.
     """

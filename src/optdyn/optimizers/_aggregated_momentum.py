@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from optdyn.errors import UserError
+from optdyn.optimizers._state_precision import compute_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,8 @@ def aggregated_momentum(
     """``v_j ← β_j v_j + α_j g``, ``Δx = −Σ_j v_j`` (AggMo, Lucas et al. 2018).
 
     ``alpha`` [K]: learning rates; ``beta`` [K]: real momentum coefficients (both may
-    be traced). Lucas et al.'s form has α_j = learning rate / K for every j.
+    be traced). Lucas et al.'s form has α_j = learning rate / K for every j. Velocities are
+    at least float32.
 
     >>> tx = aggregated_momentum([0.1, 0.2], [0.0, 0.5])
     >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
@@ -65,4 +67,4 @@ def aggregated_momentum(
         updates = jax.tree.map(lambda v: -jnp.sum(v, axis=-1), velocities)
         return updates, AggregatedMomentumState(velocities)
 
-    return optax.GradientTransformation(init, update)
+    return compute_in(jnp.float32, optax.GradientTransformation(init, update))
