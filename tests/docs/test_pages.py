@@ -35,8 +35,8 @@ if importlib.util.find_spec("torch") is None:
 FENCE = re.compile(r"^```(?P<kind>[a-z]*)(?P<options>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 SNIPPET = re.compile(r"^--8<--\n(?P<path>\S+)\n--8<--$")
 SECONDS = "# seconds\n"
-SHOWN = ("text", "yaml", "sql", "sh")
-"""Languages of what is only shown: output, and files for other programs."""
+SHOWN = ("text", "yaml", "sql", "sh", "diff")
+"""Languages of what is only shown: output, files for other programs, changes to this one."""
 NOT_RUN = 'title="not run'
 # The shell splits the commands; each prints its words in place of running.
 STUBS = "".join(
@@ -93,7 +93,6 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
 
 
-@pytest.mark.usefixtures("own_compilation_cache")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -150,8 +150,10 @@ PROBLEMS = {
 
 
 def searches(result: TaskResults) -> Iterator[Drawn]:
-    """Figs. 10–12: every combination of every search."""
+    """Figs. 10–12: every combination of every search of more than a learning rate."""
     panels = [panel for table in there(result.tables).values() for panel in _panels(table)]
+    if not panels:
+        return
     counts = sorted({panel.meta_objective.size for panel in panels})
     tried = " or ".join(f"{count:,}" for count in counts)
     yield Drawn(
