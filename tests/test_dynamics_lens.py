@@ -112,3 +112,57 @@ def test_lanczos_counts_its_products() -> None:
     assert len(calls) <= 42
     assert found["sharpness"] == pytest.approx(0.5, rel=1e-3)
     assert np.isfinite(found["margin"])
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_clip_that_acts_is_counted_as_the_dense_jacobian_has_it(nesterov: bool) -> None:
+    tx = optax.chain(
+        optax.clip_by_global_norm(0.3), optax.sgd(0.5, momentum=0.6, nesterov=nesterov)
+    )
+
+    def bent(params: Any) -> Any:
+        return loss(params) + jnp.sum(params["w"]) ** 2 + 0.1 * jnp.sum(params["w"] ** 4)
+
+    params = {"w": jnp.array([0.7, -0.4, 1.1])}
+    state = tx.init(params)
+    found = Lens(tx, bent).scalars(state, params)
+    size = jnp.linalg.norm(jax.grad(bent)(params)["w"])
+    assert found["clip_factor"] == pytest.approx(float(0.3 / size), rel=1e-4)
+    whole = closed_loop(tx, bent, params, state)
+    assert found["margin"] == pytest.approx(whole.margin, rel=1e-3)
+    own = complex(found["multiplier/0/real"], found["multiplier/0/imag"])
+    assert np.min(np.abs(whole.largest - own)) < 1e-4
+
+
+def test_a_clip_that_does_not_act_and_clips_of_single_gradients() -> None:
+    params = {"w": jnp.array([0.7, -0.4, 1.1])}
+    far = optax.chain(optax.clip_by_global_norm(1e3), optax.rmsprop(0.01, initial_scale=1.0))
+    found = Lens(far, loss).scalars(far.init(params), params)
+    assert found["clip_factor"] == pytest.approx(1.0, rel=1e-3)
+    each = optax.chain(optax.clip(1.0), optax.sgd(0.5))
+    state = each.init(params)
+    found = Lens(each, loss).scalars(state, params)
+    assert found["margin"] == pytest.approx(closed_loop(each, loss, params, state).margin, rel=1e-3)
+
+
+def test_cycles_of_steps_have_the_margin_of_the_whole_cycle() -> None:
+    tx = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
+    params, state = after(tx, 2)
+    found = Lens(tx, loss).scalars(state, params)
+    assert found["margin"] == pytest.approx(20.0 / 3.0, rel=1e-3)
+    assert "rate/w" not in found
+
+
+def test_the_second_look_compiles_nothing() -> None:
+    traced = []
+
+    def watched(params: Any, batch: Any) -> Any:
+        traced.append(1)
+        return jnp.sum(batch * params["w"] ** 2)
+
+    tx = optax.sgd(1e-2, momentum=0.9)
+    lens, params = Lens(tx, watched), {"w": jnp.ones(3)}
+    lens.scalars(tx.init(params), params, jnp.ones(3))
+    before = len(traced)
+    lens.scalars(tx.init(params), {"w": 2 * jnp.ones(3)}, 2 * jnp.ones(3))
+    assert len(traced) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,32 @@ import numpy as np
 import optax
 
 from optdyn.dynamics._closed_loop import closed_loop
-from optdyn.dynamics._sharpness import component_loop, leaf_loops, top_curvature
+from optdyn.dynamics._cycle import steps_in_cycle
+from optdyn.dynamics._remembered import Remembered
+from optdyn.dynamics._sharpness import (
+    common_factor,
+    component_loop,
+    derivative_rows,
+    leaf_loops,
+    top_curvature,
+    top_real_part,
+)
 from optdyn.errors import UserError, require_positive_int
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
 from optdyn.tasks import Problem
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from collections.abc import Callable
+
+    from jaxtyping import Complex, PyTree
 
     from optdyn.dynamics._training_step import LossFn
 
 SAMPLED = 8
 """Entries along each axis of a leaf by which the leaf's rate is read."""
+CLIPPING = 1e-5
+"""A clip acts where it takes more than this part of the gradients."""
+MULTIPLIERS = 4
 LARGEST_COUPLED = 20_000
 """Entries of (x, s) up to which optimizers that couple components get their multipliers."""
 
@@ -49,6 +64,9 @@ class Lens:
     tx: optax.GradientTransformation
     loss_fn: LossFn
     lanczos_steps: int = 20
+    _cycles: Remembered[int] = dataclasses.field(
+        default_factory=Remembered, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         require_positive_int("lanczos_steps", self.lanczos_steps, minimum=2)
@@ -73,48 +91,93 @@ class Lens:
 
         - ``sharpness``: the largest curvature, times the rate of each parameter, with second
           moments held; ``sharpness_edge``: where the optimizer starts to swing apart;
-          ``margin``: the factor by which the learning rate can grow until then. Where
-          components are coupled or have different momenta, the margin comes from
-          `closed_loop`, up to 20,000 entries of parameters and state; beyond, NaN.
+          ``margin``: the factor by which the learning rate can grow until then;
+          ``multiplier/K/real`` and ``/imag``: the multipliers of the sharpest direction.
+          Where components are coupled or have different momenta, the margin and the
+          multipliers come from `closed_loop`, up to 20,000 entries of parameters and state;
+          beyond, the margin is NaN.
+        - ``clip_factor``: what a clip by norm multiplies all gradients by here. Sharpness and
+          margin count it, and that it takes away the part along the gradient. They then hold
+          ``lanczos_steps`` vectors of the parameters' size in memory, otherwise three.
 
-        All of it is on one batch: take a large fixed one to compare over time. Where
-        clipping by norm acts, these three are those of the training without it; `closed_loop`
-        counts the clipping.
+        All of it is on one batch: take a large fixed one to compare over time.
 
         Raises `UserError` where ``loss_fn`` needs a batch that is not given.
         """
         found = self._by_leaf(state, params)
         if not curvature:
             return found
-        loss_fn = self._on(batch)
-        problem = Problem(params=params, loss_fn=loss_fn)
-        loss, gradients, updates, _ = jax.jit(lambda x, s: optimizer_step(self.tx, problem, x, s))(
-            params, state
-        )
+        self._require_batch(batch)
+        loss, gradients, updates, factor = self._step(params, state, batch)
         found["loss"] = float(loss)
         found["gradient_norm"] = float(optax.tree.norm(gradients))
         for (name, x), update in zip(_named(params), jax.tree.leaves(updates), strict=True):
             size = float(jnp.linalg.norm(jnp.ravel(x).astype(jnp.float32)))
             moved = float(jnp.linalg.norm(jnp.ravel(update).astype(jnp.float32)))
             found[f"update_ratio/{name}"] = moved / size if size else math.nan
-        return found | self._edge(loss_fn, state, params)
+        return found | self._edge(state, params, batch, gradients, float(factor))
 
     def _on(self, batch: Any) -> LossFn:
         if batch is not None:
             return lambda params: self.loss_fn(params, batch)
+        return self.loss_fn
+
+    def _require_batch(self, batch: Any) -> None:
         needed = inspect.signature(self.loss_fn).parameters.values()
-        if (
-            sum(each.default is each.empty and each.kind is not each.VAR_KEYWORD for each in needed)
-            > 1
-        ):
+        required = [
+            each
+            for each in needed
+            if each.default is each.empty and each.kind < each.VAR_POSITIONAL
+        ]
+        if batch is None and len(required) > 1:
             raise UserError(
                 "batch: loss_fn needs one, and none is given (call scalars(state, params, batch))"
             )
-        return self.loss_fn
+
+    @functools.cached_property
+    def _step(self) -> Callable[..., Any]:
+        def step(params: PyTree, state: PyTree, batch: Any) -> Any:
+            problem = Problem(params=params, loss_fn=self._on(batch))
+            loss, gradients, updates, _ = optimizer_step(self.tx, problem, params, state)
+            return loss, gradients, updates, common_factor(self.tx, params, state, gradients)
+
+        return jax.jit(step)
+
+    @functools.cached_property
+    def _rows(self) -> Callable[..., Any]:
+        return jax.jit(functools.partial(derivative_rows, self.tx))
+
+    @functools.cached_property
+    def _sampled_rows(self) -> Callable[..., Any]:
+        return jax.jit(lambda params, state: derivative_rows(self.tx, *_sampled(params, state)))
+
+    @functools.cached_property
+    def _product(self) -> Callable[..., PyTree]:
+        """``R^½ c (1 − ĝĝᵀ) H R^½ v``: c a clip's factor, ĝ the gradient's direction or zero."""
+
+        def product(
+            params: PyTree, batch: Any, root: PyTree, clip: tuple[Any, PyTree], v: PyTree
+        ) -> PyTree:
+            problem = Problem(params=params, loss_fn=self._on(batch))
+            moving = jax.tree.map(lambda x, r, d: (r * d).astype(x.dtype), params, root, v)
+            image = jax.jvp(lambda x: losses_and_gradients(problem, x)[1], (params,), (moving,))[1]
+            factor, along = clip
+            if along is None:
+                return jax.tree.map(lambda r, a: r * a, root, image)
+            part = optax.tree.vdot(along, image)
+            return jax.tree.map(lambda r, a, g: r * factor * (a - part * g), root, image, along)
+
+        return jax.jit(product)
+
+    def _in_cycles(self, state: PyTree, params: PyTree) -> bool:
+        kind = jax.tree.structure((params, state))
+        return self._cycles.recall(kind, lambda: steps_in_cycle(self.tx, params, state)) > 1
 
     def _by_leaf(self, state: PyTree, params: PyTree) -> dict[str, float]:
-        few_params, few_state = _sampled(params, state)
-        loops = leaf_loops(self.tx, few_params, few_state)
+        if self._in_cycles(state, params):
+            return {}
+        rows = jax.device_get(self._sampled_rows(params, state))
+        loops = leaf_loops(rows, _few_params(params))
         found: dict[str, float] = {}
         for (name, _), loop in zip(_named(params), loops, strict=True):
             if loop is None:
@@ -125,26 +188,45 @@ class Lens:
             found[f"decay/{name}"] = -loop.E
         return found
 
-    def _edge(self, loss_fn: LossFn, state: PyTree, params: PyTree) -> dict[str, float]:
-        loop = component_loop(self.tx, params, state)
+    def _edge(
+        self, state: PyTree, params: PyTree, batch: Any, gradients: PyTree, factor: float
+    ) -> dict[str, float]:
+        alone = math.isfinite(factor) and not self._in_cycles(state, params)
+        loop = component_loop(self._rows(params, state), params, gradients) if alone else None
         if loop is None:
             size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
             if size > LARGEST_COUPLED:
                 return {"margin": math.nan}
-            whole = closed_loop(self.tx, loss_fn, params, state, num=4)
-            return {"margin": whole.margin, "spectral_radius": whole.spectral_radius}
-        problem = Problem(params=params, loss_fn=loss_fn)
-
-        def hessian_times(v: PyTree) -> PyTree:
-            moving = jax.tree.map(lambda x, d: d.astype(x.dtype), params, v)
-            return jax.jvp(lambda x: losses_and_gradients(problem, x)[1], (params,), (moving,))[1]
-
-        sharpness = top_curvature(hessian_times, loop.rate, steps=self.lanczos_steps)
-        return {
+            whole = closed_loop(self.tx, self._on(batch), params, state, num=4)
+            margin = {"margin": whole.margin, "spectral_radius": whole.spectral_radius}
+            return margin | _multipliers(whole.oscillating)
+        root = jax.tree.map(jnp.sqrt, loop.rate)
+        if factor > 1 - CLIPPING:
+            times = functools.partial(self._product, params, batch, root, (1.0, None))
+            sharpness = top_curvature(times, root, steps=self.lanczos_steps)
+        else:
+            size = jnp.maximum(optax.tree.norm(gradients), np.finfo(np.float32).tiny)
+            clip = (factor, jax.tree.map(lambda g: g / size, gradients))
+            times = functools.partial(self._product, params, batch, root, clip)
+            sharpness = top_real_part(times, root, steps=self.lanczos_steps)
+        found = {
             "sharpness": sharpness,
             "sharpness_edge": loop.edge,
             "margin": loop.margin(sharpness),
+            "clip_factor": min(factor, 1.0),
         }
+        return found | _multipliers(loop.multipliers(sharpness))
+
+
+def _multipliers(values: Complex[np.ndarray, " K"]) -> dict[str, float]:
+    """The largest, of a conjugate pair the one above the axis, as pairs of numbers."""
+    upper = values[values.imag >= 0]
+    chosen = upper[np.argsort(-np.abs(upper))][:MULTIPLIERS]
+    return {
+        f"multiplier/{k}/{part}": float(getattr(value, part))
+        for k, value in enumerate(chosen)
+        for part in ("real", "imag")
+    }
 
 
 def _named(params: PyTree) -> list[tuple[str, Any]]:
@@ -162,8 +244,15 @@ def _sampled(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
     shapes = {np.shape(leaf) for leaf in jax.tree.leaves(params)}
 
     def few(leaf: Any) -> Any:
-        if np.shape(leaf) in shapes and np.ndim(leaf):
-            return leaf[tuple(slice(SAMPLED) for _ in np.shape(leaf))]
-        return leaf
+        return _few(leaf) if np.shape(leaf) in shapes and np.ndim(leaf) else leaf
 
     return jax.tree.map(few, params), jax.tree.map(few, state)
+
+
+def _few(leaf: Any) -> Any:
+    return leaf[tuple(slice(SAMPLED) for _ in np.shape(leaf))]
+
+
+def _few_params(params: PyTree) -> PyTree:
+    """Shapes alone: what the rates of the sampled entries are arranged by."""
+    return jax.tree.map(lambda leaf: np.zeros([min(n, SAMPLED) for n in np.shape(leaf)]), params)

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from scipy.optimize import brentq
 
+from optdyn.inner_loop._evaluated import with_extra_args
 from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 ALIKE = 1e-4
 """Components answer alike where their responses, scaled, differ by less than this part."""
+SMALL_DECAY = 1e-3
+"""Weight decays a step that differ by less count as one: they move an edge of 2 or more by that."""
+COMMON = 1e-3
+"""A factor is common to all gradients where they are off by less than this part."""
+PART = 1 << 16
+"""So many components are looked at at once."""
 LARGEST_EDGE = 1e8
 ROUNDING = 1e-9
 
@@ -93,39 +100,42 @@ def _first_outside(multipliers: Callable[[float], np.ndarray]) -> float:
     return float(brentq(lambda a: excess(a) - ROUNDING, low, high, xtol=1e-14)) if low else high
 
 
-def component_loop(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree
-) -> ComponentLoop | None:
-    """The scalar loop that all components share at ``state``, where the gradient is zero.
+Rows = list[list[Any]]
+"""How each cause (gradient, parameter, memories) moves each effect (Δx, memories): arrays [n]."""
 
-    At a gradient of zero the derivative does not pass through second moments: they are held.
+
+def component_loop(rows: Rows | None, params: PyTree, gradients: PyTree) -> ComponentLoop | None:
+    """The scalar loop that all components share, from `derivative_rows` of all of them.
+
+    Dead inputs, with no gradient and no second moment, have no derivative: their rate is 0.
+
     None where the components do not answer alike up to a factor, or not one by one.
     """
-    every = _derivatives(tx, params, state)
-    return None if every is None else _shared(every, params)
+    flat = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(gradients)])
+    return None if rows is None else _shared(rows, params, flat)
 
 
-def leaf_loops(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree
-) -> list[ComponentLoop | None]:
+def leaf_loops(rows: Rows | None, params: PyTree) -> list[ComponentLoop | None]:
     """`component_loop` of each leaf by itself, in the order of ``jax.tree.leaves(params)``."""
     leaves = jax.tree.leaves(params)
-    every = _derivatives(tx, params, state)
-    if every is None:
+    if rows is None:
         return [None] * len(leaves)
-    stops = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
-    parts = np.split(every, stops, axis=2)
-    return [_shared(part, leaf) for part, leaf in zip(parts, leaves, strict=True)]
+    found, start = [], 0
+    for leaf in leaves:
+        stop = start + int(np.size(leaf))
+        found.append(_shared([[row[start:stop] for row in rows_] for rows_ in rows], leaf))
+        start = stop
+    return found
 
 
-def _derivatives(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree
-) -> Float[np.ndarray, "causes effects n"] | None:
-    """How each cause (gradient, parameter, memories) moves each effect (Δx, memories).
+def derivative_rows(tx: optax.GradientTransformation, params: PyTree, state: PyTree) -> Rows | None:
+    """The answers of a step to each cause, component by component; it can be compiled.
 
-    Component by component: one product with a vector of ones for each cause.
+    One product with a vector of ones for each cause, where the gradient is zero: there the
+    derivative does not pass through second moments, they are held. None where the state
+    holds arrays of other shapes than the parameters.
     """
-    wrapped = optax.with_extra_args_support(tx)
+    wrapped = with_extra_args(tx)
     memory, rest = _memory(params, state)
     if memory is None:
         return None
@@ -137,7 +147,6 @@ def _derivatives(
         updates, after = wrapped.update(g, rest(h), x, value=0.0, grad=g)
         return updates, _memory(params, after)[0] or []
 
-    @jax.jit
     def moved(g: PyTree, h: list[PyTree], x: PyTree) -> list[Array]:
         update, parts = jax.jvp(answer, (zeros, memory, params), (g, h, x))[1]
         return [_flat(tree) for tree in (update, *parts)]
@@ -146,43 +155,110 @@ def _derivatives(
     for k, part in enumerate(memory):
         one = jax.tree.map(jnp.ones_like, part)
         causes.append((zeros, [*still[:k], one, *still[k + 1 :]], zeros))
-    return np.array([[np.asarray(row, np.float64) for row in moved(*each)] for each in causes])
+    return [moved(*each) for each in causes]
 
 
-def _shared(every: Float[np.ndarray, "causes effects n"], params: PyTree) -> ComponentLoop | None:
-    if not np.all(np.isfinite(every)):
+def common_factor(
+    tx: optax.GradientTransformation, params: PyTree, state: PyTree, gradients: PyTree
+) -> Array:
+    """What all gradients are multiplied by before the optimizer remembers them.
+
+    1, or less where a clip by the norm of all of them acts; NaN where they are not all
+    multiplied by the same number. It is read from the memories, which take the gradient in
+    linearly or squared (from the update itself where there is none), beside what they would
+    take in without a clip, by derivatives at a gradient of zero.
+    """
+    wrapped = with_extra_args(tx)
+
+    def effects(part: Array) -> list[Array]:
+        g = jax.tree.map(lambda leaf: (part * leaf).astype(leaf.dtype), gradients)
+        updates, after = wrapped.update(g, state, params, value=0.0, grad=g)
+        memory = _memory(params, after)[0] or []
+        return [_flat(tree).astype(jnp.float32) for tree in (memory or [updates])]
+
+    def first(part: Array) -> list[Array]:
+        return jax.jvp(effects, (part,), (jnp.ones(()),))[1]
+
+    none, whole = jnp.zeros(()), jnp.ones(())
+    slopes, bends = jax.jvp(first, (none,), (whole,))
+    grown = [a - b for a, b in zip(effects(whole), effects(none), strict=True)]
+    found = jnp.full((), jnp.nan)
+    for power, terms in ((2, [bend / 2 for bend in bends]), (1, slopes)):
+        for term, change in zip(terms, grown, strict=True):
+            size = jnp.vdot(term, term)
+            factor = jnp.vdot(term, change) / size
+            off = jnp.linalg.norm(change - factor * term) / jnp.linalg.norm(change)
+            value = jnp.where(off < COMMON, jnp.maximum(factor, 0.0) ** (1 / power), jnp.nan)
+            found = jnp.where(size > 0, value, found)
+    return found
+
+
+def _shared(rows: Rows, params: PyTree, gradient: np.ndarray | None = None) -> ComponentLoop | None:
+    """Part by part, so that of a large network little is in memory at once."""
+    size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+    first: ComponentLoop | None = None
+    rates = np.zeros(size, np.float32)
+    for start in range(0, size, PART):
+        every = np.array(
+            [
+                [np.asarray(row[start : start + PART], np.float64) for row in effects]
+                for effects in rows
+            ]
+        )
+        stuck = ~np.all(np.isfinite(every), axis=(0, 1))
+        if gradient is not None and np.any(stuck & (gradient[start : start + PART] != 0)):
+            return None
+        every[:, :, stuck] = 0.0
+        here = _answers(every)
+        if here is None:
+            return None
+        responses, decay, lead = here
+        live = lead != 0
+        if first is None and live.any():
+            i = int(np.flatnonzero(live)[0])
+            reference, shrinking = responses[:, i] / -lead[i], decay[i]
+            first = _loop(every[:, :, i], -lead[i], params)
+        if np.any(lead > 0):
+            return None
+        if live.any():
+            scaled = responses[:, live] / -lead[live]
+            if np.max(np.abs(scaled - reference[:, None])) > ALIKE * np.max(np.abs(reference)):
+                return None
+            if np.max(np.abs(decay[live] - shrinking)) > max(ALIKE * abs(shrinking), SMALL_DECAY):
+                return None
+        rates[start : start + PART] = -lead
+    return None if first is None else dataclasses.replace(first, rate=_tree(rates, params))
+
+
+def _answers(
+    every: Float[np.ndarray, "causes effects n"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Impulse responses [times, n], decays [n] and first answers [n] of each component."""
+    if np.any(every[1, 1:] != 0.0):  # memory that the parameters themselves drive
         return None
     A = every[2:, 1:].transpose(2, 1, 0)  # [n, to, from]
     B, C = every[0, 1:].T, every[2:, 0].T
-    D, E = every[0, 0], every[1, 0]
-    if np.any(every[1, 1:] != 0.0):  # memory that the parameters themselves drive
-        return None
-    # The impulse response of every component, scaled by its first answer.
-    answers, h = [D], B.copy()
+    answers, h = [every[0, 0]], B.copy()
     for _ in range(2 * B.shape[1] + 2):
         answers.append(np.sum(C * h, axis=1))
         h = np.einsum("nij,nj->ni", A, h)
     responses = np.array(answers)
     size = np.max(np.abs(responses), axis=0)
-    live = size > 0
-    if not live.any():
-        return None
     first = np.argmax(np.abs(responses) > 1e-9 * size, axis=0)
-    lead = responses[first, np.arange(len(first))]
-    scaled = responses[:, live] / -lead[live]
-    alike = np.max(np.abs(scaled - scaled[:, :1])) <= ALIKE * np.max(np.abs(scaled))
-    if not alike or np.ptp(E) > ALIKE * max(1e-12, float(np.max(np.abs(E)))) or np.any(lead > 0):
-        return None
-    i = int(np.flatnonzero(live)[0])
-    factor = -lead[i]
-    acting = _acting(A[i], B[i], C[i])
+    lead = np.where(size > 0, responses[first, np.arange(len(first))], 0.0)
+    return responses, every[1, 0], lead
+
+
+def _loop(one: Float[np.ndarray, "causes effects"], factor: float, rate: PyTree) -> ComponentLoop:
+    A, B, C = one[2:, 1:].T, one[0, 1:], one[2:, 0]
+    acting = _acting(A, B, C)
     return ComponentLoop(
-        A=A[i][np.ix_(acting, acting)],
-        B=B[i][acting],
-        C=C[i][acting] / factor,
-        D=float(D[i] / factor),
-        E=float(E[i]),
-        rate=_tree(np.where(live, -lead, 0.0), params),
+        A=A[np.ix_(acting, acting)],
+        B=B[acting],
+        C=C[acting] / factor,
+        D=float(one[0, 0] / factor),
+        E=float(one[1, 0]),
+        rate=rate,
     )
 
 
@@ -198,39 +274,20 @@ def _acting(
 
 
 def top_curvature(
-    hessian_times: Callable[[PyTree], PyTree], rate: PyTree, *, steps: int = 20, seed: int = 0
+    times: Callable[[PyTree], PyTree], like: PyTree, *, steps: int = 20, seed: int = 0
 ) -> float:
-    """The largest eigenvalue of ``R^½ H R^½``, from ``steps`` products with H, by Lanczos.
+    """The largest eigenvalue of a symmetric matrix, from ``steps`` products, by Lanczos.
 
-    ``hessian_times(v)``: H times v, both trees like the parameters. Three vectors of the
+    ``times(v)``: the matrix times v, both trees as ``like``. Three vectors of the
     parameters' size are in memory, whatever the number of steps; without reorthogonalisation
     the largest Ritz value is as right as with it (Paige 1972).
     """
-    root = jax.tree.map(jnp.sqrt, rate)
-    leaves = jax.tree.leaves(rate)
-    structure: Any = jax.tree.structure(rate)
-    keys = jax.random.split(stream(seed, "Lanczos start"), len(leaves))
-    drawn = [
-        jax.random.normal(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    start = structure.unflatten(drawn)
-
-    @jax.jit
-    def advance(v: PyTree, before: PyTree, beta: Array) -> tuple[PyTree, Array, Array]:
-        image = _times(root, hessian_times(_times(root, v)))
-        alpha = _dot(v, image)
-        rest = jax.tree.map(lambda a, b, c: a - alpha * b - beta * c, image, v, before)
-        size = jnp.sqrt(_dot(rest, rest))
-        following = jax.tree.map(lambda a: a / jnp.maximum(size, 1e-30), rest)
-        return following, alpha, size
-
-    v = jax.tree.map(lambda a: a / jnp.sqrt(_dot(start, start)), start)
+    v = _start(like, seed)
     before, beta = jax.tree.map(jnp.zeros_like, v), jnp.zeros(())
     diagonal: list[float] = []
     off: list[float] = []
     for _ in range(steps):
-        following, alpha, beta = advance(v, before, beta)
+        following, alpha, beta = _without(times(v), v, before, beta)
         before, v = v, following
         diagonal.append(float(alpha))
         off.append(float(beta))
@@ -238,6 +295,56 @@ def top_curvature(
             break
     inner = off[: len(diagonal) - 1]
     return float(np.linalg.eigvalsh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1))[-1])
+
+
+def top_real_part(
+    times: Callable[[PyTree], PyTree], like: PyTree, *, steps: int = 20, seed: int = 0
+) -> float:
+    """The largest real part of the eigenvalues of any matrix, from ``steps`` products.
+
+    By Arnoldi's iteration: ``steps`` vectors of the parameters' size are in memory.
+    """
+    basis = [_start(like, seed)]
+    hessenberg = np.zeros((steps + 1, steps))
+    for k in range(steps):
+        rest = times(basis[-1])
+        for i, v in enumerate(basis):
+            rest, part = _less(rest, v)
+            hessenberg[i, k] = float(part)
+        size = float(jnp.sqrt(_dot(rest, rest)))
+        hessenberg[k + 1, k] = size
+        if size <= 1e-6 * np.max(np.abs(hessenberg)):
+            steps = k + 1
+            break
+        basis.append(jax.tree.map(lambda a: a / size, rest))  # noqa: B023
+    return float(np.max(np.linalg.eigvals(hessenberg[:steps, :steps]).real))
+
+
+def _start(like: PyTree, seed: int) -> PyTree:
+    leaves = jax.tree.leaves(like)
+    structure: Any = jax.tree.structure(like)
+    keys = jax.random.split(stream(seed, "Lanczos start"), len(leaves))
+    drawn = [
+        jax.random.normal(key, leaf.shape, leaf.dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    start = structure.unflatten(drawn)
+    size = jnp.sqrt(_dot(start, start))
+    return jax.tree.map(lambda a: a / size, start)
+
+
+@jax.jit
+def _without(image: PyTree, v: PyTree, before: PyTree, beta: Array) -> tuple[PyTree, Array, Array]:
+    alpha = _dot(v, image)
+    rest = jax.tree.map(lambda a, b, c: a - alpha * b - beta * c, image, v, before)
+    size = jnp.sqrt(_dot(rest, rest))
+    return jax.tree.map(lambda a: a / jnp.maximum(size, 1e-30), rest), alpha, size
+
+
+@jax.jit
+def _less(image: PyTree, v: PyTree) -> tuple[PyTree, Array]:
+    part = _dot(v, image)
+    return jax.tree.map(lambda a, b: a - part * b, image, v), part
 
 
 def _memory(params: PyTree, state: PyTree) -> tuple[list[PyTree] | None, Any]:
@@ -311,10 +418,6 @@ def _tree(values: Float[np.ndarray, " n"], like: PyTree) -> PyTree:
             for part, leaf in zip(np.split(values, stops), leaves, strict=True)
         ]
     )
-
-
-def _times(a: PyTree, b: PyTree) -> PyTree:
-    return jax.tree.map(jnp.multiply, a, b)
 
 
 def _dot(a: PyTree, b: PyTree) -> Array:

@@ -17,6 +17,7 @@ from optdyn.figures._inputs import (
     SearchPanel,
     StoredModes,
 )
+from optdyn.figures._lens import lens
 from optdyn.figures._mechanisms import mechanisms
 from optdyn.figures._modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
 from optdyn.figures._optimizer import optimizer_impulse, optimizer_modes
@@ -41,6 +42,7 @@ __all__ = [
     "eigenvalue_plane",
     "entitled",
     "hyperparameter_searches",
+    "lens",
     "loss_curves",
     "mechanisms",
     "mode_film",
