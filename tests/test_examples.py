@@ -63,3 +63,18 @@ def test_the_comparison_on_digits_tells_who_is_better(
         assert 0.0 <= accuracy <= 1.0
     better = [name for name, rows in table.items() if rows["two_moons"][0] < rows["Adam"][0]]
     assert f"tuned Adam:\n  two_moons            {', '.join(better) or 'nowhere'}\n" in told
+
+
+def test_trainings_are_looked_into(capsys: pytest.CaptureFixture[str]) -> None:
+    (history,) = example("look_into_training").main((0.02,), steps=4, every=2)
+    assert [row["step"] for row in history] == [2, 4]
+    assert history[0]["decay/w1"] > 0.0 == history[0]["decay/b1"]
+    assert capsys.readouterr().out.startswith("peak learning rate 0.02")
+
+
+def test_sharpness_stands_beside_its_edge(capsys: pytest.CaptureFixture[str]) -> None:
+    histories = example("edge_of_stability").main(steps=20, every=10)
+    edges = {name: rows[-1]["sharpness_edge"] for name, rows in histories.items()}
+    assert edges["gradient descent"] == pytest.approx(2.0, rel=1e-4)
+    assert edges["adam"] == pytest.approx(3.8, rel=1e-4)
+    assert capsys.readouterr().out.count("over its edge") == 2

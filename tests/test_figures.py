@@ -429,3 +429,29 @@ def test_an_unsafe_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name"):
         figures.save_figure(Figure(), {}, tmp_path, "../elsewhere")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lens_shows_edge_margin_groups_and_multipliers() -> None:
+    history = [
+        {
+            "step": k,
+            "sharpness": 0.5 * k + 0.1,
+            "sharpness_edge": 2.0,
+            "margin": 2.0 / (0.5 * k + 0.1),
+            "rate/w": 0.1,
+            "rate/v": 0.1,
+            "rate/b": 0.3,
+            "update_ratio/w": 0.01 * k,
+            "multiplier/0/real": 1.0 - 0.5 * k,
+            "multiplier/0/imag": 0.1,
+        }
+        for k in range(1, 6)
+    ]
+    figure = figures.lens(history)
+    assert [text.get_text() for text in figure.axes[2].get_legend().get_texts()] == ["w, v", "b"]
+    assert "multipliers" in figure.axes[3].get_title(loc="left")
+    plain = [{k: v for k, v in row.items() if not k.startswith("multiplier")} for row in history]
+    assert "update" in figures.lens(plain).axes[3].get_title(loc="left")
+    figures.lens([{"step": 0}])
+    with pytest.raises(UserError, match="with a step each"):
+        figures.lens([{"loss": 1.0}])

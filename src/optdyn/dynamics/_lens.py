@@ -115,6 +115,8 @@ class Lens:
             size = float(jnp.linalg.norm(jnp.ravel(x).astype(jnp.float32)))
             moved = float(jnp.linalg.norm(jnp.ravel(update).astype(jnp.float32)))
             found[f"update_ratio/{name}"] = moved / size if size else math.nan
+        if not math.isfinite(found["gradient_norm"]):
+            return found | {"margin": math.nan}  # the training is over; its log may go on
         return found | self._edge(state, params, batch, gradients, float(factor))
 
     def _on(self, batch: Any) -> LossFn:
@@ -205,8 +207,8 @@ class Lens:
             times = functools.partial(self._product, params, batch, root, (1.0, None))
             sharpness = top_curvature(times, root, steps=self.lanczos_steps)
         else:
-            size = jnp.maximum(optax.tree.norm(gradients), np.finfo(np.float32).tiny)
-            clip = (factor, jax.tree.map(lambda g: g / size, gradients))
+            length = jnp.maximum(optax.tree.norm(gradients), np.finfo(np.float32).tiny)
+            clip = (factor, jax.tree.map(lambda g: g / length, gradients))
             times = functools.partial(self._product, params, batch, root, clip)
             sharpness = top_real_part(times, root, steps=self.lanczos_steps)
         found = {

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 ALIKE = 1e-4
 """Components answer alike where their responses, scaled, differ by less than this part."""
-SMALL_DECAY = 1e-3
-"""Weight decays a step that differ by less count as one: they move an edge of 2 or more by that."""
+SMALL_DECAY = 1e-2
+"""Weight decays a step that differ by less count as one: edges move by no more."""
 COMMON = 1e-3
 """A factor is common to all gradients where they are off by less than this part."""
 PART = 1 << 16
