@@ -99,4 +99,3 @@ def _residuals(axes: Axes, found: Identification) -> None:
     axes.set_yticks(range(len(fits)), [readable(fit.name) for fit in fits])
     axes.set(xlim=(0.0, 1.15), title="distance to each candidate")
     axes.set_xlabel("relative residual (0: the same)")
-    axes.set_ylabel("candidate")
