@@ -7,6 +7,7 @@ they are used; mkdocs calls `on_files` (``hooks`` in mkdocs.yml), which adds a p
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import dataclasses
 import importlib
@@ -61,6 +62,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     for place, text in pages().items():
         files.append(File.generated(config, place, content=text))
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        for number, picture in enumerate(notebook_pictures(path), 1):
+            place = f"notebooks/{path.stem}-{number}.png"
+            files.append(File.generated(config, place, content=picture))
     return files
 
 
@@ -149,14 +154,27 @@ def api_index() -> str:
 
 
 def notebook_page(path: Path) -> str:
-    """A notebook's text and code, without its outputs."""
+    """A notebook's text, code, printed outputs and pictures."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    parts = []
+    parts, number = [], 0
     for cell in cells:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+            if "image/png" in output.get("data", {}):
+                number += 1
+                parts.append(f"![Picture {number} of the notebook]({path.stem}-{number}.png)")
     parts.insert(1, f"*This page is `notebooks/{path.name}`; open it in Jupyter to run it.*")
     return "\n\n".join(parts) + "\n"
+
+
+def notebook_pictures(path: Path) -> list[bytes]:
+    """The pictures in a notebook, in order."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return [base64.b64decode(each["image/png"]) for each in data if "image/png" in each]
 
 
 def commands_page() -> str:
