@@ -11,18 +11,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import operator
 import re
 import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
+import optdyn
 from optdyn.cli.main import main, parse
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +36,8 @@ PAGES = [
 if importlib.util.find_spec("torch") is None:
     PAGES.remove(ROOT / "docs" / "pytorch.md")  # `make test-torch` runs it
 FENCE = re.compile(r"^```(?P<kind>[a-z]*)(?P<options>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
-SNIPPET = re.compile(r"^--8<--\n(?P<path>\S+)\n--8<--$")
+FILE = re.compile(r'title="(?P<path>examples/\S+\.py)"')
+LINK = re.compile(r"\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 SECONDS = "# seconds\n"
 SHOWN = ("text", "yaml", "sql", "sh", "diff")
 """Languages of what is only shown: output, files for other programs, changes to this one."""
@@ -98,7 +102,9 @@ def test_a_page_does_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": "page"}
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # where classes of the page are found
+    namespace: dict[str, Any] = vars(module)
     printed, ran, shown = "", set(), set()
     # A user's session is not strict about rank promotion.
     with jax.numpy_rank_promotion("allow"):
@@ -108,8 +114,9 @@ def test_a_page_does_what_it_says(
                 continue
             if options == 'title="prints"':
                 assert printed.split() == code.split()
-            elif kind == "python" and (snippet := SNIPPET.match(code.strip())):
-                shown.add(snippet["path"])
+            elif kind == "python" and (file := FILE.match(options)):
+                assert code == (ROOT / file["path"]).read_text(encoding="utf-8")
+                shown.add(file["path"])
             elif kind == "python":
                 captured = io.StringIO()
                 with contextlib.redirect_stdout(captured):
@@ -124,12 +131,37 @@ def test_a_page_does_what_it_says(
     assert shown <= ran, "a script that is shown is also run"
 
 
-def test_what_the_readme_says_in_comments() -> None:
-    first = next(code for kind, _, code in blocks(ROOT / "README.md") if kind == "python")
-    captured = io.StringIO()
-    with contextlib.redirect_stdout(captured):
-        exec(first, {})
-    assert f"# {captured.getvalue().strip()}" in first
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as a code host and the site turn them into anchors."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
+)
+def test_a_page_can_be_read_on_a_code_host(page: Path) -> None:
+    """Every link leads to a file of the repository, and nothing is included by the site alone."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    assert "--8<--" not in page.read_text(encoding="utf-8")
+    assert ":::" not in text
+    for link in LINK.finditer(text):
+        if link["target"].startswith("https://"):
+            continue
+        target = page.parent / link["target"] if link["target"] else page
+        assert target.is_file(), link[0]
+        if link["anchor"]:
+            assert link["anchor"] in anchors(target), link[0]
+
+
+def test_the_names_on_the_page_by_task_exist() -> None:
+    text = (ROOT / "docs" / "api_by_task.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`optdyn\.([\w.]+)`", text))
+    assert len(names) >= 40
+    for name in names - {"torch"}:
+        if not name.startswith("torch."):
+            operator.attrgetter(name)(optdyn)
 
 
 def test_the_pages_are_all_there() -> None:
