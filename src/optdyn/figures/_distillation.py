@@ -1,4 +1,4 @@
-"""What readable optimizers keep of a learned one's advantage, and what each mechanism is worth."""
+"""How much of a learned optimizer's advantage readable ones reach, and what mechanisms add."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 NOTE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 LOWEST = -1.0
-"""What keeps less than this is drawn here, with its value told."""
+"""What reaches less than this is drawn here, with its value beside it."""
 TOO_LONG = 1e4
-"""From here on values are told by their power of ten."""
+"""From here on values are written with a power of ten."""
 
 
 @styled
@@ -30,15 +30,15 @@ def advantage_kept(
     baseline: str,
     aim: float,
 ) -> Figure:
-    """Fractions of the advantage over ``baseline`` kept, one bar each, with standard errors.
+    """Fractions of the advantage over ``baseline``, one bar each, with standard errors.
 
     ``sizes``: readable optimizers, smallest first; ``without``: the chosen one less a
     part; ``learned_without``: the learned one less a mechanism. ``aim``: a line.
     """
     groups = (
         ("readable optimizers, smallest first", sizes, BLUE),
-        ("the chosen one less one part", without, ORANGE),
-        ("the learned optimizer less a mechanism", learned_without, GREEN),
+        ("the chosen one without one part", without, ORANGE),
+        ("the learned optimizer without a mechanism", learned_without, GREEN),
     )
     rows = [max(len(scores), 1) for _, scores, _ in groups]
     figure, panels = new_figure(
@@ -55,7 +55,7 @@ def advantage_kept(
     top = float(np.max(reach[np.isfinite(reach)], initial=1.0))
     panels[-1].set_xlim(LOWEST - 0.05, 1.25 * top)
     panels[-1].set_xlabel(
-        f"fraction of the advantage over {readable(baseline)} kept\n"
+        f"fraction of the advantage over {readable(baseline)} that is reached\n"
         f"(0: {readable(baseline)}; dashed: the learned optimizer; dotted: aim {aim:g};\n"
         f"pale bars go on beyond −{-LOWEST:g})"
     )

@@ -160,8 +160,8 @@ ROWS = (
     Row(
         "distilled_keeps_the_advantage",
         "a few numbers do as well",
-        "A readable optimizer keeps the learned one's advantage over the best tuned baseline on "
-        "unseen problems (fraction kept).",
+        "A readable optimizer reaches the learned one's advantage over the best tuned baseline on "
+        "unseen problems (as a fraction).",
         "this project", "advantage_kept", "distillation",
         measure.advantage_kept, at_least(0.7, linear_regression=0.9),
         stated_for=(),

@@ -313,7 +313,7 @@ def mechanisms(result: TaskResults) -> Iterator[Drawn]:
 
 
 def advantage_kept(result: TaskResults) -> Iterator[Drawn]:
-    """What readable optimizers keep, and what each mechanism is worth."""
+    """How far readable optimizers come, and what each mechanism adds."""
     found = there(result.distillation)
     data: dict[str, Any] = {
         "sizes": [

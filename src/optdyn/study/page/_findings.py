@@ -104,9 +104,9 @@ def _mechanisms(results: Sequence[TaskResults], claims: Sequence[Claim]) -> Iter
         return f"{sum(c.row == row and c.passed for c in claims)} of {measured}"
 
     yield Finding(
-        f"Beyond its modes the update saturates on {held('update_saturates')} tasks. Without "
-        f"gradients the learning rate warms up on {held('schedule_warms_up')} and decays on "
-        f"{held('schedule_decays')}; under large constant gradients it falls on "
+        f"Its updates saturate at large gradients on {held('update_saturates')} tasks. With zero "
+        f"gradients its learning rate rises at first on {held('schedule_warms_up')} and falls "
+        f"later on {held('schedule_decays')}. Under large constant gradients it is smaller on "
         f"{held('rate_falls_with_gradient')}.",
         "mechanisms",
     )
@@ -121,9 +121,10 @@ def _readable(results: Sequence[TaskResults], _: Sequence[Claim]) -> Iterator[Fi
             percent = 100 * best.kept.fraction
             words.append(f"{percent:.0f} % on {result.title} ({best.numbers} numbers)")
     if judged:
-        kept = f"keeps of it: {_listed(words)}" if words else "has none of it to keep on any task"
+        how = f"reaches {_listed(words)}" if words else "reaches nothing on any task"
         yield Finding(
-            f"Of the advantage over the best tuned baseline, a readable optimizer {kept}.",
+            "Of the learned optimizer's advantage over the best tuned baseline, an optimizer of "
+            f"a few numbers {how}.",
             "advantage_kept",
         )
 
