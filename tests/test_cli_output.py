@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 import os
@@ -11,20 +10,25 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import TINY_RECIPES, command_options
-from optdyn import study
 from optdyn.cli import _devices as devices
 from optdyn.cli import _doctor as doctor
 from optdyn.cli._commands import COMMANDS
+from optdyn.cli._distill import distilled
 from optdyn.cli._export import train_command
+from optdyn.cli._options import OutputOptions
+from optdyn.cli._output import Result, present
+from optdyn.cli._reproduce import reproduced
 from optdyn.cli.main import main
 from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.runs._run_folder import open_run
+from optdyn.study import Recipe, Study
 from optdyn.study import _self_test as self_test
 from optdyn.tasks import TASKS
 
@@ -35,8 +39,6 @@ FINISHED = {
     "tune": ["--task", TASK, *JUDGED, *TUNED],
     "evaluate": ["--task", TASK, *JUDGED, "--problems", "4"],
     "analyze": ["--task", TASK, *JUDGED, "--problems", "2"],
-    "reproduce": ["--scale", "smoke", "--devices", "1"],
-    "distill": ["--task", TASK, "--scale", "smoke", "--devices", "1"],
     "report": [],
     "export": ["--task", TASK],
 }
@@ -56,7 +58,7 @@ KEYS = {
 
 
 @pytest.fixture(autouse=True)
-def own_cache(own_compilation_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests leave the user's cache alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -70,15 +72,10 @@ def printed(
     return json.loads(captured.out), captured.err
 
 
-def tiny_recipes(task: str) -> tuple[study.Recipe, ...]:
-    return tuple(recipe for recipe in TINY_RECIPES if task in ("all", recipe.name))
-
-
 @pytest.mark.parametrize("command", ["train", *FINISHED])
 def test_json_is_all_that_standard_output_holds(
     tiny_study: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
@@ -91,18 +88,40 @@ def test_json_is_all_that_standard_output_holds(
         options = list(FINISHED[command])
     if command == "export":
         options += ["--to", str(tmp_path / "to")]
-    monkeypatch.setattr(study, "recipes_for", lambda task, _: tiny_recipes(task))
-    monkeypatch.setattr(study, "Study", functools.partial(study.Study, shipping=tmp_path))
     argv = [command, *options, "--out", str(run), "--json"]
     values, told = printed(capsys, argv)
     assert values.keys() >= KEYS[command]
-    expected = {"train": "meta-training is finished", "reproduce": "two_moons: left out"}
-    assert expected.get(command, "") in told
+    assert command != "train" or "meta-training is finished" in told
     assert printed(capsys, [*argv, "--quiet"]) == (values, "")
     assert main([*argv[:-1], "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines
     assert not lines[0].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "recipes"),
+    [("reproduce", reproduced, TINY_RECIPES), ("distill", distilled, TINY_RECIPES[1:2])],
+)
+def test_studies_print_json_alone_too(
+    tiny_study: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    work: Callable[..., Result],
+    recipes: tuple[Recipe, ...],
+) -> None:
+    run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
+    study = Study(recipes, "smoke", shipping=tmp_path / "nothing ships")
+    present(OutputOptions(json=True), lambda: work(run, study))
+    captured = capsys.readouterr()
+    assert json.loads(captured.out).keys() >= KEYS[command]
+    assert command != "reproduce" or "two_moons: left out" in captured.err
+    present(OutputOptions(quiet=True), lambda: work(run, study))
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()
+    assert not captured.out.startswith("{")
+    assert captured.err == ""
 
 
 def test_progress_goes_aside_for_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,10 @@ from optdyn.cli._reading import one_of
 from optdyn.tasks import TASKS
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from optdyn.distillation import Kept
+    from optdyn.study import Study
 
 
 def distill(
@@ -37,22 +40,24 @@ def distill(
     """
     mesh = start(devices)
     from optdyn.study import Study, recipes_for
-    from optdyn.study import distill as distill_in
 
     study = Study(recipes_for(task, scale), scale, seed)
+    present(output, lambda: distilled(out, study, mesh))
 
-    def work() -> Result:
-        found = distill_in(out, study, mesh)
-        lines = [
-            f"{_share(row.kept)}  {row.numbers:>2} numbers  {row.name}"
-            f"{'  (chosen)' if place == found.chosen else ''}"
-            for place, row in enumerate(found.sizes)
-        ]
-        head = f"part of the advantage over {found.baseline} that each size has:"
-        values = {name: getattr(found, name) for name in ("baseline", "chosen", "sizes", "without")}
-        return Result({"task": task, **values}, [head, *lines])
 
-    present(output, work)
+def distilled(out: Path, study: Study, mesh: Mesh | None = None) -> Result:
+    """Fit readable optimizers to a study's first task in ``out``; gives what each size has."""
+    from optdyn.study import distill as distill_in
+
+    found = distill_in(out, study, mesh)
+    lines = [
+        f"{_share(row.kept)}  {row.numbers:>2} numbers  {row.name}"
+        f"{'  (chosen)' if place == found.chosen else ''}"
+        for place, row in enumerate(found.sizes)
+    ]
+    head = f"part of the advantage over {found.baseline} that each size has:"
+    values = {name: getattr(found, name) for name in ("baseline", "chosen", "sizes", "without")}
+    return Result({"task": study.recipes[0].name, **values}, [head, *lines])
 
 
 def _share(part: Kept) -> str:

@@ -13,7 +13,9 @@ from optdyn.meta_training import MetaTraining
 from optdyn.tasks import TASKS
 
 if TYPE_CHECKING:
-    from optdyn.study import Claim
+    from jax.sharding import Mesh
+
+    from optdyn.study import Claim, Study
 
 WHICH = (*TASKS, "all")
 if TYPE_CHECKING:
@@ -47,17 +49,20 @@ def reproduce(
         output: what is printed
     """
     mesh = start(devices, MetaTraining().batch_size)
-    from optdyn.study import LEDGER, Study, read_ledger, recipes_for
-    from optdyn.study import reproduce as reproduce_in
+    from optdyn.study import Study, recipes_for
 
     study = Study(recipes_for(task, scale), scale, seed, retrain, seeds)
+    present(output, lambda: reproduced(out, study, mesh))
 
-    def work() -> Result:
-        report = reproduce_in(out, study, mesh)
-        claims = read_ledger(out / LEDGER)
-        return Result({"report": report, "claims": claims}, _lines(report, claims))
 
-    present(output, work)
+def reproduced(out: Path, study: Study, mesh: Mesh | None = None) -> Result:
+    """Run a study in ``out``; gives its claims and where the report is."""
+    from optdyn.study import LEDGER, read_ledger
+    from optdyn.study import reproduce as reproduce_in
+
+    report = reproduce_in(out, study, mesh)
+    claims = read_ledger(out / LEDGER)
+    return Result({"report": report, "claims": claims}, _lines(report, claims))
 
 
 def _lines(report: Path, claims: list[Claim]) -> list[str]:
