@@ -118,7 +118,13 @@ def test_findings_come_first_then_explorer_figures_ledger(whole: tuple[str, Page
     assert [page.ids.index(each) for each in order] == sorted(map(page.ids.index, order))
     sentences = re.findall(r"<li>([^<]*)", html.partition('class="findings"')[2])[:5]
     for words, sentence in zip(
-        ("beats every tuned baseline on", "momentum", "that mode", "saturate at large gradients on", "readable"),
+        (
+            "beats every tuned baseline on",
+            "momentum",
+            "that mode",
+            "saturate at large gradients on",
+            "readable",
+        ),
         sentences,
         strict=True,
     ):

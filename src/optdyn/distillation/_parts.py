@@ -240,7 +240,8 @@ def _elementwise(
         gradients: PyTree, state: PyTree, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
         del params
-        leaves, treedef = jax.tree.flatten(gradients)
+        leaves = jax.tree.leaves(gradients)
+        treedef: Any = jax.tree.structure(gradients)
         pairs = [update(g, s) for g, s in zip(leaves, treedef.flatten_up_to(state), strict=True)]
         return treedef.unflatten([g for g, _ in pairs]), treedef.unflatten([s for _, s in pairs])
 

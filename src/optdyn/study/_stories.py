@@ -173,8 +173,8 @@ STORIES = (
         "advantage_kept", "", "How far readable optimizers come, and what each mechanism adds",
         "The learned optimizer's advantage over the best tuned baseline on unseen problems is 1 "
         "here, the baseline 0; bars are fractions of it, ± standard error. Top: readable "
-        "optimizers, the smallest first. Middle: the chosen one without one of its parts. Bottom: the "
-        "learned optimizer without a mechanism. Pale bars go on beyond the left edge. "
+        "optimizers, the smallest first. Middle: the chosen one without one of its parts. "
+        "Bottom: the learned optimizer without a mechanism. Pale bars go on beyond the left edge. "
         "distilled.py holds the chosen one as code.",
         ("distillation",), draw.advantage_kept,
     ),
