@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from dynamics_helpers import learned
-from optdyn.dynamics import Status, find_fixed_points
+from optdyn.dynamics import Status, find_fixed_points, step_map
 from optdyn.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -26,7 +26,7 @@ def state_only(next_state) -> optax.GradientTransformation:
 
 def test_moments_under_a_constant_gradient() -> None:
     starts = np.random.default_rng(0).uniform(size=(5, 2))
-    found = find_fixed_points(optax.adam(0.1), starts, gradient=0.5, count=10**6)
+    found = find_fixed_points(step_map(optax.adam(0.1), count=10**6), starts, gradient=0.5)
     assert found.status == (Status.CONVERGED,) * 5
     np.testing.assert_allclose(found.h, np.tile([0.5, 0.25], (5, 1)), rtol=1e-9)
     np.testing.assert_allclose(found.spectral_radius, 0.999, rtol=1e-9)

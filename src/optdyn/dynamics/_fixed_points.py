@@ -15,7 +15,7 @@ from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, PyTree
+    from jaxtyping import Array, Float, Int
 
 # Newton steps are tried in full and cut by these factors; the best is taken.
 STEP_FACTORS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001)
@@ -89,8 +89,6 @@ def find_fixed_points(
     gradient: float = 0.0,
     *,
     param: float = 0.0,
-    state: PyTree | None = None,
-    count: int | None = None,
     iterations: int = 500,
     newton_steps: int = 40,
     tolerance: float = 1e-9,
@@ -103,7 +101,7 @@ def find_fixed_points(
     ``newton_steps``, each cut until ``‖h − F‖`` falls; ``param`` is held. Converged are
     candidates whose residual and error estimate are both at most
     ``tolerance·(1 + ‖h‖)``; an optimizer that computes in float32 cannot reach the
-    default and stalls. ``state`` and ``count`` as in `step_map`.
+    default and stalls. For another state or count than the first, give `step_map`'s map.
 
     Raises `UserError` for an optimizer that is not component-wise or starts of a wrong
     shape; the outcome of the search itself is in `FixedPoints.status`.
@@ -111,7 +109,7 @@ def find_fixed_points(
     require_positive_int("iterations", iterations, minimum=0)
     require_positive_int("newton_steps", newton_steps, minimum=0)
     require_number("tolerance", tolerance)
-    step = step_map(tx, state=state, count=count)
+    step = step_map(tx)
     starts = np.asarray(starts, np.float64)
     if starts.ndim != 2 or starts.shape[1] != len(step.names) or len(starts) == 0:
         raise UserError(f"starts: shape {starts.shape} is not allowed ((M, {len(step.names)}))")

@@ -24,13 +24,13 @@ def optimizer_schematic() -> Figure:
     axes.set_axis_off()
     for depth in (2, 1):
         offset = 0.28 * depth
-        _box(axes, (3.05 + offset, 2.55 + offset), 9.9, 3.3, "", GREY, face="white", width=0.8)
-    _box(axes, (3.05, 2.55), 9.9, 3.3, "", GREY, face="#F7F7F7", width=1.0)
-    _box(axes, (0.2, 3.05), 2.1, 1.4, "problem\n∇f(xₖ)", BLACK)
-    _box(axes, (3.6, 3.05), 2.1, 1.4, "encoding\nφ(gₖ)", GREEN)
-    _box(axes, (6.9, 3.05), 2.3, 1.4, "GRU cell\nF(hₖ, φ(gₖ))", BLUE)
-    _box(axes, (10.4, 3.05), 2.1, 1.4, "readout\nwᵀhₖ₊₁", ORANGE)
-    _box(axes, (14.8, 3.25), 1.0, 1.0, "+", PURPLE)
+        _box(axes, (3.05 + offset, 2.55 + offset), (9.9, 3.3), "", GREY, face="white", width=0.8)
+    _box(axes, (3.05, 2.55), (9.9, 3.3), "", GREY, face="#F7F7F7", width=1.0)
+    _box(axes, (0.2, 3.05), (2.1, 1.4), "problem\n∇f(xₖ)", BLACK)
+    _box(axes, (3.6, 3.05), (2.1, 1.4), "encoding\nφ(gₖ)", GREEN)
+    _box(axes, (6.9, 3.05), (2.3, 1.4), "GRU cell\nF(hₖ, φ(gₖ))", BLUE)
+    _box(axes, (10.4, 3.05), (2.1, 1.4), "readout\nwᵀhₖ₊₁", ORANGE)
+    _box(axes, (14.8, 3.25), (1.0, 1.0), "+", PURPLE)
     _arrow(axes, (2.3, 3.75), (3.6, 3.75), "gₖ", (2.72, 4.0))
     _arrow(axes, (5.7, 3.75), (6.9, 3.75))
     _arrow(axes, (9.2, 3.75), (10.4, 3.75), "hₖ₊₁", (9.8, 4.0))
@@ -55,27 +55,25 @@ def optimizer_schematic() -> Figure:
 def _box(
     axes: Axes,
     corner: Point,
-    width_: float,
-    height: float,
+    size: tuple[float, float],
     text: str,
     color: str,
     *,
     face: str = "white",
     width: float = 1.8,
 ) -> None:
-    """A rounded box with its lower left ``corner`` and ``text`` in its middle."""
+    """A rounded box with its lower left ``corner``, its ``size`` and ``text`` in its middle."""
     axes.add_patch(
         FancyBboxPatch(
             corner,
-            width_,
-            height,
+            *size,
             boxstyle="round,pad=0,rounding_size=0.18",
             edgecolor=color,
             facecolor=face,
             linewidth=width,
         )
     )
-    centre = (corner[0] + width_ / 2, corner[1] + height / 2)
+    centre = (corner[0] + size[0] / 2, corner[1] + size[1] / 2)
     axes.text(*centre, text, ha="center", va="center")
 
 
