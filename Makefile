@@ -15,7 +15,7 @@ MORE ?=
 TORCH ?= torch==2.13.0
 WORKERS := --numprocesses 2 --dist loadfile
 
-.PHONY: help setup reproduce paper-gpu test test-faults test-distributed test-lowest test-newest test-wheel test-torch lint format lock docs bench bench-quick clean
+.PHONY: help setup reproduce paper-gpu test test-full test-faults test-distributed test-lowest test-newest test-wheel test-torch lint format lock docs bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ paper-gpu: setup  ## Train on networks by the paper's whole protocol on one GPU 
 
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(WORKERS)
+
+test-full: setup  ## Run the tests at full length: every case, many kills, long searches (hours)
+	SUITE=full $(BIN)/python -m pytest $(WORKERS)
 
 test-lowest:  ## Run the tests on the lowest versions that pyproject.toml allows (needs uv)
 	$(LOWEST_PYTHON) -m venv --clear .venv-lowest

@@ -5,18 +5,28 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests run small programs once: compiling them is most of their time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests run small programs once: compiling them is most of their time. So they are compiled
+# quickly, and stored for the other worker, for commands in processes of their own and for the
+# next run.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
+PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs"
+LARGEST_CACHE = 2 * 2**30
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax
 import pytest
 
 from chromium import HOW_TO_INSTALL, chromium_path
-from helpers import TINY_RECIPES
+from helpers import FULL, TINY_RECIPES
 from optdyn.inner_loop import Objective
 from optdyn.precision import double_precision
 from optdyn.pretrained import load_shipped
@@ -25,7 +35,6 @@ from optdyn.runs._store import write_bytes
 from optdyn.study import Study, reproduce
 from optdyn.tasks import TwoMoons
 
-FULL = os.environ.get("SUITE") == "full"
 FIGURES: dict[str, object] = {}
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 LEFT_OUT = {}
@@ -42,13 +51,20 @@ hypothesis.settings.register_profile("searching", deadline=None)
 hypothesis.settings.load_profile("searching" if FULL else "repeatable")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin anew with programs that have grown too many; no worker is at work yet."""
+    stored = PROGRAMS.glob("*") if "PYTEST_XDIST_WORKER" not in os.environ else ()
+    if sum(path.stat().st_size for path in stored) > LARGEST_CACHE:
+        shutil.rmtree(PROGRAMS)
+
+
 def pytest_report_header() -> list[str]:
     return [f"left out: tests/{folder}, {why}" for folder, why in LEFT_OUT.items()]
 
 
 @pytest.fixture(scope="session")
 def full() -> bool:
-    """Whether a slow suite is asked for as a whole (``make test-faults``), not a small part."""
+    """Whether the suite is asked for at length (``make test-full``), not a small part of it."""
     return FULL
 
 
@@ -65,16 +81,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{name}: {figure}")
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands of all tests keep their compiled programs."""
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture
-def own_compilation_cache(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
-    """The test leaves the user's cache alone."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_dropped() -> Iterator[None]:
+    """Memory is for one file's programs, not for those of the whole suite."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,11 @@ from optdyn.search import SearchProtocol
 from optdyn.study import Recipe
 from optdyn.study._results import TaskResults
 from optdyn.tasks import TASKS, LinearRegression, Rosenbrock, Task, TwoMoons
+
+T = TypeVar("T")
+
+FULL = os.environ.get("SUITE") == "full"
+"""Whether the suite is asked for at length (``make test-full``), not a small part of it."""
 
 SMALL_OPTIONS = {
     "linear_regression": {"n": 3},
@@ -47,6 +53,11 @@ class Rate:
         rate = jnp.exp(self.log_rate)
         times = optax.stateless(lambda updates, _: jax.tree.map(lambda x: -rate * x, updates))
         return optax.chain(self.made(), times)
+
+
+def small_part(few: Iterable[T], every: Iterable[T]) -> list[T]:
+    """Cases of a test: ``few``, each kind once, and ``every`` one in the full suite."""
+    return list(every if FULL else few)
 
 
 def small_task(name: str) -> Task:

@@ -44,7 +44,6 @@ ON_TASK = ["--task", "rosenbrock", "--devices", "1"]
 TINY = [*ON_TASK, "--units", "4", "--unroll-length", "10", "--batch-size", "2"]
 SOURCE = str(Path(__file__).parents[1] / "src")
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
 
 COUNTS = [
     "--units", "--unroll-length", "--meta-steps", "--batch-size", "--decay-every", "--segment",

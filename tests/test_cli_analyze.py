@@ -62,9 +62,6 @@ class Made:
 """
 
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
-
 @pytest.fixture(autouse=True)
 def zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A module of the user's own, in the current folder."""

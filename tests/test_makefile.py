@@ -6,15 +6,12 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from optdyn.cli.main import main
 from optdyn.runs._checkpoints import load_optimizer
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.usefixtures("own_compilation_cache")
 def test_the_gpu_target_trains_by_the_papers_protocol(tmp_path: Path) -> None:
     small = "--task-option width=2 --task-option depth=1 --task-option points=8 --unroll-length 3"
     variables = {"UNITS": "2", "META_STEPS": "1", "GPU_OUT": str(tmp_path / "run"), "MORE": small}

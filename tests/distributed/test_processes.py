@@ -20,8 +20,6 @@ from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.runs._metrics_log import read_metrics
 from optdyn.runs._training_run import CHECKPOINTS, METRICS
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
 HERE = Path(__file__).parent
 GRADIENT, WEIGHTS = 1e-5, 1e-4
 """Relative to the largest entry."""

@@ -25,8 +25,6 @@ from optdyn.search import Execution, SearchProtocol, random_search
 from optdyn.search._search_table import SearchTable
 from optdyn.tasks import LinearRegression, make_task
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
 HERE = Path(__file__).parent
 
 

@@ -20,8 +20,6 @@ from optdyn.cli.main import main
 from optdyn.runs._store import TEMPORARY, write_json
 from tiny_runs import TASK
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
 FULL, SMALL = 1200, 60
 IN_FOLDERS = sorted(set(COMMANDS) - {"doctor", "completion", "launch"})
 """The commands that work in a folder."""

@@ -41,8 +41,6 @@ from optdyn.search._learning_rate import LearningRateSearch, Row
 from optdyn.tasks import Rosenbrock
 from tiny_runs import ARCHITECTURE, PROTOCOL, TASK, run_evaluation, run_training, run_tuning
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
 FULL, SMALL = 2400, 120
 
 Reader = Callable[[Path], Any]

@@ -28,8 +28,6 @@ from optdyn.study._ledger import judge
 from optdyn.study._results import read_results
 from optdyn.tasks import Rosenbrock
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
 FULL, SMALL = 120, 6
 TASK, OTHER = "rosenbrock", "linear_regression"
 

@@ -17,8 +17,6 @@ import pytest
 
 from tiny_runs import results
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
 SOURCES = [Path(__file__).parents[2] / "src", Path(__file__).parent]
 KILLS = {"training": 80, "tuning": 70, "evaluation": 60}
 SIGNALS = 20

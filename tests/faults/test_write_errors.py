@@ -20,8 +20,6 @@ from optdyn.runs import _training_run as training_run
 from optdyn.runs._checkpoints import load_state
 from tiny_runs import PROTOCOL, TASK, results, run_training
 
-pytestmark = pytest.mark.usefixtures("own_compilation_cache")
-
 CALLS = ("open", "write", "fsync", "replace", "unlink")
 SHORT = dataclasses.replace(PROTOCOL, num_meta_steps=4)
 EVERY_IN_SMALL = 19

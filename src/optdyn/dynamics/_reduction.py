@@ -56,7 +56,7 @@ class LinearSystem:
     sees_params: bool = dataclasses.field(metadata={"static": True})
 
     def as_optax(self) -> optax.GradientTransformation:
-        """The optimizer, for any pytree of float parameters, in float32 or wider."""
+        """The optimizer, for any pytree of float parameters, in at least float32."""
         size = len(self.B)
 
         def init(params: PyTree) -> LinearState:
@@ -88,16 +88,18 @@ class LinearSystem:
             return jnp.asarray(value, s.dtype)
 
         inputs = (g - constant(self.gradient))[..., None]
-        sources = jnp.append(jnp.asarray(self.B), self.D)[None]
+        sources = jnp.append(constant(self.B), constant(self.D))[None]
         if x is not None:
             dx = (x - constant(self.param))[..., None]
             inputs = jnp.concatenate([inputs, dx], axis=-1)
-            of_x = jnp.append(jnp.asarray(self.E), self.weight_decay)
+            of_x = jnp.append(constant(self.E), constant(self.weight_decay))
             sources = jnp.stack([sources[0], of_x])
-        system = jnp.concatenate([jnp.column_stack([self.A.T, self.C]), sources])
-        offset = constant(jnp.append(jnp.asarray(self.residual), self.drift))
+        system = jnp.concatenate(
+            [jnp.column_stack([constant(self.A.T), constant(self.C)]), sources]
+        )
+        offset = jnp.append(constant(self.residual), constant(self.drift))
         moved = jnp.concatenate([s, inputs], axis=-1)
-        after = jnp.matmul(moved, constant(system), precision=jax.lax.Precision.HIGHEST)
+        after = jnp.matmul(moved, system, precision=jax.lax.Precision.HIGHEST)
         after = after + jnp.broadcast_to(offset, after.shape)
         return after[..., -1], after[..., :-1]
 
