@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from optdyn.cli._devices import start
-from optdyn.cli._options import Devices, Output, OutputOptions, Scale, Seed
+from optdyn.cli._options import Devices, Output, OutputOptions, Scale, Seed, flat
 from optdyn.cli._output import Result, present
 from optdyn.cli._reading import one_of
 from optdyn.meta_training import MetaTraining
@@ -24,14 +25,27 @@ else:
     Which = Literal[WHICH]
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingsOptions:
+    """What is trained.
+
+    Attributes:
+        retrain: train and tune everything here, using nothing that ships with the package
+        seeds: trainings per task, to see how claims spread over seeds (1: as measured before
+            the release, where that ships)
+    """
+
+    retrain: bool = False
+    seeds: int = 1
+
+
 def reproduce(
     *,
     out: Path = Path("runs/reproduce"),
     task: Annotated[Which, one_of(WHICH)] = "all",
     scale: Scale = "laptop",
     seed: Seed = 0,
-    retrain: bool = False,
-    seeds: int = 1,
+    trainings: Annotated[TrainingsOptions, flat("Trainings", 2)] = TrainingsOptions(),
     devices: Devices = None,
     output: Output = OutputOptions(),
 ) -> None:
@@ -42,16 +56,14 @@ def reproduce(
         task: the task, or all of them
         scale: seconds, minutes, or the paper's sizes
         seed: seed of every random number
-        retrain: train and tune everything here, using nothing that ships with the package
-        seeds: trainings per task, to see how claims spread over seeds (1: as measured before
-            the release, where that ships)
+        trainings: what is trained
         devices: devices to spread problems over (none: every core, or every accelerator)
         output: what is printed
     """
     mesh = start(devices, MetaTraining().batch_size)
     from optdyn.study import Study, recipes_for
 
-    study = Study(recipes_for(task, scale), scale, seed, retrain, seeds)
+    study = Study(recipes_for(task, scale), scale, seed, **vars(trainings))
     present(output, lambda: reproduced(out, study, mesh))
 
 
