@@ -58,10 +58,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         shutil.rmtree(PROGRAMS)
 
 
-def pytest_report_header() -> list[str]:
-    return [f"left out: tests/{folder}, {why}" for folder, why in LEFT_OUT.items()]
-
-
 @pytest.fixture(scope="session")
 def full() -> bool:
     """Whether the suite is asked for at length (``make test-full``), not a small part of it."""
@@ -75,6 +71,8 @@ def figures() -> dict[str, object]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for folder, why in LEFT_OUT.items():
+        terminalreporter.write_line(f"left out: tests/{folder}, {why}")
     if FIGURES:
         terminalreporter.section("figures of the whole suite" if FULL else "of a small part")
     for name, figure in FIGURES.items():
