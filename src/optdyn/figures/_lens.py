@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK, GREY)
 DASHES = ("-", "--", "-.", ":")
 MOST_GROUPS = 8
+FARTHEST = 2.0
+"""Multipliers of a larger modulus are drawn at this one, so that the unit circle stays large."""
 ALIKE = 1e-3
 """Leaves whose rates differ by less than this part at every step are one group."""
 
@@ -141,6 +143,9 @@ def _multipliers(
     real = np.concatenate([pair[0] for pair in pairs])
     imaginary = np.concatenate([pair[1] for pair in pairs])
     when = np.tile(steps, len(keys))
+    beyond = bool(np.any(np.hypot(real, imaginary) > FARTHEST))
+    scale = np.minimum(1.0, FARTHEST / np.maximum(np.hypot(real, imaginary), FARTHEST / 2))
+    real, imaginary = scale * real, scale * imaginary
     turn = np.linspace(0.0, 2 * np.pi, 400)
     axes.fill(np.cos(turn), np.sin(turn), color="#F2F2F2", zorder=0)
     axes.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.9)
@@ -153,5 +158,7 @@ def _multipliers(
     figure.colorbar(points, ax=axes, label="step", pad=0.02)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_title("multipliers of the sharpest direction", loc="left")
-    axes.set_xlabel("real part")
+    axes.set_xlabel(
+        "real part" + (f" (beyond {FARTHEST:g}: drawn at {FARTHEST:g})" if beyond else "")
+    )
     axes.set_ylabel("imaginary part")
