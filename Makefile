@@ -15,7 +15,7 @@ MORE ?=
 TORCH ?= torch==2.13.0
 WORKERS := --numprocesses 2 --dist loadfile
 
-.PHONY: help setup reproduce paper-gpu test test-full test-faults test-distributed test-lowest test-newest test-wheel test-torch lint format lock docs bench bench-quick clean
+.PHONY: help setup reproduce paper-gpu bench-gpu test test-full test-faults test-distributed test-lowest test-newest test-wheel test-torch lint format lock docs bench bench-quick clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ reproduce: setup  ## Run the main job (SCALE=smoke|laptop|paper, OUT=folder)
 
 paper-gpu: setup  ## Train on networks by the paper's whole protocol on one GPU (TASK=, UNITS=, META_STEPS=, MORE=options)
 	$(BIN)/optdyn train --out $(GPU_OUT) --task $(TASK) --units $(UNITS) --encoding asinh --gain 1000 --input-scale 0.333333 --output-scale 0.1 --learning-rate 0.001 --max-cotangent-norm 0.3 --batch-size 32 --meta-steps $(META_STEPS) --devices 1 --memory-budget 60000000000 $(MORE)
+
+bench-gpu: setup  ## Measure a meta-step of make paper-gpu's recipe on this machine (TASK=, UNITS=)
+	$(BIN)/python -m benchmarks.paper_scale --task $(TASK) --units $(UNITS)
 
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(WORKERS)
@@ -66,6 +69,7 @@ test-distributed: setup  ## Train in many processes and search on a cluster, at 
 
 bench: setup  ## Measure meta-steps against the machine's limit (PEER_PYTHON=one with torch)
 	$(BIN)/python -m benchmarks --peer-python $(PEER_PYTHON)
+	$(BIN)/python -m benchmarks.interactive
 	$(BIN)/python -m benchmarks.growth
 
 bench-quick: setup  ## Measure five rows alone
