@@ -332,9 +332,14 @@ def test_the_package_ships_what_it_lists() -> None:
         at_stage = found.card if recipe.stage is None else recipe.stage
         for stage, of in (("final", found.card), ("momentum", at_stage)):
             assert optdyn.load_pretrained(task, stage).architecture == of.architecture
-    assert {"linear_regression/small_gain", "rosenbrock/paper"} <= other_trainings().keys()
+    assert other_trainings().keys() == {
+        "digits/stochastic",
+        "linear_regression/small",
+        "linear_regression/small_gain",
+        "rosenbrock/paper",
+    }
     for name in other_trainings():
-        assert pretrained_card(name).training.meta_step == 5000
+        assert pretrained_card(name).training.meta_step == (60 if "digits" in name else 5000)
         assert optdyn.load_pretrained(name).as_optax()
     files = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < SIZE_LIMIT
