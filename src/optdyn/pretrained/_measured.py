@@ -17,6 +17,7 @@ from optdyn.inner_loop import Objective, ProblemSet, unroll
 from optdyn.inner_loop._problem_set import EVALUATION_STREAM
 from optdyn.optimizers import GradientRange
 from optdyn.optimizers._gradient_range import largest_size
+from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
     from jaxtyping import Float, PyTree
@@ -152,7 +153,7 @@ def cost(tx: optax.GradientTransformation, parameters: int, machine: str) -> Cos
     """Time updates of ``tx`` and of Adam, in turns, on one leaf of ``parameters`` parameters."""
     adam = optax.adam(1e-3)
     params = jnp.zeros(parameters)
-    gradients = 1e-2 * jax.random.normal(jax.random.key(0), (parameters,))
+    gradients = 1e-2 * jax.random.normal(stream(0, "gradients to time"), (parameters,))
     steps = [_stepper(each, params, gradients) for each in (tx, adam)]
     seconds = np.array([[step() for step in steps] for _ in range(REPEATS)])
     ours, theirs = np.median(seconds, axis=0)
