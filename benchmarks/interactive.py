@@ -2,7 +2,7 @@
 
 `python -m benchmarks.interactive` (part of `make bench`) writes its results as JSON
 and two tables in `docs/benchmarks.md`. Each row is measured in a process of its own, in
-processor time, which hardly changes with other load, and in time by the clock.
+processor time, which changes less with other load, and in time by the clock.
 """
 
 from __future__ import annotations
