@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import optdyn
 from optdyn.dynamics import Lens, closed_loop
 from optdyn.errors import UserError
 
@@ -166,3 +167,47 @@ def test_the_second_look_compiles_nothing() -> None:
     before = len(traced)
     lens.scalars(tx.init(params), {"w": 2 * jnp.ones(3)}, 2 * jnp.ones(3))
     assert len(traced) == before
+
+
+def test_rates_that_go_by_a_leafs_size_are_those_of_the_whole_leaf() -> None:
+    params = {"w": jnp.ones((16, 12)), "b": jnp.ones(12)}
+    mask = lambda tree: jax.tree.map(lambda x: x.size > 100, tree)  # noqa: E731
+    tx = optax.chain(
+        optax.stateless(lambda u, _: jax.tree.map(lambda g: g / g.shape[0], u)),
+        optax.add_decayed_weights(0.1, mask=mask),
+        optax.scale(-0.01),
+    )
+    found = optdyn.Lens(tx, lambda p: 0.0).scalars(tx.init(params), params, curvature=False)
+    assert found["decay/w"] == pytest.approx(0.001)
+    assert found["decay/b"] == 0.0
+    assert found["rate/w"] == pytest.approx(0.01 / 16)
+    assert found["rate/b"] == pytest.approx(0.01 / 12)
+
+
+def test_what_cannot_be_read_is_nan_and_a_rate_of_zero_is_zero() -> None:
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    loss = lambda p: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2)  # noqa: E731
+    lars = optdyn.Lens(optax.lars(0.1), loss).scalars(optax.lars(0.1).init(params), params)
+    assert np.isnan(lars["rate/w"])
+    warm = optax.sgd(optax.linear_schedule(0.0, 0.1, 10), momentum=0.9)
+    found = optdyn.Lens(warm, loss).scalars(warm.init(params), params, curvature=False)
+    assert found["rate/w"] == 0.0
+
+
+def test_memory_that_never_fades_leaves_the_margin_to_the_closed_loop() -> None:
+    x, loss = jnp.array([1.0, 2.0]), lambda x: jnp.sum(jnp.array([1.0, 3.0]) * x**2)
+    tx = optax.contrib.schedule_free_sgd(0.1)
+    state = tx.init(x)
+    found = optdyn.Lens(tx, loss).scalars(state, x)
+    assert found["margin"] == optdyn.closed_loop(tx, loss, x, state).margin
+
+
+def test_what_the_lens_cannot_look_at_is_refused() -> None:
+    tx, x = optax.sgd(0.1), jnp.ones(2)
+    lens = optdyn.Lens(tx, lambda x: jnp.sum(x**2))
+    with pytest.raises(UserError, match=r"within jax\.jit"):
+        jax.jit(lens.scalars)(tx.init(x), x)
+    whole = {"x": x, "n": jnp.int32(1)}
+    with pytest.raises(UserError, match="n: int32"):
+        optdyn.Lens(tx, lambda p: jnp.sum(p["x"] ** 2)).scalars(tx.init(whole), whole)
+    assert optdyn.Lens(tx, lambda x: jnp.sum(x**2)[None]).scalars(tx.init(x), x)["loss"] == 2.0

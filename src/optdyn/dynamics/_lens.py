@@ -21,9 +21,11 @@ from optdyn.dynamics._sharpness import (
     component_loop,
     derivative_rows,
     leaf_loops,
+    silent_leaves,
     top_curvature,
     top_real_part,
 )
+from optdyn.dynamics._training_step import require_real
 from optdyn.errors import UserError, require_positive_int
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
 from optdyn.tasks import Problem
@@ -42,6 +44,10 @@ CLIPPING = 1e-5
 MULTIPLIERS = 4
 LARGEST_COUPLED = 20_000
 """Entries of (x, s) up to which optimizers that couple components get their multipliers."""
+
+
+def _remembered() -> Any:
+    return dataclasses.field(default_factory=Remembered, init=False, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +70,9 @@ class Lens:
     tx: optax.GradientTransformation
     loss_fn: LossFn
     lanczos_steps: int = 20
-    _cycles: Remembered[int] = dataclasses.field(
-        default_factory=Remembered, init=False, repr=False, compare=False
-    )
+    _cycles: Remembered[int] = _remembered()
+    _sampling: Remembered[bool] = _remembered()
+    _factors: Remembered[bool] = _remembered()
 
     def __post_init__(self) -> None:
         require_positive_int("lanczos_steps", self.lanczos_steps, minimum=2)
@@ -84,10 +90,13 @@ class Lens:
         For each leaf, read from a sample of its entries without any gradient:
         ``rate/LEAF`` (what a constant gradient of 1 would move a parameter by at each step),
         ``momentum/LEAF`` (β of its slowest fading answer) and ``decay/LEAF`` (the part of
-        the parameter taken away a step).
+        the parameter taken away a step). They are NaN where there is no such number, as for
+        trust ratios, which depend on the gradients of a whole leaf; a leaf whose learning rate
+        is 0 now has a rate of 0 alone. An optimizer that steps in cycles has none.
 
         With ``curvature``, at the cost of one step and 2·``lanczos_steps`` gradients on
-        ``batch``: ``loss``, ``gradient_norm``, ``update_ratio/LEAF`` (‖Δx‖ / ‖x‖), and
+        ``batch``: ``loss``, ``gradient_norm``, ``update_ratio/LEAF`` (‖Δx‖ / ‖x‖, NaN for a
+        leaf of zeros), and
 
         - ``sharpness``: the largest curvature, times the rate of each parameter, with second
           moments held; ``sharpness_edge``: where the optimizer starts to swing apart;
@@ -102,14 +111,21 @@ class Lens:
 
         All of it is on one batch: take a large fixed one to compare over time.
 
-        Raises `UserError` where ``loss_fn`` needs a batch that is not given.
+        Raises `UserError` where ``loss_fn`` needs a batch that is not given, for a leaf that is
+        no array of real floats, and within `jax.jit`.
         """
+        require_real(params)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((state, params))):
+            raise UserError(
+                "Lens.scalars: called within jax.jit or another transformation (call it between "
+                "the compiled steps: it gives plain numbers)"
+            )
         found = self._by_leaf(state, params)
         if not curvature:
             return found
         self._require_batch(batch)
         loss, gradients, updates, factor = self._step(params, state, batch)
-        found["loss"] = float(loss)
+        found["loss"] = float(jnp.reshape(loss, ()))
         found["gradient_norm"] = float(optax.tree.norm(gradients))
         for (name, x), update in zip(_named(params), jax.tree.leaves(updates), strict=True):
             size = float(jnp.linalg.norm(jnp.ravel(x).astype(jnp.float32)))
@@ -178,24 +194,53 @@ class Lens:
     def _by_leaf(self, state: PyTree, params: PyTree) -> dict[str, float]:
         if self._in_cycles(state, params):
             return {}
-        rows = jax.device_get(self._sampled_rows(params, state))
-        loops = leaf_loops(rows, _few_params(params))
+        kind = jax.tree.structure((params, state))
+        few = self._sampling.recall(kind, lambda: self._samples_stand_for_all(params, state))
+        rows = jax.device_get((self._sampled_rows if few else self._rows)(params, state))
+        like = _few_params(params) if few else params
+        if not self._factors.recall(kind, lambda: self._has_common_factor(params, state)):
+            rows = None
+        silent = silent_leaves(rows, like)
         found: dict[str, float] = {}
-        for (name, _), loop in zip(_named(params), loops, strict=True):
-            if loop is None:
-                continue
-            mean = float(np.mean(np.asarray(loop.rate, np.float64)))
-            found[f"rate/{name}"] = mean * loop.steady_rate
-            found[f"momentum/{name}"] = loop.momentum
-            found[f"decay/{name}"] = -loop.E
+        loops = zip(_named(params), leaf_loops(rows, like), silent, strict=True)
+        for (name, _), loop, still in loops:
+            rate, momentum, decay = 0.0 if still else math.nan, math.nan, math.nan
+            if loop is not None:
+                mean = float(np.mean(np.asarray(loop.rate, np.float64)))
+                rate, momentum, decay = mean * loop.steady_rate, loop.momentum, -loop.E
+            found |= {f"rate/{name}": rate, f"momentum/{name}": momentum, f"decay/{name}": decay}
         return found
+
+    def _samples_stand_for_all(self, params: PyTree, state: PyTree) -> bool:
+        """Whether the few entries answer as in the whole tree: nothing goes by a leaf's size."""
+        few, every = (
+            jax.device_get(rows(params, state)) for rows in (self._sampled_rows, self._rows)
+        )
+        if few is None or every is None:
+            return few is every
+        chosen = np.concatenate([np.ravel(_few(at)) for at in _positions(params)])
+        return all(
+            np.allclose(part, np.asarray(whole)[chosen], rtol=1e-4, atol=0.0, equal_nan=True)
+            for effects, wholes in zip(few, every, strict=True)
+            for part, whole in zip(effects, wholes, strict=True)
+        )
+
+    def _has_common_factor(self, params: PyTree, state: PyTree) -> bool:
+        """Whether gradients of another size would all be taken in by one factor."""
+        few, own = _sampled(params, state)
+        draw = np.random.default_rng(0)
+        gradients = jax.tree.map(
+            lambda x: jnp.asarray(draw.standard_normal(np.shape(x)), jnp.result_type(x)), few
+        )
+        return math.isfinite(float(common_factor(self.tx, few, own, gradients)))
 
     def _edge(
         self, state: PyTree, params: PyTree, batch: Any, gradients: PyTree, factor: float
     ) -> dict[str, float]:
         alone = math.isfinite(factor) and not self._in_cycles(state, params)
         loop = component_loop(self._rows(params, state), params, gradients) if alone else None
-        if loop is None:
+        # Memory that never fades moves with the parameters: that is no answer to a gradient.
+        if loop is None or not math.isfinite(loop.steady_rate):
             size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
             if size > LARGEST_COUPLED:
                 return {"margin": math.nan}
@@ -249,6 +294,16 @@ def _sampled(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
         return _few(leaf) if np.shape(leaf) in shapes and np.ndim(leaf) else leaf
 
     return jax.tree.map(few, params), jax.tree.map(few, state)
+
+
+def _positions(params: PyTree) -> list[np.ndarray]:
+    """Where each entry stands among all, as arrays like the leaves."""
+    sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [
+        start + np.arange(size).reshape(np.shape(leaf))
+        for start, size, leaf in zip(starts, sizes, jax.tree.leaves(params), strict=True)
+    ]
 
 
 def _few(leaf: Any) -> Any:

@@ -77,8 +77,15 @@ class ComponentLoop:
 
     @property
     def steady_rate(self) -> float:
-        """What a constant gradient moves a parameter by at each step, in units of ``rate``."""
-        return float(-(self.D + self.C @ np.linalg.solve(np.eye(len(self.B)) - self.A, self.B)))
+        """What a constant gradient moves a parameter by at each step, in units of ``rate``.
+
+        Infinite where the answer never settles, since memory adds up all gradients.
+        """
+        try:
+            settled = np.linalg.solve(np.eye(len(self.B)) - self.A, self.B)
+        except np.linalg.LinAlgError:
+            return float("inf")
+        return float(-(self.D + self.C @ settled))
 
     @property
     def momentum(self) -> float:
@@ -126,6 +133,15 @@ def leaf_loops(rows: Rows | None, params: PyTree) -> list[ComponentLoop | None]:
         found.append(_shared([[row[start:stop] for row in rows_] for rows_ in rows], leaf))
         start = stop
     return found
+
+
+def silent_leaves(rows: Rows | None, params: PyTree) -> list[bool]:
+    """Of each leaf, whether the update answers nothing: its learning rate is 0 now."""
+    stops = np.cumsum([int(np.size(leaf)) for leaf in jax.tree.leaves(params)])
+    if rows is None:
+        return [False] * len(stops)
+    updates = np.array([np.asarray(effects[0]) for effects in rows])
+    return [not np.any(part) for part in np.split(updates, stops[:-1], axis=1)]
 
 
 def derivative_rows(tx: optax.GradientTransformation, params: PyTree, state: PyTree) -> Rows | None:

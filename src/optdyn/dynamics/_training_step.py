@@ -139,7 +139,7 @@ def linearized_step(
     Raises `UserError` where the step is not finite, has no derivative along a leaf, or
     where a leaf of ``params`` is no real float, or one of the state is memory in integers.
     """
-    _require_real(params)
+    require_real(params)
     wrapped = optax.with_extra_args_support(tx)
     step = TrainingStep(wrapped, loss_fn, params, state, np.zeros(0, bool))
     step = dataclasses.replace(
@@ -179,10 +179,14 @@ def _without_derivative(step: TrainingStep) -> Bool[np.ndarray, " dim"]:
     return bad
 
 
-def _require_real(params: PyTree) -> None:
+def require_real(params: PyTree) -> None:
+    """Raise `UserError` for a leaf that is no array of real floats."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+        try:
+            dtype: Any = jnp.result_type(leaf)
+        except TypeError:  # such as a function among an Equinox module's leaves
+            dtype = type(leaf).__name__
+        if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.floating):
             name = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
             raise UserError(
                 f"params: {name}: {dtype} is not allowed (real floating-point leaves; close "
