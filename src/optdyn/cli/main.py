@@ -48,7 +48,7 @@ INTERRUPTED = 128
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's) and return its exit code.
 
-    0: done; 1: `optdyn doctor` found a fault; 2: bad input, told in one line on
+    0: done; 1: `optdyn doctor` found a fault; 2: bad input, in one line on
     standard error; 130 or 143: stopped by SIGINT or SIGTERM; 141: the reader of
     the output has gone; 75: another process of the training was lost.
     """

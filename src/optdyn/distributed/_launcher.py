@@ -24,7 +24,7 @@ FAREWELL = 10.0
 def launch(
     command: Sequence[str], count: int, noted: Callable[[], int | None] = lambda: None
 ) -> tuple[int, str] | None:
-    """Run ``command`` ``count`` times at once, each told its place by environment variables.
+    """Run ``command`` ``count`` times at once, each with its place in environment variables.
 
     A signal in ``noted`` is passed on to all. Once a process has failed, those
     that do not end by themselves within `ENDING` seconds are killed.

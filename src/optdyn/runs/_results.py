@@ -206,7 +206,8 @@ class StoredRow:
 class AnalysisInputs:
     """What an analysis depends on; ``checkpoints``: by file, the optimizer's fingerprint.
 
-    ``stage``: that of the other training's checkpoint that is judged as the momentum stage.
+    ``stage``: the fingerprint of the checkpoint that is judged as the momentum stage, where
+    another training gave it.
     """
 
     layout: int
