@@ -12,6 +12,7 @@ import pytest
 
 from dynamics_helpers import random_rnn
 from optdyn.dynamics import eigenmodes, linearize, settle, stability_map, step_map
+from optdyn.dynamics._place import leaf_names
 from optdyn.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -169,6 +170,17 @@ def test_what_is_not_in_the_tree_is_refused(place: dict[str, Any], told: str) ->
         linearize(optax.sgd(0.1, momentum=0.9), params=TREE, **place)
 
 
+def test_leaves_of_one_dotted_name_are_told_apart() -> None:
+    tree = {"a": [np.ones(2)], "a.0": np.ones(2)}
+    assert leaf_names(tree) == ["['a'][0]", "['a.0']"]
+    tx = optax.multi_transform(
+        {"slow": optax.sgd(0.1), "fast": optax.sgd(0.7)}, {"a": ["slow"], "a.0": "fast"}
+    )
+    with pytest.raises(UserError, match=r"leaf: 'a.0' is the name of 2 leaves .*\['a.0'\]"):
+        linearize(tx, params=tree, leaf="a.0")
+    assert pytest.approx(-0.7) == linearize(tx, params=tree, leaf="['a.0']").D
+
+
 def test_leaves_need_a_tree_and_floats() -> None:
     with pytest.raises(UserError, match="leaf: needs params="):
         linearize(optax.sgd(0.1), leaf="w")
@@ -215,6 +227,37 @@ def test_a_trust_ratio_is_a_factor() -> None:
     assert pytest.approx(-0.1 * ratio, rel=1e-8) == lin.D
     assert lin.C[0] == pytest.approx(-0.09 * ratio, rel=1e-8)
     assert "common" in lin.held
+
+
+UNEVEN = {"w": np.linspace(-1.0, 1.2, 96).reshape(12, 8), "b": np.linspace(0.5, 2.0, 5)}
+PUSHED = {"w": np.cos(UNEVEN["w"] * 7.0), "b": np.array([3.0, -0.4, 0.5, 0.9, -1.0])}
+
+
+@pytest.mark.parametrize(("leaf", "index"), [("b", (0,)), ("w", (3, 2))])
+@pytest.mark.parametrize(
+    ("tx", "words"),
+    [
+        (optax.chain(optax.scale_by_trust_ratio(), optax.scale(-0.1)), "held at its value"),
+        (optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(0.1)), "all updates times"),
+    ],
+    ids=["trust_ratio", "unitwise_clip"],
+)
+def test_the_factor_of_a_small_leaf_or_of_a_slice_is_held(
+    tx: optax.GradientTransformation, words: str, leaf: str, index: Any
+) -> None:
+    """At a held factor an update is proportional to its gradient."""
+    updates, _ = tx.update(jax.tree.map(jnp.asarray, PUSHED), tx.init(UNEVEN), UNEVEN)
+    lin = linearize(tx, params=UNEVEN, leaf=leaf, index=index, gradient=PUSHED)
+    factor = float(updates[leaf][index]) / PUSHED[leaf][index]
+    assert pytest.approx(factor, rel=1e-9) == lin.D
+    assert words in lin.held
+
+
+def test_a_norm_that_is_only_written_down_is_no_factor() -> None:
+    tx = optax.chain(optax.snapshot("norm", optax.tree.norm), optax.sgd(0.1))
+    lin = linearize(tx, params=UNEVEN, leaf="b", gradient=PUSHED)
+    assert lin.held == ""
+    assert pytest.approx(-0.1) == lin.D
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -99,7 +100,20 @@ def surroundings(place: Place) -> Surroundings:
 
 
 def leaf_names(params: PyTree) -> list[str]:
-    """The path of each leaf, in the order of ``jax.tree.leaves``."""
+    """The path of each leaf, in the order of ``jax.tree.leaves``.
+
+    With dots; where two leaves would have one name so, as `jax.tree_util.keystr` writes it.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    dotted = _dotted(params)
+    times = collections.Counter(dotted)
+    return [
+        name if times[name] == 1 else jax.tree_util.keystr(path)
+        for name, path in zip(dotted, paths, strict=True)
+    ]
+
+
+def _dotted(params: PyTree) -> list[str]:
     paths = jax.tree_util.tree_leaves_with_path(params)
     return [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path, _ in paths]
 
@@ -121,6 +135,14 @@ def find_leaf(params: PyTree, leaf: str | None) -> int:
         position = names.index(leaf)
     elif leaf in written:
         position = written.index(leaf)
+    elif leaf in _dotted(params):
+        several = [
+            name for name, dotted in zip(names, _dotted(params), strict=True) if dotted == leaf
+        ]
+        raise UserError(
+            f"leaf: {shown(leaf)} is the name of {len(several)} leaves (allowed: "
+            f"{', '.join(several)})"
+        )
     else:
         raise UserError(f"leaf: {shown(leaf)} is not in params (allowed: {listed})")
     found = jax.tree.leaves(params)[position]
