@@ -184,6 +184,37 @@ def test_a_warm_up_is_looked_at_at_its_peak() -> None:
     assert stability_map(tx, count=100).edge == pytest.approx(38.0, rel=1e-9)
 
 
+def test_a_schedule_of_the_weight_decay_alone() -> None:
+    tx = optax.chain(
+        optax.trace(0.9),
+        optax.add_decayed_weights(optax.linear_schedule(0.5, 0.0, 100)),
+        optax.scale_by_learning_rate(0.1),
+    )
+    found = dissect(tx, params=np.ones(2))
+    assert found.schedule is None
+    assert found.rate == pytest.approx(1.0, rel=1e-9)
+    assert found.linearization.weight_decay == pytest.approx(-0.05, rel=1e-9)
+    assert found.decay_in_words == (
+        "the weight decay follows the step count: 0.05 at count 0, 0 from count 100 on"
+    )
+
+
+def test_a_weight_decay_that_follows_the_rate_is_no_second_schedule() -> None:
+    found = counting(step_map(optax.adamw(WARM_UP, weight_decay=0.1), params=np.ones(1)), 1.0)
+    assert found.decay is None
+    assert found.schedule is not None
+    assert found.schedule.peak == 100
+
+
+@pytest.mark.parametrize(("first", "last"), [(5000, 5050), (777_000, 777_002)])
+def test_a_short_phase_of_a_schedule_is_seen(first: int, last: int) -> None:
+    tx = optax.sgd(lambda k: jnp.where((k >= first) & (k < last), 1.0, 0.1))
+    schedule = counting(step_map(tx), 1.0).schedule
+    assert schedule is not None
+    assert (schedule.peak, schedule.end_count) == (first, last)
+    np.testing.assert_allclose([schedule.start, schedule.end], [0.1, 0.1], rtol=1e-9)
+
+
 def test_bias_correction_is_seen_after_it_has_died_out() -> None:
     """An average that corrects its bias: at rest α = 0.01, stable below 380."""
     found = dissect(optax.chain(optax.ema(0.9), optax.scale(-0.1)))

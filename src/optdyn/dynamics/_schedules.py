@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics._counts import LAST, sampled_counts
 from optdyn.dynamics._jacobians import copies_at_once
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._settling import settle
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
 LONG = 20_000
 """So many steps a history is long."""
-LAST = 10**7
-"""Schedules that change after so many steps are not seen to the end."""
-COUNTS = np.unique(np.concatenate([np.arange(33), np.geomspace(33, LAST, 95).astype(np.int64)]))
+# What still changes after this part of the longest range seen has not ended.
+LATE = 0.4
 UNCHANGED = 1e-6
 # A schedule has ended where it stays within this part of its peak; wider where counters are
 # 32-bit ones, in which schedules are rounded.
@@ -38,12 +38,13 @@ CHUNK = 128
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How counters set the rate, as parts of its peak.
+    """How counters set a rate, as parts of its peak: the learning rate, or the weight decay.
 
     ``counters``: the positions of those in the flattened state. ``start``: the rate at count 0;
     ``peak``: the count at which it is largest for the first time; ``end``: the rate from
     ``end_count`` on, which is None where it still changes after 10⁷ steps. ``curve`` [K]: the
-    rate at ``counts`` [K].
+    rate at ``counts`` [K] (see `sampled_counts`: what happens between two of those is not
+    seen). ``height``: the size of the update that was seen at the peak.
     """
 
     counters: tuple[int, ...]
@@ -53,6 +54,7 @@ class Schedule:
     end_count: int | None
     counts: Int[np.ndarray, " K"]
     curve: Float[np.ndarray, " K"]
+    height: float
 
     def part_at(self, step: StepMap) -> float:
         """The rate where the counters of ``step`` stand, as part of the peak."""
@@ -60,8 +62,11 @@ class Schedule:
         count = max(int(np.max(np.asarray(parts[i]))) for i in self.counters)
         return float(np.interp(count, self.counts, self.curve))
 
-    def words(self, rate: float = 1.0) -> str:
-        """Start, peak and end in words; ``rate``: the learning rate at the peak."""
+    def words(self, rate: float = 1.0, what: str = "rate") -> str:
+        """Start, peak and end in words; ``rate``: the learning rate at the peak.
+
+        From count 33 on, phases that are shorter than the steps between ``counts`` may be missed.
+        """
         start, end = (part * rate if part > ENDED else 0.0 for part in (self.start, self.end))
         last = (
             f"{end:.4g} at count {LAST:g} and still changing"
@@ -73,24 +78,30 @@ class Schedule:
             parts.pop(0)
         if self.peak == self.end_count:
             parts[-2:] = [f"{rate:.4g} from count {self.peak} on"]
-        return "the rate follows the step count: " + ", ".join(parts)
+        return f"the {what} follows the step count: " + ", ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-    """What counters do. ``schedule``: the one there is, or None. ``transient``: positions of
+    """What counters do. ``schedule``: that of the rate, or None. ``transient``: positions of
     counters whose effect dies out by itself while the rate does not, as a bias correction does.
+    ``decay``: the schedule of a weight decay that does not follow the rate, or None; its
+    ``height`` is the largest decay a step.
     """
 
     schedule: Schedule | None
     transient: tuple[int, ...]
+    decay: Schedule | None = None
 
 
 def counting(step: StepMap, gradient_scale: float) -> Counting:
-    """Compare the update to one gradient, at one memory, over all counts up to 10⁷.
+    """Compare the update to one gradient, at one memory, over the counts of `sampled_counts`.
 
-    The memory is that of ``step`` where it is in the middle of a training, else the one that
-    a constant gradient of ``gradient_scale`` leads to. Raises `UserError` as `timing` does.
+    The weight decay is read apart: at zero gradients, parameters of 1 and the memory that the
+    optimizer starts with. The memory is that of ``step`` where it is in the middle of a training,
+    else the one that a constant gradient of ``gradient_scale`` leads to.
+
+    Raises `UserError` as `timing` does.
     """
     clock = step.clock
     if not clock.counters or clock.countdowns:
@@ -101,31 +112,97 @@ def counting(step: StepMap, gradient_scale: float) -> Counting:
         pushed = settle(step, gradient_scale, alternating=False, steps=LONG)
         if all(np.all(np.isfinite(leaf)) for leaf in _floats(pushed)):
             step = dataclasses.replace(step, state=pushed)
+    counts = sampled_counts(step)
+    weighted = [_phases(_at_rest(step, size), period, 0.0) for size in (1.0, 2.0)]
+
+    def decays(at: Any, counters: tuple[int, ...], others: int, size: int = 1) -> np.ndarray:
+        return _largest(_responses(weighted[size - 1], np.asarray(at), counters, others, 0.0))
+
+    joint = decays(counts, clock.counters, 0)
+    best = counts[[np.argmax(joint)]]
+    twice = decays(best, clock.counters, 0, size=2)
+    decaying = bool(np.max(joint) > 0.0) and np.allclose(twice, 2 * np.max(joint), rtol=1e-6)
     phases = _phases(step, period, gradient_scale)
+    x = step.around.own_param
+    apart = decaying and x != 0.0 and _adds_up(phases, weighted[0], best, gradient_scale)
 
-    def responses(counts: Any, counters: tuple[int, ...], others: int) -> np.ndarray:
-        return _responses(phases, np.asarray(counts), counters, others, gradient_scale)
+    def rates(at: Any, counters: tuple[int, ...], others: int) -> np.ndarray:
+        at = np.asarray(at)
+        seen = _responses(phases, at, counters, others, gradient_scale)
+        if apart:
+            seen = seen - x * _responses(weighted[0], at, counters, others, 0.0)
+        return _largest(seen)
 
-    joint = responses(COUNTS, clock.counters, 0)
-    best = int(COUNTS[np.argmax(joint)])
-    transient: list[int] = []
+    chosen, transient = _effects(clock.counters, counts, rates)
+    schedule = decay = None
+    if chosen:
+        schedule = _schedule(chosen, counts, lambda at: rates(at, chosen, LONG), clock.wide)
+    scheduled, _ = _effects(clock.counters, counts, decays) if decaying else ((), ())
+    if scheduled:
+        decay = _schedule(scheduled, counts, lambda at: decays(at, scheduled, LONG), clock.wide)
+        if schedule is not None and np.allclose(decay.curve, schedule.curve, atol=UNCHANGED):
+            decay = None
+    return Counting(schedule, transient, decay)
+
+
+def _effects(
+    counters: tuple[int, ...], counts: np.ndarray, read: Callable[..., np.ndarray]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which counters change what ``read(counts, counters, others)`` gives: for good, and at first.
+
+    ``others``: where all other counters are.
+    """
+    best = int(counts[np.argmax(read(counts, counters, 0))])
     scheduled: list[int] = []
-    for i in clock.counters:
-        alone = responses(COUNTS, (i,), best)
+    transient: list[int] = []
+    for i in counters:
+        alone = read(counts, (i,), best)
         if np.ptp(alone) <= UNCHANGED * np.max(alone):
             continue
-        dies_out = _dies_out(alone, functools.partial(responses, counters=(i,), others=best))
-        (transient if dies_out else scheduled).append(i)
-    if not scheduled:
-        return Counting(None, tuple(transient))
-    chosen = tuple(scheduled)
-    schedule = _schedule(chosen, lambda counts: responses(counts, chosen, LONG), clock.wide)
-    return Counting(schedule, tuple(transient))
+        at = functools.partial(read, counters=(i,), others=best)
+        (transient if _dies_out(alone, counts, at) else scheduled).append(i)
+    return tuple(scheduled), tuple(transient)
+
+
+def _at_rest(step: StepMap, size: float) -> StepMap:
+    """All parameters at ``size``, no gradients, and the memory that the optimizer starts with."""
+
+    def moved(leaf: Array, value: float) -> Array:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.full_like(leaf, value) if floating else leaf
+
+    with double_precision():
+        params = jax.tree.map(lambda p: moved(p, size), step.around.params)
+        gradients = jax.tree.map(lambda g: moved(g, 0.0), step.around.gradients)
+        around = dataclasses.replace(step.around, params=params, gradients=gradients)
+        return dataclasses.replace(step, around=around, state=step.fresh_state(params))
+
+
+def _adds_up(
+    phases: list[StepMap], weighted: list[StepMap], count: np.ndarray, gradient: float
+) -> bool:
+    """Whether the decay that is seen without gradients is there beside them, too."""
+    counters = phases[0].clock.counters
+    with double_precision():
+        around = phases[0].around
+        further = around.put(around.params, around.own_param + 1.0)
+        around = dataclasses.replace(around, params=further)
+    moved = [dataclasses.replace(phase, around=around) for phase in phases]
+    here, there = (_responses(at, count, counters, 0, gradient) for at in (phases, moved))
+    return np.allclose(there - here, _responses(weighted, count, counters, 0, 0.0), rtol=1e-6)
 
 
 def at_counts(step: StepMap, found: Counting, schedule: int | None = None) -> StepMap:
-    """``step`` with its schedule at that count (its peak by default), transients died out."""
+    """``step`` with its schedule at that count (its peak by default), transients died out.
+
+    A weight decay with a schedule of its own is at its own peak.
+    """
     state = step.state
+    if found.decay is not None:
+        step = dataclasses.replace(
+            step, state=set_counters(step, found.decay.peak, found.decay.counters)
+        )
+        state = step.state
     if found.transient:
         step = dataclasses.replace(step, state=set_counters(step, LONG, found.transient))
         state = step.state
@@ -161,13 +238,13 @@ def _responses(
     counters: tuple[int, ...],
     others: int,
     gradient: float,
-) -> Float[np.ndarray, " K"]:
-    """|Δx| at each count, the largest over a cycle; ``others``: where all other counters are."""
+) -> Float[np.ndarray, "phases K"]:
+    """Δx at each count and each step of a cycle; ``others``: where all other counters are."""
     first = phases[0]
     padded = np.resize(counts, -(-len(counts) // CHUNK) * CHUNK)
     run = PROGRAMS.recall((first.kind, counters), lambda: _compiled(counters))
     leaves = [jax.tree.leaves(phase.state) for phase in phases]
-    largest = np.zeros(len(counts))
+    found = []
     with double_precision():
         for phase, parts in zip(phases, leaves, strict=True):
             # A counter that grows once in a cycle has not grown yet at the start of it.
@@ -175,8 +252,12 @@ def _responses(
             at = dataclasses.replace(phase, state=set_counters(phase, others))
             arrays = (jnp.asarray(ahead), jnp.asarray(gradient, float))
             seen = [run(at, jnp.asarray(c), *arrays) for c in padded.reshape(-1, CHUNK)]
-            sizes = np.abs(np.concatenate([np.asarray(s) for s in seen]))[: len(counts)]
-            largest = np.maximum(largest, np.nan_to_num(sizes, posinf=0.0))
+            found.append(np.concatenate([np.asarray(s) for s in seen])[: len(counts)])
+    return np.nan_to_num(np.array(found), posinf=0.0, neginf=0.0)
+
+
+def _largest(seen: Float[np.ndarray, "phases K"]) -> Float[np.ndarray, " K"]:
+    largest: np.ndarray = np.max(np.abs(seen), axis=0)
     return largest
 
 
@@ -203,7 +284,11 @@ def _compiled(counters: tuple[int, ...]) -> Callable[..., Array]:
     return jax.jit(run)
 
 
-def _dies_out(curve: Float[np.ndarray, " K"], at: Callable[[Any], np.ndarray]) -> bool:
+def _dies_out(
+    curve: Float[np.ndarray, " K"],
+    counts: Int[np.ndarray, " K"],
+    at: Callable[[Any], np.ndarray],
+) -> bool:
     """Whether the response approaches an end above 0 as an exponential does."""
     end = curve[-1]
     if end <= UNCHANGED * np.max(curve):
@@ -212,9 +297,9 @@ def _dies_out(curve: Float[np.ndarray, " K"], at: Callable[[Any], np.ndarray]) -
     far = np.flatnonzero(distance >= NEAR)
     start = int(far[-1]) + 1 if len(far) else 0
     near = start + np.flatnonzero(distance[start:] > NEARER)
-    if len(near) < 2 or COUNTS[near[-1]] - COUNTS[near[0]] < 2:
+    if len(near) < 2 or counts[near[-1]] - counts[near[0]] < 2:
         return False
-    first, last = int(COUNTS[near[0]]), int(COUNTS[near[-1]])
+    first, last = int(counts[near[0]]), int(counts[near[-1]])
     middle = (first + last) // 2
     fraction = (middle - first) / (last - first)
     logs = np.log(distance[[near[0], near[-1]]])
@@ -223,11 +308,16 @@ def _dies_out(curve: Float[np.ndarray, " K"], at: Callable[[Any], np.ndarray]) -
     return between > 0.0 and abs(np.log(between) - expected) < EXPONENTIAL * abs(logs[1] - logs[0])
 
 
-def _schedule(counters: tuple[int, ...], at: Callable[[Any], np.ndarray], exact: bool) -> Schedule:
-    curve = at(COUNTS)
+def _schedule(
+    counters: tuple[int, ...],
+    sampled: Int[np.ndarray, " K"],
+    at: Callable[[Any], np.ndarray],
+    exact: bool,
+) -> Schedule:
+    curve = at(sampled)
     best = int(np.argmax(curve >= np.max(curve) * (1.0 - ENDED)))
-    low, high = int(COUNTS[max(best - 1, 0)]), int(COUNTS[min(best + 1, len(COUNTS) - 1)])
-    peak, height = int(COUNTS[best]), float(curve[best])
+    low, high = int(sampled[max(best - 1, 0)]), int(sampled[min(best + 1, len(sampled) - 1)])
+    peak, height = int(sampled[best]), float(curve[best])
     while True:
         counts = np.unique(np.linspace(low, high, CHUNK).astype(np.int64))
         seen = at(counts)
@@ -242,8 +332,8 @@ def _schedule(counters: tuple[int, ...], at: Callable[[Any], np.ndarray], exact:
     last = int(differs[-1]) if len(differs) else 0
     end_count: int | None = None
     # What falls for ever changes little at the end of so long a range.
-    if last < len(COUNTS) - 8:
-        low, high = int(COUNTS[last]), int(COUNTS[last + 1])
+    if sampled[last] < LATE * LAST:
+        low, high = int(sampled[last]), int(sampled[last + 1])
         while high - low > 1:
             middle = (low + high) // 2
             if abs(at([middle])[0] - curve[-1]) > allowed:
@@ -257,6 +347,7 @@ def _schedule(counters: tuple[int, ...], at: Callable[[Any], np.ndarray], exact:
         peak=peak,
         end=float(curve[-1] / height),
         end_count=end_count,
-        counts=COUNTS,
+        counts=sampled,
         curve=curve / height,
+        height=height,
     )

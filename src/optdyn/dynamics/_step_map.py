@@ -23,6 +23,7 @@ from optdyn.dynamics._separability import (
 )
 from optdyn.dynamics._state_layout import StateLayout, initial_state, state_layout
 from optdyn.errors import UserError, first_line, whole_number
+from optdyn.inner_loop import eval_params_of, with_extra_args
 from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
@@ -99,6 +100,14 @@ class StepMap:
             wide = to_float64(parameters)
             state = initial_state(self.build(wide), self.around.params)
         return dataclasses.replace(self, parameters=wide, state=state)
+
+    def fresh_state(self, params: PyTree) -> PyTree:
+        """``state`` with the memory that components of ``params`` start with."""
+        start = jax.tree.leaves(initial_state(self.tx, params))
+        parts, treedef = jax.tree.flatten(self.state)
+        for i in (*self.layout.memory, *self.layout.others):
+            parts[i] = start[i]
+        return jax.tree.unflatten(treedef, parts)
 
     @property
     def h(self) -> Float[np.ndarray, " N"]:
@@ -266,6 +275,8 @@ def _moved(step: StepMap, place: Place) -> StepMap:
 
 def _initial_step_map(optimizer: Optimizer, place: Place) -> StepMap:
     with double_precision():
+        if eval_params_of(optimizer) is not None:
+            optimizer = with_extra_args(optimizer)
         plain = isinstance(optimizer, optax.GradientTransformation)
         if not plain and not callable(getattr(optimizer, "as_optax", None)):
             raise UserError(
