@@ -63,6 +63,50 @@ def test_components_of_one_leaf_that_differ_are_told() -> None:
         param_groups(optax.sgd(0.1), {"n": jnp.int32(1)})
 
 
+PAIR = {"w": np.ones((4, 3)), "b": np.ones(3)}
+
+
+def apart(w: optax.GradientTransformation, b: optax.GradientTransformation):
+    return optax.partition({"w": w, "b": b}, {"w": "w", "b": "b"})
+
+
+def test_rates_in_the_state_part_leaves() -> None:
+    def one() -> optax.GradientTransformation:
+        return optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=0.9)
+
+    tx = apart(one(), one())
+    state = tx.init(PAIR)
+    assert len(param_groups(tx, PAIR, state=state)) == 1
+    state.inner_states["b"].inner_state.hyperparams["learning_rate"] = jnp.asarray(0.001)
+    w, b = param_groups(tx, PAIR, state=state).groups
+    assert (w.rate, b.rate) == pytest.approx((1.0, 0.01), rel=1e-9)
+
+
+def test_schedules_that_part_late_are_two_groups() -> None:
+    def from_count(n: int) -> optax.GradientTransformation:
+        return optax.sgd(lambda count: jnp.where(count >= n, 0.1, 0.0))
+
+    w, b = param_groups(apart(from_count(1000), from_count(2000)), PAIR).groups
+    assert (w.leaves, b.leaves) == (("w",), ("b",))
+    assert "from count 1000 on" in w.schedule
+    assert "from count 2000 on" in b.schedule
+
+
+def test_thresholds_part_leaves() -> None:
+    def clipped(at: float) -> optax.GradientTransformation:
+        return optax.chain(optax.clip(at), optax.sgd(0.1))
+
+    w, b = param_groups(apart(clipped(1.0), clipped(5.0)), PAIR).groups
+    found = [g.found.identification.nearest.hyperparameters["clip"] for g in (w, b)]
+    assert found == pytest.approx([1.0, 5.0], rel=1e-6)
+
+
+def test_a_coupled_leaf_is_not_alike_an_uncoupled_one() -> None:
+    tx = optax.chain(optax.scale_by_factored_rms(min_dim_size_to_factor=2), optax.scale(-0.1))
+    with pytest.raises(UserError, match=r"^w: optimizer: not component-wise here"):
+        param_groups(tx, PAIR)
+
+
 def test_results_print_as_a_verdict() -> None:
     lin = linearize(optax.chain(optax.trace(0.9), optax.scale(-0.1)))
     text = str(lin)

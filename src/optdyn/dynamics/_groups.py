@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics._counts import sampled_counts
 from optdyn.dynamics._dissection import Dissection, dissect
+from optdyn.dynamics._jacobians import copies_at_once
 from optdyn.dynamics._place import Place, leaf_names
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._separability import keep_precision
@@ -20,11 +23,14 @@ from optdyn.in_words import InWords
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Complex, Float, PyTree
+    from jaxtyping import Array, Complex, Float, Int, PyTree
 
-STEPS = 24
+STEPS = 12
+# Gradients of these sizes tell thresholds apart.
+DECADES = 10.0 ** np.arange(-3.0, 4.0)
 ALIKE = 1e-9
 SHOWN = 3
+CHUNK = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +38,15 @@ class Group:
     """Leaves that behave alike, and what one component of them does.
 
     ``leaves``: their names; ``found``: the dissection of one component of the first. ``uniform``:
-    whether all components within each leaf behave alike too.
+    whether all components within each leaf behave alike too. ``coupled``: whether the gradients
+    of others change what one does, at gradients of about ``gradient_scale`` in norm.
     """
 
     leaves: tuple[str, ...]
     components: int
     uniform: bool
     found: Dissection
+    coupled: bool = False
 
     @property
     def modes(self) -> tuple[Complex[np.ndarray, " N"], Complex[np.ndarray, " N"]]:
@@ -90,10 +98,14 @@ def param_groups(
 ) -> ParamGroups:
     """Which leaves of ``params`` the optimizer ``tx`` treats alike, and how.
 
-    Found by response, not by name: every component of every leaf gets the same gradients, from
-    the initial state and the same value, and leaves with equal updates are one group. One
-    component of each group is then dissected (see `dissect`): with ``state``, ``gradient`` and
-    ``count`` of a training where they are given, else under gradients of ``gradient_scale``.
+    Found by response, not by name. Leaves with equal updates of one component are one group.
+    Every component of every leaf gets the same gradients, of sizes over six decades about
+    ``gradient_scale``, and the same value, 1. The state is ``state`` (by default the initial
+    one), with the memory that components start with and, in a second comparison, counters at
+    all counts of `sampled_counts`. A leaf in which components are coupled, beside all that the
+    whole tree shares, is not alike one in which they are not. One component of each group is
+    then dissected (see `dissect`): with ``state``, ``gradient`` and ``count`` of a training
+    where they are given, else under gradients of ``gradient_scale``.
 
     Raises `UserError` for what `dissect` refuses, with the leaf, and for parameters without
     leaves of floating-point numbers.
@@ -108,14 +120,15 @@ def param_groups(
     ]
     if not real:
         raise UserError("params: no leaf of floating-point numbers (allowed: at least one)")
-    step = step_map(tx, params=params, leaf=names[real[0]])
-    size = gradient_scale / np.sqrt(sum(np.prod(shape) for shape in shapes))
-    first, spread = _answers(step, size)
+    step = step_map(tx, params=params, leaf=names[real[0]], state=state, count=count)
+    answers = _answers(step, gradient_scale, sum(math.prod(shape) for shape in shapes))
     members: list[list[int]] = []
     for i in real:
         for group in members:
-            scale = np.max(np.abs(first[[i, group[0]]]))
-            if np.max(np.abs(first[i] - first[group[0]])) <= ALIKE * scale:
+            # One component alone has no others that it could be coupled to.
+            apart = 1 not in (math.prod(shapes[i]), math.prod(shapes[group[0]]))
+            differ = apart and answers.coupled[i] != answers.coupled[group[0]]
+            if not differ and answers.alike(i, group[0]):
                 group.append(i)
                 break
         else:
@@ -133,43 +146,130 @@ def param_groups(
             found = dissect(tx, gradient_scale=gradient_scale, **place)
         except UserError as error:
             raise UserError(f"{names[group[0]]}: {error}") from error
-        uniform = bool(np.all(spread[group] <= ALIKE * np.max(np.abs(first[group]))))
-        components = int(sum(np.prod(shapes[i]) for i in group))
-        groups.append(Group(tuple(names[i] for i in group), components, uniform, found))
+        groups.append(
+            Group(
+                leaves=tuple(names[i] for i in group),
+                components=sum(math.prod(shapes[i]) for i in group),
+                uniform=bool(np.all(answers.uniform[group])),
+                found=found,
+                coupled=bool(np.any(answers.coupled[group])),
+            )
+        )
     return ParamGroups(tuple(sorted(groups, key=lambda group: -group.components)))
 
 
-PROGRAMS: Remembered[Callable[..., tuple[Array, Array]]] = Remembered()
+@dataclasses.dataclass(frozen=True)
+class _Answers:
+    """``updates`` [leaves, probes, steps] of each leaf's first component, to compare.
+
+    ``uniform``, ``coupled`` [leaves]: whether others of the leaf do the same, and whether the
+    gradients of others matter.
+    """
+
+    updates: list[Float[np.ndarray, "leaves probes steps"]]
+    uniform: np.ndarray
+    coupled: np.ndarray
+
+    def alike(self, i: int, j: int) -> bool:
+        """Whether the first components of two leaves do the same in every probe."""
+        return all(bool(np.all(_same(part[i], part[j]))) for part in self.updates)
 
 
-def _answers(
-    step: StepMap, size: float
-) -> tuple[Float[np.ndarray, "leaves steps"], Float[np.ndarray, " leaves"]]:
-    """The updates of each leaf's first component, and how far others in the leaf are off."""
+class _Programs(NamedTuple):
+    probes: Callable[..., tuple[Array, Array]]
+    counts: Callable[..., Array]
+
+
+PROGRAMS: Remembered[_Programs] = Remembered()
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    size = np.maximum(np.max(np.abs(a), axis=-1), np.max(np.abs(b), axis=-1))
+    return np.max(np.abs(a - b), axis=-1) <= ALIKE * size
+
+
+def _answers(step: StepMap, gradient_scale: float, components: int) -> _Answers:
+    # So small that a clip by the norm of all is silent, and one gradient for all; then others too.
+    small = gradient_scale / np.sqrt(components)
+    sizes = np.array([small, small, *(gradient_scale * DECADES)])
+    varied = np.arange(len(sizes)) == 1
+    period = step.clock.period
+    shape = np.cos(0.37 * np.arange(STEPS * period) ** 2)
+    programs = PROGRAMS.recall(step.kind, _compiled)
     with double_precision():
-        gradients = size * np.cos(0.37 * np.arange(STEPS * step.clock.period) ** 2)
-        run = PROGRAMS.recall(step.kind, _compiled)
-        first, spread = run(step, jnp.asarray(gradients))
-        return np.asarray(first).T, np.max(np.asarray(spread), axis=0)
+        probes = programs.probes(step, jnp.asarray(np.outer(sizes, shape)), varied.astype(float))
+        first, spread = (np.moveaxis(np.asarray(part), 2, 0) for part in probes)
+        updates = [np.delete(first, 1, axis=1)]
+        if step.clock.counters and not step.clock.countdowns:
+            gradients = jnp.full(period, small)
+            curves = programs.counts(step, gradients, jnp.asarray(sampled_counts(step)))
+            updates.append(np.moveaxis(np.asarray(curves), 2, 0).reshape(len(first), 1, -1))
+    largest = np.max(np.abs(first[:, 0]), axis=-1)
+    return _Answers(
+        updates=[np.nan_to_num(part, posinf=np.inf) for part in updates],
+        uniform=np.max(spread[:, 0], axis=-1) <= ALIKE * largest,
+        coupled=~_same(first[:, 0], first[:, 1]),
+    )
 
 
-def _compiled() -> Callable[..., tuple[Array, Array]]:
-    def run(step: StepMap, gradients: Float[Array, " steps"]) -> tuple[Array, Array]:
-        ones = jax.tree.map(jnp.ones_like, step.around.params)
-        start = jax.tree.map(jnp.asarray, step.tx.init(ones))
+def _run(
+    step: StepMap,
+    state: PyTree,
+    gradients: Float[Array, " steps"],
+    varied: Float[Array, ""] | float,
+) -> tuple[Float[Array, "steps leaves"], Float[Array, "steps leaves"]]:
+    """Updates of each leaf's first component, and how far others in the leaf are off.
 
-        def advance(state: PyTree, g: Float[Array, ""]) -> tuple[PyTree, tuple[Array, Array]]:
-            same = jax.tree.map(lambda p: jnp.full_like(p, g.astype(p.dtype)), ones)
-            updates, after = step.update_all(state, same, ones)
-            flat = [jnp.ravel(u).astype(jnp.float64) for u in jax.tree.leaves(updates)]
-            first = jnp.stack([u[0] if u.size else jnp.float64(0.0) for u in flat])
-            off = [jnp.max(jnp.abs(u - u[:1]), initial=0.0) for u in flat]
-            return keep_precision(after, state), (first, jnp.stack(off))
+    ``varied``: how far the gradients of others differ from that of the first.
+    """
+    ones = _ones(step.around.params)
 
-        answers: tuple[Array, Array] = jax.lax.scan(advance, start, gradients)[1]
-        return answers
+    def advance(state: PyTree, g: Float[Array, ""]) -> tuple[PyTree, tuple[Array, Array]]:
+        updates, after = step.update_all(state, jax.tree.map(lambda p: given(p, g), ones), ones)
+        flat = [jnp.ravel(u).astype(jnp.float64) for u in jax.tree.leaves(updates)]
+        first = jnp.stack([u[0] if u.size else jnp.float64(0.0) for u in flat])
+        off = [jnp.max(jnp.abs(u - u[:1]), initial=0.0) for u in flat]
+        return keep_precision(after, state), (first, jnp.stack(off))
 
-    return jax.jit(run)
+    def given(p: Array, g: Float[Array, ""]) -> Array:
+        factors = 1.0 + 0.5 * varied * jnp.sin(jnp.arange(p.size, dtype=jnp.float64))
+        return (g * factors.reshape(p.shape)).astype(p.dtype)
+
+    found: tuple[Array, Array] = jax.lax.scan(advance, state, gradients)[1]
+    return found
+
+
+def _ones(params: PyTree) -> PyTree:
+    return jax.tree.map(jnp.ones_like, params)
+
+
+def _compiled() -> _Programs:
+    def start(step: StepMap) -> PyTree:
+        return jax.tree.map(jnp.asarray, step.fresh_state(_ones(step.around.params)))
+
+    def probes(
+        step: StepMap, gradients: Float[Array, "probes steps"], varied: Float[Array, " probes"]
+    ) -> tuple[Array, Array]:
+        state = start(step)
+        found: tuple[Array, Array] = jax.lax.map(
+            lambda probe: _run(step, state, *probe), (gradients, varied)
+        )
+        return found
+
+    def counts(step: StepMap, gradients: Float[Array, " steps"], at: Int[Array, " K"]) -> Array:
+        parts, treedef = jax.tree.flatten(start(step))
+
+        def one(count: Array) -> Array:
+            moved = [
+                jnp.full_like(part, count.astype(part.dtype)) if i in step.clock.counters else part
+                for i, part in enumerate(parts)
+            ]
+            return _run(step, jax.tree.unflatten(treedef, moved), gradients, 0.0)[0]
+
+        return jax.lax.map(one, at, batch_size=copies_at_once(step, CHUNK))
+
+    return _Programs(jax.jit(probes), jax.jit(counts))
 
 
 def _row(group: Group) -> list[str]:
@@ -182,6 +282,10 @@ def _row(group: Group) -> list[str]:
     lines += [f"  {line}" for line in modes]
     if group.schedule:
         lines.append(f"  {group.schedule}")
+    if group.found.decay_in_words:
+        lines.append(f"  {group.found.decay_in_words}")
+    if group.coupled:
+        lines.append("  the gradients of others change what a component does: this is one alone")
     if not group.uniform:
         lines.append("  components within a leaf differ: this is the first one")
     return lines
