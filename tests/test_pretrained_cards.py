@@ -71,7 +71,7 @@ def test_a_readable_optimizer_is_an_optax_pair_of_the_cards_numbers(name: str) -
 
 
 def test_a_name_without_a_readable_optimizer_says_which_have_one() -> None:
-    with pytest.raises(UserError, match=r"stage of rosenbrock: .*two_moons"):
+    with pytest.raises(UserError, match=r"stage of rosenbrock: .*digits"):
         optdyn.load_pretrained("rosenbrock", "readable")
 
 

@@ -123,7 +123,7 @@ def test_findings_come_first_then_explorer_figures_ledger(whole: tuple[str, Page
             "momentum",
             "that mode",
             "saturate at large gradients on",
-            "readable",
+            "an optimizer of a few numbers",
         ),
         sentences,
         strict=True,

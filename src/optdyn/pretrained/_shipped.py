@@ -83,6 +83,10 @@ def _place(folder: str | Path | None) -> Path:
     return Path(folder)
 
 
+def _is_readable(stage: Any) -> bool:
+    return isinstance(stage, str) and stage == READABLE
+
+
 def shipped_stages(folder: str | Path | None = None) -> dict[str, tuple[str, ...]]:
     """Each task's stages in ``folder`` (default: the package's own), by the files present."""
     return _stages_in(_place(folder), "*")
@@ -166,13 +170,13 @@ def pretrained_card(
 
     ``name``, ``stage`` and ``folder`` as there. Raises `UserError` as there, too.
     """
-    card = _weights(name, "final" if stage == READABLE else stage, folder)[1]
+    card = _weights(name, "final" if _is_readable(stage) else stage, folder)[1]
     source = _place(folder) / name
     manifest = read_manifest(source)
     final = manifest.files.get(f"final{CHECKPOINT_SUFFIX}")
     measurements = None if final is None else read_measurements(source, final.sha256)
     numbers, file = None, f"{stage}{CHECKPOINT_SUFFIX}"
-    if stage == READABLE:
+    if _is_readable(stage):
         if FITTED not in manifest.files:
             others = ", ".join(n for n in PRETRAINED if (FOLDER / n / FITTED).is_file())
             raise UserError(
