@@ -83,7 +83,7 @@ def _place(folder: str | Path | None) -> Path:
     return Path(folder)
 
 
-def _is_readable(stage: Any) -> bool:
+def _is_readable(stage: object) -> bool:
     return isinstance(stage, str) and stage == READABLE
 
 
@@ -135,7 +135,7 @@ def load_pretrained(
     - ``"final"``: the learned optimizer at the end of meta-training;
     - ``"momentum"``: the learned optimizer when it did as well as the best tuned momentum;
     - ``"readable"``: an optax pair of a few numbers that was fitted to the learned optimizer.
-      An update costs about as much as Adam's.
+      Its card says what an update costs.
 
     Learned optimizers become an optax pair by ``as_optax()``. `pretrained_card` says where
     each works, what it costs, and where it fails. Outside of ``jax.jit``, one that ships with
