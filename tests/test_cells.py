@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,3 +106,35 @@ def test_bad_architectures_are_named(settings, named):
         Architecture(**settings)
     with pytest.raises(UserError, match=r"encoding\.kind"):
         Encoding("fourier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaky:
+    """``h' = h/2 + tanh(V u)``: each row by itself."""
+
+    units: int
+
+    @property
+    def state_size(self):
+        return self.units
+
+    def init(self, key, inputs):
+        return {"V": 0.3 * jax.random.normal(key, (inputs, self.units))}
+
+    def step(self, weights, h, u):
+        return 0.5 * h + jnp.tanh(u @ weights["V"])
+
+
+class Centred(Leaky):
+    """Less the mean over rows."""
+
+    def step(self, weights, h, u):
+        after = super().step(weights, h, u)
+        return after - jnp.mean(after, axis=0, keepdims=True)
+
+
+def test_a_cell_whose_rows_change_each_other_is_refused():
+    rnns = [ComponentwiseRNN.init(jax.random.key(0), Architecture(c, 3)) for c in (Leaky, Centred)]
+    jax.jit(lambda g: rnns[0].as_optax().update(g, rnns[0].as_optax().init(g)))(jnp.ones(4))
+    with pytest.raises(UserError, match=r"cell: rows of Centred\.step are not independent"):
+        rnns[1].as_optax()

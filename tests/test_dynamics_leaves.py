@@ -14,6 +14,7 @@ from dynamics_helpers import random_rnn
 from optdyn.dynamics import eigenmodes, linearize, settle, stability_map, step_map
 from optdyn.dynamics._place import leaf_names
 from optdyn.errors import UserError
+from optdyn.inner_loop import with_eval_params
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -179,6 +180,21 @@ def test_leaves_of_one_dotted_name_are_told_apart() -> None:
     with pytest.raises(UserError, match=r"leaf: 'a.0' is the name of 2 leaves .*\['a.0'\]"):
         linearize(tx, params=tree, leaf="a.0")
     assert pytest.approx(-0.7) == linearize(tx, params=tree, leaf="['a.0']").D
+
+
+def test_a_state_that_grows_at_the_first_step_is_taken() -> None:
+    tx = optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1, momentum=0.9))
+    state = tx.init(UNEVEN)
+    for _ in range(2):
+        _, state = tx.update(PUSHED, state, UNEVEN)
+    lin = linearize(tx, params=UNEVEN, leaf="b", state=state, gradient=PUSHED)
+    np.testing.assert_allclose([lin.A[0, 0], lin.C[0], lin.D], [0.9, -0.09, -0.1], rtol=1e-12)
+    assert lin.held == ""
+
+
+def test_an_optimizer_with_evaluation_parameters_is_taken() -> None:
+    tx = with_eval_params(optax.sgd(0.1, momentum=0.9), lambda state, params: params)
+    assert eigenmodes(linearize(tx)).beta[0].real == pytest.approx(0.9, rel=1e-12)
 
 
 def test_leaves_need_a_tree_and_floats() -> None:

@@ -226,3 +226,10 @@ def test_meta_gradients_of_any_optimizer_are_of_its_own_runs(name: str) -> None:
     difference = (alone(-2.0 + 1e-5) - alone(-2.0 - 1e-5)) / 2e-5
     np.testing.assert_allclose(jax.tree.leaves(gradient)[0], difference, rtol=1e-6)
     assert (int(found.exploded), int(found.contained)) == (0, 0)
+
+
+def test_a_state_that_grows_at_the_first_step_is_carried() -> None:
+    monitored = optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1))
+    found = unroll(monitored, Problem(START, loss), STEPS)
+    plain = unroll(optax.sgd(0.1), Problem(START, loss), STEPS)
+    np.testing.assert_array_equal(found.losses, plain.losses)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optdyn.dynamics._state_layout import whole_state
 from optdyn.errors import UserError, first_line, require_positive_int
 from optdyn.precision import double_precision
 from optdyn.random_streams import stream
@@ -163,7 +164,7 @@ def _responses(tx: optax.GradientTransformation, shape: tuple[int, ...]) -> Coup
                     )
                 return (params + step, keep_precision(after, state)), step
 
-            return jax.lax.scan(advance, (start, tx.init(start)), gradients)[1]
+            return jax.lax.scan(advance, (start, whole_state(tx, start)), gradients)[1]
 
         responses, common = [], []
         try:

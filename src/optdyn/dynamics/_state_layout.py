@@ -12,6 +12,7 @@ import numpy as np
 
 from optdyn.dynamics._place import Surroundings, leaf_names
 from optdyn.errors import UserError, first_line
+from optdyn.inner_loop import with_later_leaves
 
 if TYPE_CHECKING:
     import optax
@@ -41,12 +42,19 @@ def initial_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
 
     (Such as "is this the first step".) Call it inside `optdyn.precision.double_precision`.
     """
-    state = jax.tree.map(jnp.asarray, tx.init(params))
+    state = jax.tree.map(jnp.asarray, whole_state(tx, params))
     if not any(_is_flag(leaf) for leaf in jax.tree.leaves(state)):
         return state
     zeros = jax.tree.map(jnp.zeros_like, params)
     _, after = tx.update(zeros, state, params)
     return jax.tree.map(lambda old, new: jnp.asarray(new) if _is_flag(old) else old, state, after)
+
+
+def whole_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
+    """What ``tx.init`` gives, with leaves that the first step adds, at zero."""
+    state = tx.init(params)
+    after = jax.eval_shape(tx.update, params, state, params)[1]
+    return with_later_leaves(state, after)
 
 
 def state_layout(

@@ -10,6 +10,7 @@ from optdyn.inner_loop._unroll import (
     Trajectory,
     losses_and_gradients,
     unroll,
+    with_later_leaves,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "unroll",
     "with_eval_params",
     "with_extra_args",
+    "with_later_leaves",
 ]

@@ -110,12 +110,17 @@ def unroll(
 
 
 def _with_later_types(step: Callable, begin: Carry, k: Array | None) -> PyTree:
-    """The first state in the types that it has after a step.
+    """The first state in the types, and with the leaves, that it has after a step.
 
-    Raises `UserError` where the step changes more than types.
+    Raises `UserError` where the step changes more than that.
     """
     params, state = begin
-    after, later = jax.eval_shape(lambda carry: step(carry, k)[0], begin)
+
+    def following(state: PyTree) -> Carry:
+        return jax.eval_shape(lambda carry: step(carry, k)[0], (params, state))
+
+    state = with_later_leaves(state, following(state)[1])
+    after, later = following(state)
     before = jax.tree.map(jnp.shape, (params, state))
     if before != jax.tree.map(jnp.shape, (after, later)):
         raise UserError(
@@ -123,6 +128,22 @@ def _with_later_types(step: Callable, begin: Carry, k: Array | None) -> PyTree:
             "can carry is needed: make all of it in init)"
         )
     return jax.tree.map(lambda leaf, new: jnp.asarray(leaf).astype(new.dtype), state, later)
+
+
+def with_later_leaves(state: PyTree, later: PyTree) -> PyTree:
+    """``state`` with the leaves that ``later`` has besides, at zero, as `optax.monitor` makes them.
+
+    ``later``: the shapes and types of the state after a step. Unchanged where leaves are missing.
+    """
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    own = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(later)]
+    if len(names) == len(own) or not set(own) <= set(names):
+        return state
+    return jax.tree_util.tree_map_with_path(
+        lambda path, new: own.get(jax.tree_util.keystr(path), jnp.zeros(new.shape, new.dtype)),
+        later,
+    )
 
 
 def start_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import operator
 import sys
 from collections.abc import Callable
@@ -22,16 +23,22 @@ from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.optimizers import _fused_gru as fused_gru
 from optdyn.optimizers import _fused_update as fused_update
 from optdyn.optimizers._gru_kernel import Weights, gru_reference, gru_step
+from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
 
 
 CELL_METHODS = ("init", "step", "state_size")
+# So many rows are compared, up to this part of the largest number.
+ROWS, ROWS_AGREE = 3, 1e-4
 
 
 class Cell(Protocol):
-    """What every cell offers. It is made from its number of units."""
+    """What every cell offers. It is made from its number of units.
+
+    A row of ``step`` is one component: what it gives depends on that row alone.
+    """
 
     @property
     def units(self) -> int: ...
@@ -184,6 +191,41 @@ def cell_class(cell: object) -> Callable[[int], Cell]:
             f"{', '.join(CELL_METHODS)})"
         )
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def require_rows_apart(make: Callable[[int], Cell], units: int, inputs: int) -> None:
+    """Compare one step of three rows to that of each row alone.
+
+    In meta-training the rows of all problems of a batch are one array.
+
+    Raises `UserError` where rows change each other.
+    """
+    cell = make(units)
+    # The optimizer may be made within a compiled function; and accelerators round products.
+    with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
+        key = stream(0, "rows of a cell")
+        keys = (jax.random.fold_in(key, k) for k in itertools.count())
+
+        def moved(leaf: Array) -> Array:
+            # Weights that start at zero may be what mixes rows.
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf
+            return leaf + 0.1 * jax.random.normal(next(keys), jnp.shape(leaf), leaf.dtype)
+
+        weights = jax.tree.map(moved, cell.init(next(keys), inputs))
+        h = jax.random.normal(next(keys), (ROWS, cell.state_size))
+        u = jax.random.normal(next(keys), (ROWS, inputs))
+        together = cell.step(weights, h, u)
+        alone = [cell.step(weights, h[k : k + 1], u[k : k + 1]) for k in range(ROWS)]
+        far = jnp.max(jnp.abs(together - jnp.concatenate(alone)))
+        apart = bool(far <= ROWS_AGREE * jnp.max(jnp.abs(together)))
+    if not apart:
+        raise UserError(
+            f"cell: rows of {type(cell).__qualname__}.step are not independent: three at once and "
+            "each alone give other states (allowed: cells that treat each row by itself, without "
+            "a mean or a norm over rows)"
+        )
 
 
 def step_and_readout(

@@ -11,7 +11,13 @@ import numpy as np
 import optax
 
 from optdyn.errors import UserError, require_choice, require_number, shown
-from optdyn.optimizers._cells import CELLS, Cell, cell_class, step_and_readout
+from optdyn.optimizers._cells import (
+    CELLS,
+    Cell,
+    cell_class,
+    require_rows_apart,
+    step_and_readout,
+)
 from optdyn.optimizers._encodings import Encoding
 from optdyn.optimizers._gradient_range import GradientRange, OneWarning
 from optdyn.optimizers._state_precision import STATE_DTYPES
@@ -128,10 +134,14 @@ class ComponentwiseRNN:
         weights ``W_*`` are rounded to it, sums are not. ``"float32"`` stores the state as it is.
 
         ``init`` and ``update`` raise `UserError` for a leaf that is not a real float, and
-        ``update`` for gradients that differ from the state in tree or shapes.
+        ``update`` for gradients that differ from the state in tree or shapes. So does this for a
+        cell of one's own whose rows change each other.
         """
         require_choice("state_dtype", state_dtype, list(STATE_DTYPES))
         cell = self.architecture.make_cell()
+        if self.architecture.cell not in CELLS:
+            made_by = cell_class(self.architecture.cell)
+            require_rows_apart(made_by, cell.units, self.architecture.encoding.size)
         stored = self.w.dtype if state_dtype == "float32" else jnp.dtype(state_dtype)
         step = step_and_readout(
             cell, self.weights, self.w, reverse_only=reverse_only, stored=stored
