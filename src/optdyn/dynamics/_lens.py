@@ -15,6 +15,8 @@ import optax
 
 from optdyn.dynamics._closed_loop import closed_loop
 from optdyn.dynamics._cycle import steps_in_cycle
+from optdyn.dynamics._krylov import top_curvature, top_real_part
+from optdyn.dynamics._place import leaf_names
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._sharpness import (
     common_factor,
@@ -22,8 +24,6 @@ from optdyn.dynamics._sharpness import (
     derivative_rows,
     leaf_loops,
     silent_leaves,
-    top_curvature,
-    top_real_part,
 )
 from optdyn.dynamics._training_step import require_real
 from optdyn.errors import UserError, require_positive_int
@@ -277,10 +277,8 @@ def _multipliers(values: Complex[np.ndarray, " K"]) -> dict[str, float]:
 
 
 def _named(params: PyTree) -> list[tuple[str, Any]]:
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator=".") or "params", leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    names = [name or "params" for name in leaf_names(params)]
+    return list(zip(names, jax.tree.leaves(params), strict=True))
 
 
 def _sampled(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
