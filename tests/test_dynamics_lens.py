@@ -211,3 +211,11 @@ def test_what_the_lens_cannot_look_at_is_refused() -> None:
     with pytest.raises(UserError, match="n: int32"):
         optdyn.Lens(tx, lambda p: jnp.sum(p["x"] ** 2)).scalars(tx.init(whole), whole)
     assert optdyn.Lens(tx, lambda x: jnp.sum(x**2)[None]).scalars(tx.init(x), x)["loss"] == 2.0
+
+
+def test_gradients_whose_squares_underflow_count_as_dead() -> None:
+    tx, x = optax.adam(0.1), jnp.ones(3)
+    curvature = jnp.array([2.0, 1.0, 1e-25])
+    found = Lens(tx, lambda x: 0.5 * jnp.sum(curvature * x**2)).scalars(tx.init(x), x)
+    assert np.isfinite(found["margin"])
+    assert found["sharpness_edge"] == pytest.approx(3.8, rel=1e-4)

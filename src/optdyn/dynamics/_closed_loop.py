@@ -38,8 +38,11 @@ ROUNDING = 1e-9
 SHORTEST_PERIOD = 3.0
 """Steps; a swing as fast as this comes from a step that is too long, whatever the curvature."""
 LONGEST_PERIOD = 12.0
-"""Steps: what swings more slowly than this, and grows, does so whatever the step's length."""
+"""Steps: what swings more slowly than this in a plane, and grows, does so at any step's length."""
+ONE_LINE = 1e-6
 LARGEST_MARGIN = 1e6
+FAR_BEYOND = 0.01
+"""A margin below this one is no advice for a learning rate."""
 MARGIN_TOLERANCE = 1e-4
 
 
@@ -81,9 +84,10 @@ class ClosedLoop(InWords):
 
     ``margin``: the factor by which all updates (the learning rate) can grow before a
     direction along which the loss curves upwards swings apart: an oscillating multiplier
-    reaches modulus 1. (Swings of more than 12 steps count where shorter steps end them; those
-    of at most 3 count however the loss curves.) Below 1 where one has already, infinite
-    where none does, NaN where it was not asked for. ``margin_direction`` [dim]: that
+    reaches modulus 1. (Swings of more than 12 steps count along one line and where shorter
+    steps end them; those of at most 3 count however the loss curves.) Below 1 where one
+    has already, infinite where none does, NaN where it was not asked for.
+    ``margin_direction`` [dim]: that
     direction at the margin, the float leaves of ``(params, state)`` in the order of
     ``jax.tree.leaves``, as one unit vector; empty where there is none. ``frozen``: entries
     of (x, s) held fixed, as the step has no derivative there (dead inputs).
@@ -250,11 +254,7 @@ Direction: TypeAlias = "Complex[np.ndarray, ' dim'] | None"
 
 
 def _any_margin(step: LinearStep, dense: np.ndarray | None) -> tuple[float, Direction]:
-    """The margin of swings of any period, if shorter steps end them; else of fast ones alone.
-
-    A preconditioner can give descent a slow turn at any step's length. Such a turn does not
-    come from a step that is too long.
-    """
+    """The margin of swings of any period, if shorter steps end them; else of fast ones alone."""
     margin, edge = _margin(_too_long(step, dense, float("inf")))
     return (margin, edge) if margin > 0.0 else _margin(_too_long(step, dense, LONGEST_PERIOD))
 
@@ -266,8 +266,10 @@ def _too_long(
 
     Its multiplier is outside the unit circle and turns within ``longest_period`` steps, and the
     loss curves upwards along it; where it turns within `SHORTEST_PERIOD` steps, however the loss
-    curves (weight decay alone can overshoot). A whole cycle of steps can turn by a full circle:
-    there every multiplier outside the unit circle counts.
+    curves (weight decay alone can overshoot). One that takes more than `LONGEST_PERIOD` steps
+    counts where it goes to and fro along one line of the parameters: a preconditioner can also
+    turn descent slowly in a plane, at any step's length. A whole cycle of steps can turn by a
+    full circle: there every multiplier outside the unit circle counts.
     """
 
     def outside(factor: float) -> Direction:
@@ -285,8 +287,13 @@ def _too_long(
         return next((vector for value, vector in pairs if counts(value, vector)), None)
 
     def counts(value: complex, vector: Complex[np.ndarray, " dim"]) -> bool:
-        fast = step.steps == 1 and bool(abs(np.angle(value)) >= 2 * np.pi / SHORTEST_PERIOD)
-        return fast or _curvature(step, vector) > 0
+        turn = abs(np.angle(value)) if step.steps == 1 else np.inf
+        if step.steps == 1 and turn >= 2 * np.pi / SHORTEST_PERIOD:
+            return True
+        slow = turn < 2 * np.pi / LONGEST_PERIOD
+        if slow and not _on_one_line(vector[: step.num_params]):
+            return False
+        return _curvature(step, vector) > 0
 
     def suspects(values: Complex[np.ndarray, " K"]) -> list[int]:
         """The most negative real parts first: they are nearly always the ones."""
@@ -298,6 +305,13 @@ def _too_long(
         return sorted(np.flatnonzero(swinging & turning), key=lambda i: values[i].real)
 
     return outside
+
+
+def _on_one_line(x: Complex[np.ndarray, " num_params"]) -> bool:
+    """Whether x is a real vector times a complex number."""
+    size = float(np.vdot(x, x).real)
+    # |xᵀx| = xᴴx for a real vector, whatever its phase; it is less for one that turns.
+    return size > 0 and abs(complex(x @ x)) >= (1.0 - ONE_LINE) * size
 
 
 def _margin(too_long: Callable[[float], Direction]) -> tuple[float, Direction]:
@@ -369,6 +383,11 @@ def _margin_in_words(margin: float) -> str:
         return "margin: not computed"
     if np.isinf(margin):
         return "margin: no learning rate makes it swing apart"
+    if margin < FAR_BEYOND:
+        return (
+            f"margin: {margin:.2g}: some direction swings apart at any learning rate of this size; "
+            "look at its curvature (near zero: rounding or dead inputs)"
+        )
     if margin < 1:
         return f"the learning rate is too large: {margin:.4g} times it would be at the edge"
     return f"margin: the learning rate can grow {margin:.4g} times"

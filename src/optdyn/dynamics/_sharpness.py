@@ -34,6 +34,8 @@ COMMON = 1e-3
 """A factor is common to all gradients where they are off by less than this part."""
 PART = 1 << 16
 """So many components are looked at at once."""
+DEAD = 1e-17
+"""The square of a gradient this small is lost in float32: its second moment stays zero."""
 LARGEST_EDGE = 1e8
 ROUNDING = 1e-9
 
@@ -113,7 +115,8 @@ Rows = list[list[Any]]
 def component_loop(rows: Rows | None, params: PyTree, gradients: PyTree) -> ComponentLoop | None:
     """The scalar loop that all components share, from `derivative_rows` of all of them.
 
-    Dead inputs, with no gradient and no second moment, have no derivative: their rate is 0.
+    Dead inputs, with no gradient (or one below `DEAD`) and no second moment, have no
+    derivative: their rate is 0.
 
     None where the components do not answer alike up to a factor, or not one by one.
     """
@@ -221,7 +224,7 @@ def _shared(rows: Rows, params: PyTree, gradient: np.ndarray | None = None) -> C
             ]
         )
         stuck = ~np.all(np.isfinite(every), axis=(0, 1))
-        if gradient is not None and np.any(stuck & (gradient[start : start + PART] != 0)):
+        if gradient is not None and np.any(stuck & (np.abs(gradient[start : start + PART]) > DEAD)):
             return None
         every[:, :, stuck] = 0.0
         here = _answers(every)
