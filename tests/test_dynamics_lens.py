@@ -216,6 +216,7 @@ def test_what_the_lens_cannot_look_at_is_refused() -> None:
 def test_gradients_whose_squares_underflow_count_as_dead() -> None:
     tx, x = optax.adam(0.1), jnp.ones(3)
     curvature = jnp.array([2.0, 1.0, 1e-25])
-    found = Lens(tx, lambda x: 0.5 * jnp.sum(curvature * x**2)).scalars(tx.init(x), x)
+    state = tx.update(curvature * x, tx.init(x))[1]
+    found = Lens(tx, lambda x: 0.5 * jnp.sum(curvature * x**2)).scalars(state, x)
     assert np.isfinite(found["margin"])
     assert found["sharpness_edge"] == pytest.approx(3.8, rel=1e-4)
