@@ -221,7 +221,7 @@ def _run(
 ) -> tuple[Float[Array, "steps leaves"], Float[Array, "steps leaves"]]:
     """Updates of each leaf's first component, and how far others in the leaf are off.
 
-    ``varied``: how far the gradients of others differ from that of the first.
+    ``varied``: how far the gradients of others differ from the first one's.
     """
     ones = _ones(step.around.params)
 

@@ -56,7 +56,7 @@ def hold_common_factor(
     columns and rows; with those of sampled components, J_ii − J_iK J_JK⁻¹ J_Ji is the
     derivative at a fixed factor. Clipping by a norm below its threshold takes nothing. Samples
     are of what the component acts on: in each slice of its leaf that it is in, in the leaf, and
-    in one other leaf. A factor may be that of one of these.
+    in one other leaf. A factor may belong to one of these.
 
     Raises `UserError` where components turn each other's updates (Muon, centred gradients), or
     are coupled by more than a few numbers.

@@ -83,7 +83,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-    """What counters do. ``schedule``: that of the rate, or None. ``transient``: positions of
+    """What counters do. ``schedule``: the rate's, or None. ``transient``: positions of
     counters whose effect dies out by itself while the rate does not, as a bias correction does.
     ``decay``: the schedule of a weight decay that does not follow the rate, or None; its
     ``height`` is the largest decay a step.
@@ -98,7 +98,7 @@ def counting(step: StepMap, gradient_scale: float) -> Counting:
     """Compare the update to one gradient, at one memory, over the counts of `sampled_counts`.
 
     The weight decay is read apart: at zero gradients, parameters of 1 and the memory that the
-    optimizer starts with. The memory is that of ``step`` where it is in the middle of a training,
+    optimizer starts with. The memory is ``step``'s own where it is in the middle of a training,
     else the one that a constant gradient of ``gradient_scale`` leads to.
 
     Raises `UserError` as `timing` does.

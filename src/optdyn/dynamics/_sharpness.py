@@ -212,7 +212,7 @@ def common_factor(
 
 
 def _shared(rows: Rows, params: PyTree, gradient: np.ndarray | None = None) -> ComponentLoop | None:
-    """Part by part, so that of a large network little is in memory at once."""
+    """Part by part, so that little of a large network is in memory at once."""
     size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
     first: ComponentLoop | None = None
     rates = np.zeros(size, np.float32)

@@ -195,7 +195,7 @@ def cell_class(cell: object) -> Callable[[int], Cell]:
 
 @functools.lru_cache(maxsize=64)
 def require_rows_apart(make: Callable[[int], Cell], units: int, inputs: int) -> None:
-    """Compare one step of three rows to that of each row alone.
+    """Compare one step of three rows with a step of each row alone.
 
     In meta-training the rows of all problems of a batch are one array.
 
@@ -242,7 +242,7 @@ def step_and_readout(
     it would be made for another shape; the readout has shape [N].
 
     ``reverse_only``: see `fused_gru.bind`; it changes GRUs alone. ``stored``: the type of the
-    state h (None: that of w); what is narrower is widened before the step, and h' rounded after it.
+    state h (None: w's own); what is narrower is widened before the step, and h' rounded after it.
     """
     stored = w.dtype if stored is None else stored
     as_it_is = jnp.dtype(stored) == w.dtype

@@ -1,6 +1,6 @@
 """The GRU step and its readout as users of a learned optimizer run them, as one native call.
 
-Nothing is kept for a reverse pass, and the state is written in its own place: under `jax.jit`
+Nothing is stored for a reverse pass, and the state is written in its own place: under `jax.jit`
 with the state donated, an update needs no memory but the state. The state is float32, or
 bfloat16 with sums in float32. For a batch inside `jax.vmap` the plain step is used.
 """

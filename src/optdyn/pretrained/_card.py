@@ -71,8 +71,8 @@ class PretrainedCard(InWords):
     def _domain(self) -> str:
         options = dict(self.training.task_options)
         batch = options.pop("batch", None)
-        told = ", ".join(f"{name} {value}" for name, value in options.items())
-        task = f"{self.training.task}{f' ({told})' if told else ''}"
+        listed = ", ".join(f"{name} {value}" for name, value in options.items())
+        task = f"{self.training.task}{f' ({listed})' if listed else ''}"
         steps = self.training.protocol.unroll_length
         domain = f"trained on {task}, {_batch(batch)}, for {steps} steps"
         if self.measured is None:

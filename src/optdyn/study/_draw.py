@@ -39,8 +39,8 @@ def draw_study(run: RunFolder, results: Sequence[TaskResults]) -> list[Placed]:
     try:
         placed = draw_part(results, run.path / FIGURES, 0, parts)
         for part, helper in enumerate(helpers, start=1):
-            told, _ = helper.communicate()
-            drawn = _read(told) if helper.returncode == 0 else None
+            answer, _ = helper.communicate()
+            drawn = _read(answer) if helper.returncode == 0 else None
             if drawn is None:
                 drawn = draw_part(results, run.path / FIGURES, part, parts)
             placed |= drawn
@@ -59,9 +59,9 @@ def _started(
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
-def _read(told: bytes) -> Numbered | None:
+def _read(answer: bytes) -> Numbered | None:
     try:
-        return msgspec.json.decode(told, type=Numbered)
+        return msgspec.json.decode(answer, type=Numbered)
     except msgspec.DecodeError:
         return None
 

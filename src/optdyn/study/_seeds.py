@@ -103,7 +103,7 @@ def measure_seeds(
 ) -> SeedsResult:
     """Train a recipe with ``count`` seeds in a row, and measure each training.
 
-    The first seed is that of the study's own training, whose weights are taken from ``run``;
+    The first seed is the study's own training's, whose weights are taken from ``run``;
     the others are trained in run folders of their own, ``seeds/<seed>`` within it, which can be
     resumed. Needs the recipe's tuned baselines. Trainings measured before are not measured
     again. Writes and returns the task's ``seeds.json``.

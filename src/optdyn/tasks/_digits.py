@@ -97,7 +97,7 @@ class Layout:
     ``units`` [width]: 1 for the hidden units that are there, else 0. ``layers``
     [max_depth]: 1 for the hidden layers that are there; the others hand on what they are
     given. What is not used has a gradient of zero, so that to a component-wise optimizer
-    the problem is that of the smaller network.
+    the problem is the smaller network's.
     """
 
     units: Float[Array, " width"]

@@ -19,7 +19,7 @@ class LossOfModel:
     computed in the model's own dtypes and on its devices; the model is not changed, nor are its
     buffers. Hooks on the parameters' gradients run. Raises `UserError` unless the loss is one
     finite number, the same each time, that can be differentiated twice, and where the second
-    derivative is not that of the gradient (see `_require_own_derivative`).
+    derivative is not the gradient's own (see `_require_own_derivative`).
     """
 
     def __init__(

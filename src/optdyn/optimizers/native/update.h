@@ -1,4 +1,4 @@
-// The learned update as a user runs it: the GRU step and its readout, nothing kept, with the
+// The learned update as a user runs it: the GRU step and its readout, nothing stored, with the
 // state in float32 or in bfloat16. Written in the place of the state, one pass over memory.
 //
 // With a state in bfloat16 the factors of its products, W and r h among them, are bfloat16 too;
@@ -209,7 +209,7 @@ inline void row_block(const Update<S>& a, const typename S::Value* h, int64_t st
   }
 }
 
-// Working memory of a tile, of at least `count` numbers, kept by each thread between calls.
+// Working memory of a tile, of at least `count` numbers, which each thread reuses between calls.
 inline float* scratch(int64_t count) {
   thread_local std::vector<float> memory;
   memory.resize(std::max<size_t>(memory.size(), count + kWide));
