@@ -14,10 +14,13 @@ import optax
 import pytest
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from scipy.linalg import matrix_balance
 
 import optdyn
+from helpers import FULL
 from optdyn.dynamics import closed_loop, linearize, stability_map
-from optdyn.dynamics._multipliers import is_oscillating, iterated_spectrum
+from optdyn.dynamics._multipliers import is_oscillating, iterated_spectrum, row_scales
+from optdyn.dynamics._training_step import linearized_step
 from optdyn.errors import UserError
 from optdyn.inner_loop._evaluated import with_extra_args
 from optdyn.precision import double_precision, to_float64
@@ -202,13 +205,81 @@ def test_they_are_so_where_there_is_no_gradient(name: str) -> None:
 
 def test_products_alone_find_what_a_dense_matrix_shows() -> None:
     matrix = np.random.default_rng(1).normal(size=(120, 120)) / 11.0
-    found = iterated_spectrum(lambda v: matrix @ v, 120, 6)
+    found = iterated_spectrum(lambda v: matrix @ v, np.ones(120), 6)
     values = np.linalg.eigvals(matrix)
     np.testing.assert_allclose(
         np.abs(found.values[:6]), np.sort(np.abs(values))[::-1][:6], rtol=1e-7
     )
     for value, vector in zip(found.values, found.vectors, strict=True):
         np.testing.assert_allclose(matrix @ vector, value * vector, atol=1e-7)
+
+
+def test_minute_memories_make_no_multipliers_up() -> None:
+    """Second moments of 1e-16 beside parameters of 1: entries of 1e14 in the derivative."""
+    inputs = INPUTS * jnp.array([1.0, 1e-4, 1e-7])[None]
+
+    def seen(params: Any) -> Any:
+        hidden = jnp.tanh(inputs @ params["w1"] + params["b1"][None])
+        return jnp.mean((hidden @ params["w2"] - TARGETS) ** 2)
+
+    tx, params = optax.adam(1e-2), START
+    state = tx.init(params)
+    for _ in range(30):
+        updates, state = tx.update(jax.grad(seen)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    with double_precision():
+        step = linearized_step(tx, seen, *to_float64((params, state)))
+        dense = step.matrix()
+        assert np.max(np.abs(dense)) > 1e12
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return np.asarray(step.times(jnp.asarray(v), 1.0))
+
+        found = iterated_spectrum(product, row_scales(product, step.dim), 4)
+    balanced, (scales, _) = matrix_balance(dense, permute=False, separate=True)
+    values = np.linalg.eigvals(balanced)
+    for value, vector in zip(found.values, found.vectors, strict=True):
+        assert np.min(np.abs(values - value)) < 1e-6
+        own = vector / scales
+        assert np.linalg.norm(balanced @ own - value * own) < 1e-6 * np.linalg.norm(own)
+    np.testing.assert_allclose(np.max(np.abs(found.values)), np.max(np.abs(values)), rtol=1e-8)
+
+
+@pytest.mark.skipif(not FULL, reason="thousands of products: the suite at full length")
+def test_a_large_network_under_adam_has_the_margin_of_its_preconditioned_curvature() -> None:
+    """Beyond dense matrices, with dead inputs: beside the lens, which goes another way."""
+    inputs = jnp.pad(jnp.asarray(DATA.normal(size=(32, 12)), jnp.float32), ((0, 0), (0, 4)))
+    targets = jnp.sin(inputs.sum(axis=1))
+    one, two = jax.random.split(jax.random.key(0))
+    params = {
+        "w1": jax.random.normal(one, (16, 40)) / 4,
+        "b1": jnp.zeros(40),
+        "w2": jax.random.normal(two, (40,)) / 6,
+    }
+
+    def of_network(params: Any) -> Any:
+        hidden = jax.nn.relu(inputs @ params["w1"] + params["b1"][None])
+        return jnp.mean((hidden @ params["w2"] - targets) ** 2)
+
+    tx = optax.adam(3e-2, eps=1e-4)
+    state = tx.init(params)
+    for _ in range(400):
+        updates, state = tx.update(jax.grad(of_network)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    found = closed_loop(tx, of_network, params, state, num=4)
+    assert found.margin_direction.size > 2000
+    assert found.frozen
+    beside = optdyn.Lens(tx, of_network).scalars(state, params)
+    assert found.margin == pytest.approx(beside["margin"], rel=0.02)
+
+
+def test_a_step_that_no_linear_map_is_near_is_refused() -> None:
+    """A Polyak step at the minimum, ``f(x) / ‖g‖² g``: as steep in each direction."""
+    tx, x = optax.polyak_sgd(10.0), jnp.zeros(3)
+    with pytest.raises(UserError, match="not linear however near"):
+        closed_loop(tx, quadratic([1.0, 2.0, 3.0]), x, tx.init(x))
+    away = jnp.ones(3)
+    closed_loop(tx, quadratic([1.0, 2.0, 3.0]), away, tx.init(away))
 
 
 def quadratic(curvatures: list[float]) -> Callable[[Any], Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from scipy.linalg import matrix_balance
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+
+from optdyn.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
@@ -20,6 +23,11 @@ VANISHING = 1e-6
 """Eigenvalues below this modulus are what state variables that forget at once leave."""
 LARGEST_ARPACK = 16
 """Dimensions below which ARPACK has no room: the matrix is taken apart as a whole."""
+LARGEST_BASIS, LARGEST_STORED = 120, 1 << 25
+"""Vectors among which the largest are sought (many lie near 1), and numbers in all of them."""
+TOLERANCES = (1e-8, 1e-3)
+"""Residuals; the second where a crowd of eigenvalues is too close to be told apart."""
+BALANCINGS = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,19 +63,26 @@ def dense_spectrum(matrix: Float[np.ndarray, "dim dim"], most: int) -> Spectrum:
     return Spectrum(values[chosen], np.array(vectors).reshape(len(chosen), -1))
 
 
-def iterated_spectrum(
-    product: Product, dim: int, most: int, start: Float[np.ndarray, " dim"] | None = None
-) -> Spectrum:
-    """Leading eigenvalues by ARPACK, from products alone.
+def iterated_spectrum(product: Product, scales: Float[np.ndarray, " dim"], most: int) -> Spectrum:
+    """Leading eigenvalues by ARPACK, from products alone, in the scales that `row_scales` gives.
 
-    Three searches look where leading ones can lie: the largest moduli, the most negative
-    real parts, and the largest imaginary parts.
+    Raises `UserError` where those of largest modulus do not settle.
     """
+    dim = len(scales)
     if dim <= LARGEST_ARPACK + 2 * most:
         matrix = np.stack([product(row) for row in np.eye(dim)], axis=1)
         return dense_spectrum(matrix, most)
-    first = np.random.default_rng(0).standard_normal(dim) if start is None else start
-    found = [_arpack(product, dim, most, which, first) for which in ("LM", "SR", "LI")]
+    basis = max(2 * most + 4, min(LARGEST_BASIS, LARGEST_STORED // dim))
+    largest = Spectrum(np.zeros(0, complex), np.zeros((0, dim), complex))
+    for tolerance in TOLERANCES:
+        if not largest.values.size:
+            largest = _arpack(product, scales, Search("LM", most, basis, tolerance))
+    if not largest.values.size:
+        raise UserError(
+            "closed loop: the largest multipliers do not settle (give fewer parameters, such as "
+            "those of one layer, and close over the rest in loss_fn)"
+        )
+    found = [largest, *swinging_spectra(product, scales, most)]
     values = np.concatenate([part.values for part in found])
     vectors = np.concatenate([part.vectors for part in found])
     order = _by_modulus(values)
@@ -76,18 +91,66 @@ def iterated_spectrum(
     return Spectrum(values[new], vectors[new])
 
 
-def _arpack(
-    product: Product, dim: int, most: int, which: str, start: Float[np.ndarray, " dim"]
-) -> Spectrum:
-    operator = LinearOperator((dim, dim), matvec=lambda v: product(np.real(v)), dtype=np.float64)
-    basis = min(dim - 1, max(2 * most + 4, 20))
+def swinging_spectra(
+    product: Product, scales: Float[np.ndarray, " dim"], most: int
+) -> Iterator[Spectrum]:
+    """Eigenvalues where swings lie: of most negative real and of largest imaginary parts."""
+    for which in ("SR", "LI"):
+        yield _arpack(product, scales, Search(which, most, 2 * most + 24, TOLERANCES[0], 4))
+
+
+def near_the_circle(product: Product, scales: Float[np.ndarray, " dim"], most: int) -> Spectrum:
+    """Eigenvalues of largest modulus that are found soon."""
+    return _arpack(product, scales, Search("LM", most, 2 * most + 24, TOLERANCES[-1], 2))
+
+
+def row_scales(product: Product, dim: int) -> Float[np.ndarray, " dim"]:
+    """Scales d in which each row of ``D⁻¹ A D`` has a size of about 1, from products alone.
+
+    An optimizer's memory of squares is minute beside the parameters, and the update divides by
+    it: A has entries of 1e14, and rounding alone would make eigenvalues up. By random vectors of
+    signs (Chen and Demmel 2000); rows of zeros keep the scale 1.
+    """
+    draw = np.random.default_rng(0)
+    scales = np.ones(dim)
+    for _ in range(BALANCINGS):
+        probes = [product(scales * draw.choice((-1.0, 1.0), dim)) / scales for _ in range(2)]
+        rows = np.max(np.abs(probes), axis=0)
+        scales = np.where(rows > 0, scales * rows, scales)
+        scales /= np.exp(np.mean(np.log(scales)))
+    return scales
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What ARPACK looks for, with ``basis`` vectors in memory."""
+
+    which: str
+    most: int
+    basis: int
+    tolerance: float
+    restarts: int = 8
+
+
+def _arpack(product: Product, scales: Float[np.ndarray, " dim"], search: Search) -> Spectrum:
+    dim = len(scales)
+    operator = LinearOperator(
+        (dim, dim), matvec=lambda v: product(scales * np.real(v)) / scales, dtype=np.float64
+    )
     try:
         values, vectors = eigs(
-            operator, k=most, which=which, v0=start, ncv=basis, tol=1e-9, maxiter=50
+            operator,
+            k=search.most,
+            which=search.which,
+            v0=np.random.default_rng(0).standard_normal(dim),
+            ncv=min(dim - 1, search.basis),
+            tol=search.tolerance,
+            maxiter=search.restarts,
         )
     except ArpackNoConvergence as error:
         values, vectors = error.eigenvalues, error.eigenvectors
-    return Spectrum(values, vectors.T)
+    own = scales[:, None] * vectors
+    return Spectrum(values, (own / np.linalg.norm(own, axis=0)).T)
 
 
 def _met_before(
@@ -102,13 +165,15 @@ def inverse_iteration(
 ) -> Complex[np.ndarray, " dim"]:
     """The unit right eigenvector of one eigenvalue; equal ones get different vectors."""
     shift = values[i] + 1e-10 * (1 + abs(values[i]))
-    shifted = matrix - shift * np.eye(len(matrix))
+    balanced, (scales, _) = matrix_balance(matrix, permute=False, separate=True)
+    shifted = balanced - shift * np.eye(len(matrix))
     vector = np.random.default_rng(i).standard_normal(len(matrix)).astype(complex)
     for _ in range(3):
         with np.errstate(all="ignore"):
             vector = np.linalg.solve(shifted, vector)
         vector /= np.linalg.norm(vector)
-    return vector
+    vector = scales * vector
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def _by_modulus(values: Complex[np.ndarray, " K"]) -> np.ndarray:

@@ -35,6 +35,11 @@ LossFn = Callable[..., Any]
 PROBES = 2
 """Random directions along which entries without a derivative are found."""
 
+DIFFERENCES = (1e-4, 1e-6)
+"""Sizes of the moves by which the derivative is compared with differences."""
+SETTLED, OTHER = 1e-4, 1e-2
+"""Parts of their size by which settled differences differ, and by which the derivative may."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingStep:
@@ -153,7 +158,42 @@ def linearized_step(
             "closed loop: the next step from here is not finite (give the parameters and the "
             "state of a step at which the training still ran)"
         )
-    return dataclasses.replace(step, frozen=_without_derivative(step))
+    step = dataclasses.replace(step, frozen=_without_derivative(step))
+    _require_its_derivative(step)
+    return step
+
+
+def _require_its_derivative(step: TrainingStep) -> None:
+    """Raise `UserError` where differences settle on another value than the derivative.
+
+    So it is where the step is ``f(x)·g/‖g‖²`` at a minimum: as steep in every direction, but
+    not linear. Differences that do not settle (rounded memory, kinks) say nothing. They are
+    taken in float64 alone; narrower numbers round too much away.
+    """
+    wide = all(leaf.dtype == jnp.float64 for leaf in _moving(step.params, step.state))
+    if not wide or step.steps > 1:
+        return
+    z = np.asarray(_flatten(step.params, step.state))
+    in_params = np.arange(step.dim) < step.num_params
+    draw = np.random.default_rng(1).standard_normal(step.dim)
+    # Second moments stay positive: a part of each entry.
+    v = draw * np.where(in_params, 1.0, np.abs(z)) * ~step.frozen
+
+    @jax.jit
+    def after(size: Array) -> Array:
+        at = _filled((step.params, step.state), jnp.asarray(z + size * v))
+        moved = _flatten(*_one_step(step.tx, step.loss_fn, *at))
+        return jnp.where(jnp.asarray(step.frozen), 0.0, moved)
+
+    far, near = (np.asarray(after(s) - after(-s)) / (2 * s) for s in DIFFERENCES)
+    derivative = np.asarray(step.times(v, 1.0))
+    size = float(np.linalg.norm(near))
+    settled = np.linalg.norm(far - near) <= SETTLED * size
+    if settled and np.linalg.norm(near - derivative) > OTHER * size:
+        raise UserError(
+            "closed loop: the step has no derivative here, as it is not linear however near (such "
+            "as a Polyak step at the minimum; give the parameters and the state of another step)"
+        )
 
 
 def _without_derivative(step: TrainingStep) -> Bool[np.ndarray, " dim"]:
