@@ -122,3 +122,15 @@ def test_results_print_as_a_verdict() -> None:
     assert "oscillating by itself with a period of 2 steps" in str(turning)
     still = linearize(optax.scale_by_sign(), gradient=1.0)
     assert "no update changes with a small change of the gradient" in str(still)
+
+
+def test_a_dead_input_does_not_stand_for_its_leaf() -> None:
+    """The first pixel is black in every image: its second moment stays zero."""
+    tx, params = optax.adam(1e-2), {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    gradients = {"w": jnp.ones((3, 2)).at[0].set(0.0), "b": jnp.ones(2)}
+    _, state = tx.update(gradients, tx.init(params), params)
+    found = param_groups(tx, params, state=state)
+    assert {leaf for group in found.groups for leaf in group.leaves} == {"w", "b"}
+    for group in found.groups:
+        # After one step v̂ = 1, held: the rate is that of the learning rate, momentum 0.9.
+        assert group.modes[1][0] == pytest.approx(0.9, abs=1e-6)

@@ -103,8 +103,8 @@ def param_groups(
     ``gradient_scale``, and the same value, 1. The state is ``state`` (by default the initial
     one), with the memory that components start with and, in a second comparison, counters at
     all counts of `sampled_counts`. A leaf in which components are coupled, beside all that the
-    whole tree shares, is not alike one in which they are not. One component of each group is
-    then dissected (see `dissect`): with ``state``, ``gradient`` and ``count`` of a training
+    whole tree shares, is not alike one in which they are not. One component of each group, the
+    first that has a memory in ``state``, is then dissected (see `dissect`): with ``state``, ``gradient`` and ``count`` of a training
     where they are given, else under gradients of ``gradient_scale``.
 
     Raises `UserError` for what `dissect` refuses, with the leaf, and for parameters without
@@ -139,6 +139,7 @@ def param_groups(
             place = Place(
                 params=params,
                 leaf=names[group[0]],
+                index=_first_with_memory(params, group[0], state),
                 state=state,
                 gradient=gradient,
                 count=count,
@@ -156,6 +157,19 @@ def param_groups(
             )
         )
     return ParamGroups(tuple(sorted(groups, key=lambda group: -group.components)))
+
+
+def _first_with_memory(params: PyTree, position: int, state: PyTree) -> tuple[int, ...] | None:
+    """The first component of a leaf that is no dead input: its memory is not zero."""
+    path, leaf = jax.tree_util.tree_leaves_with_path(params)[position]
+    own = [
+        np.asarray(memory) != 0
+        for place, memory in jax.tree_util.tree_leaves_with_path(state)
+        if np.shape(memory) == np.shape(leaf)
+        and jax.tree_util.keystr(place).endswith(jax.tree_util.keystr(path))
+    ]
+    live = np.argwhere(np.logical_and.reduce(own)) if own else np.zeros((0, 0), int)
+    return tuple(map(int, live[0])) if len(live) else None
 
 
 @dataclasses.dataclass(frozen=True)
