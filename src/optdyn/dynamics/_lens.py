@@ -20,6 +20,7 @@ from optdyn.dynamics._place import leaf_names
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._sharpness import (
     common_factor,
+    compact,
     component_loop,
     derivative_rows,
     leaf_loops,
@@ -124,13 +125,8 @@ class Lens:
         if not curvature:
             return found
         self._require_batch(batch)
-        loss, gradients, updates, factor = self._step(params, state, batch)
-        found["loss"] = float(jnp.reshape(loss, ()))
-        found["gradient_norm"] = float(optax.tree.norm(gradients))
-        for (name, x), update in zip(_named(params), jax.tree.leaves(updates), strict=True):
-            size = float(jnp.linalg.norm(jnp.ravel(x).astype(jnp.float32)))
-            moved = float(jnp.linalg.norm(jnp.ravel(update).astype(jnp.float32)))
-            found[f"update_ratio/{name}"] = moved / size if size else math.nan
+        numbers, gradients, factor = self._step(params, state, batch)
+        found |= {name: float(value) for name, value in numbers.items()}
         if not math.isfinite(found["gradient_norm"]):
             return found | {"margin": math.nan}  # the training is over; its log may go on
         return found | self._edge(state, params, batch, gradients, float(factor))
@@ -157,13 +153,17 @@ class Lens:
         def step(params: PyTree, state: PyTree, batch: Any) -> Any:
             problem = Problem(params=params, loss_fn=self._on(batch))
             loss, gradients, updates, _ = optimizer_step(self.tx, problem, params, state)
-            return loss, gradients, updates, common_factor(self.tx, params, state, gradients)
+            found = {"loss": jnp.reshape(loss, ()), "gradient_norm": optax.tree.norm(gradients)}
+            for (name, x), update in zip(_named(params), jax.tree.leaves(updates), strict=True):
+                size, moved = (_norm(leaf) for leaf in (x, update))
+                found[f"update_ratio/{name}"] = jnp.where(size > 0, moved / size, jnp.nan)
+            return found, gradients, common_factor(self.tx, params, state, gradients)
 
         return jax.jit(step)
 
     @functools.cached_property
     def _rows(self) -> Callable[..., Any]:
-        return jax.jit(functools.partial(derivative_rows, self.tx))
+        return compact(functools.partial(derivative_rows, self.tx))
 
     @functools.cached_property
     def _sampled_rows(self) -> Callable[..., Any]:
@@ -247,8 +247,11 @@ class Lens:
             whole = closed_loop(self.tx, self._on(batch), params, state, num=4)
             margin = {"margin": whole.margin, "spectral_radius": whole.spectral_radius}
             return margin | _multipliers(whole.oscillating)
+        # From here on the memory is for the search of the sharpness alone.
         root = jax.tree.map(jnp.sqrt, loop.rate)
+        loop = dataclasses.replace(loop, rate=())
         if factor > 1 - CLIPPING:
+            del gradients
             times = functools.partial(self._product, params, batch, root, (1.0, None))
             sharpness = top_curvature(times, root, steps=self.lanczos_steps)
         else:
@@ -274,6 +277,10 @@ def _multipliers(values: Complex[np.ndarray, " K"]) -> dict[str, float]:
         for k, value in enumerate(chosen)
         for part in ("real", "imag")
     }
+
+
+def _norm(leaf: Any) -> Any:
+    return jnp.linalg.norm(jnp.ravel(leaf).astype(jnp.float32))
 
 
 def _named(params: PyTree) -> list[tuple[str, Any]]:

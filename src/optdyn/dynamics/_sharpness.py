@@ -11,6 +11,7 @@ r = α / (√v̂ + ε) (Cohen et al. 2021, 2022).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -174,6 +175,33 @@ def derivative_rows(tx: optax.GradientTransformation, params: PyTree, state: PyT
         one = jax.tree.map(jnp.ones_like, part)
         causes.append((zeros, [*still[:k], one, *still[k + 1 :]], zeros))
     return [moved(*each) for each in causes]
+
+
+def compact(
+    rows: Callable[[PyTree, PyTree], Rows | None],
+) -> Callable[[PyTree, PyTree], Rows | None]:
+    """``rows`` compiled; a row of equal numbers takes the memory of one."""
+    ends = jax.jit(lambda *at: jax.tree.map(lambda row: (jnp.min(row), jnp.max(row)), rows(*at)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def varying(chosen: tuple[int, ...], *at: PyTree) -> list[Array]:
+        found = jax.tree.leaves(rows(*at))
+        return [found[i] for i in chosen]
+
+    def compacted(params: PyTree, state: PyTree) -> Rows | None:
+        spans: Any = jax.device_get(ends(params, state))
+        if spans is None:
+            return None
+        size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+        pairs = [pair for effects in spans for pair in effects]
+        chosen = tuple(i for i, (low, high) in enumerate(pairs) if low != high)
+        whole: list[Any] = [np.broadcast_to(low, size) for low, _ in pairs]
+        for i, row in zip(chosen, varying(chosen, params, state), strict=True):
+            whole[i] = row
+        width = len(spans[0])
+        return [whole[i : i + width] for i in range(0, len(whole), width)]
+
+    return compacted
 
 
 def common_factor(
