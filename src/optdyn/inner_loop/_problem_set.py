@@ -151,5 +151,6 @@ def mean_curve(
     Raises `UserError` where the first losses cannot be divided by.
     """
     objective.require_first_losses(losses[:, 0])
-    scaled = losses / losses[:, :1] if objective.normalization == "first" else losses
+    with np.errstate(over="ignore"):  # a loss that exploded is infinitely many times the first
+        scaled = losses / losses[:, :1] if objective.normalization == "first" else losses
     return mean_and_error_along(scaled)
