@@ -72,6 +72,17 @@ def test_trainings_are_looked_into(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("peak learning rate 0.02")
 
 
+@pytest.mark.parametrize("name", ["lens_flax", "lens_equinox"])
+def test_networks_of_each_library_are_looked_into(name: str) -> None:
+    history = example(name).main(steps=4, every=2)
+    for row in history:
+        decays = [value for key, value in row.items() if key.startswith("decay/")]
+        # The learning rate after k steps of a warm-up to 0.1 in 20 steps, times 1e-3.
+        assert decays == pytest.approx([1e-4 * row["step"] / 20] * 4, rel=1e-3)
+        assert row["sharpness_edge"] == pytest.approx(3.8, rel=1e-3)
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
 def test_sharpness_stands_beside_its_edge(capsys: pytest.CaptureFixture[str]) -> None:
     histories = example("edge_of_stability").main(steps=20, every=10)
     edges = {name: rows[-1]["sharpness_edge"] for name, rows in histories.items()}
