@@ -104,8 +104,9 @@ def param_groups(
     one), with the memory that components start with and, in a second comparison, counters at
     all counts of `sampled_counts`. A leaf in which components are coupled, beside all that the
     whole tree shares, is not alike one in which they are not. One component of each group, the
-    first that has a memory in ``state``, is then dissected (see `dissect`): with ``state``, ``gradient`` and ``count`` of a training
-    where they are given, else under gradients of ``gradient_scale``.
+    first that has a memory in ``state``, is then dissected (see `dissect`): with ``state``,
+    ``gradient`` and ``count`` of a training where they are given, else under gradients of
+    ``gradient_scale``.
 
     Raises `UserError` for what `dissect` refuses, with the leaf, and for parameters without
     leaves of floating-point numbers.
