@@ -292,7 +292,9 @@ def _row(group: Group) -> list[str]:
     more = len(group.leaves) - SHOWN
     leaves += f" and {more} more" if more > 0 else ""
     decay = f", decay {group.decay:.4g} a step" if group.decay else ""
-    lines = [f"{leaves}: {group.found.identification.name}, rate {group.rate:.4g}{decay}"]
+    like = group.found.identification
+    off = "" if like.exact else f"nearest to (residual {like.nearest.residual:.2g}) "
+    lines = [f"{leaves}: {off}{like.name}, rate {group.rate:.4g}{decay}"]
     modes = [line for line in group.found.modes.verdict() if line.startswith(("modes", "stable"))]
     lines += [f"  {line}" for line in modes]
     if group.schedule:
