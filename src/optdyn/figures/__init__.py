@@ -1,14 +1,12 @@
 """Figures: results in, a matplotlib `Figure` out; nothing is computed or shown."""
 
 from optdyn.figures._comparison import (
+    advantage_kept,
     loss_curves,
     paired_differences,
     performance_summary,
     reduction_losses,
 )
-from optdyn.figures._distillation import advantage_kept
-from optdyn.figures._emergence import mode_film, mode_tracks
-from optdyn.figures._identification import optimizer_identification
 from optdyn.figures._inputs import (
     Curve,
     MomentumPoint,
@@ -19,16 +17,28 @@ from optdyn.figures._inputs import (
 )
 from optdyn.figures._lens import lens
 from optdyn.figures._mechanisms import mechanisms
-from optdyn.figures._modes import eigenvalue_plane, modes_over_training, momentum_hyperparameters
-from optdyn.figures._optimizer import optimizer_impulse, optimizer_modes
+from optdyn.figures._modes import (
+    eigenvalue_plane,
+    mode_stages,
+    modes_over_training,
+    momentum_hyperparameters,
+)
+from optdyn.figures._optimizer import (
+    optimizer_identification,
+    optimizer_impulse,
+    optimizer_modes,
+    optimizer_stability,
+)
 from optdyn.figures._save import save_figure
 from optdyn.figures._schematic import optimizer_schematic
-from optdyn.figures._search import hyperparameter_searches
-from optdyn.figures._stability import optimizer_stability
-from optdyn.figures._stages import mode_stages
 from optdyn.figures._style import entitled
-from optdyn.figures._tasks import condition_numbers, rosenbrock_surface, two_moons_data
-from optdyn.figures._training import momentum_stage, training_curve
+from optdyn.figures._tasks import (
+    condition_numbers,
+    hyperparameter_searches,
+    rosenbrock_surface,
+    two_moons_data,
+)
+from optdyn.figures._training import mode_film, mode_tracks, momentum_stage, training_curve
 
 __all__ = [
     "Curve",

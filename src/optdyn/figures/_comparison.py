@@ -1,34 +1,37 @@
-"""Figures 7c and 9 and the loss curves: optimizers set side by side."""
+"""Figures 7c and 9, the loss curves and what is kept of an advantage: optimizers side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from optdyn.figures._inputs import Curve
+from optdyn.figures._inputs import Curve, Score
 from optdyn.figures._style import (
+    BLACK,
     BLUE,
     GREEN,
     GREY,
     ORANGE,
+    finite,
     new_figure,
     optimizer_style,
     plain_log_ticks,
     readable,
     styled,
+    tiles,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from optdyn.figures._inputs import Score
 
 LEARNED = "learned"
 WIDE_RATIO = 8.0
 DIVERGED = 10.0
+LOWEST = -1.0
+"""A fraction of an advantage below this is drawn here, with its value beside it."""
+TOO_LONG = 1e4
+"""From here on fractions are written with a power of ten."""
 
 
 @styled
@@ -53,7 +56,8 @@ def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool =
     ``relative`` as for `loss_curves`. A mode that diverges on its own leaves the
     axes at ten times the highest loss of the other two, and is not drawn after that.
     """
-    ceiling = DIVERGED * float(np.nanmax([full.mean, tuned.mean]))
+    others = np.concatenate([full.mean, tuned.mean])
+    ceiling = DIVERGED * float(np.nanmax(others))
     beyond = np.flatnonzero(~(reduced.mean <= ceiling))
     diverges = beyond.size > 0
     followed = slice(beyond[0] + 1 if diverges else None)
@@ -65,8 +69,7 @@ def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool =
     _draw_curve(axes, tuned, "best tuned momentum", GREEN, ":")
     _loss_axes(axes, relative)
     if diverges:
-        drawn = np.concatenate([full.mean, tuned.mean])
-        axes.set_ylim(0.5 * float(np.min(drawn[drawn > 0])), ceiling)
+        axes.set_ylim(0.5 * float(np.min(others[others > 0])), ceiling)
     figure.legend(loc="outside lower center", title="mean ± standard error", title_fontsize=9)
     return figure
 
@@ -76,14 +79,10 @@ def performance_summary(tasks: Mapping[str, Sequence[Score]]) -> Figure:
     """Fig. 9: meta-objective on unseen problems, one panel a task, mean ± standard error."""
 
     def draw(axes: Axes, scores: Sequence[Score]) -> None:
-        numbers = [
-            f"{s.mean:#.3g} ± {s.standard_error:.2g}" if np.isfinite(s.mean) else "diverged"
-            for s in scores
-        ]
-        _draw_scores(axes, scores, numbers, errors=1.0)
-        best = [s.mean for s in scores if s.name == LEARNED]
-        for level in best:
-            axes.axvline(level, color=BLUE, linestyle=":", linewidth=1.0, zorder=0)
+        _draw_scores(axes, scores, lambda s: f"{s.mean:#.3g} ± {s.standard_error:.2g}", errors=1.0)
+        for score in scores:
+            if score.name == LEARNED:
+                axes.axvline(score.mean, color=BLUE, linestyle=":", linewidth=1.0, zorder=0)
         if _is_wide([s.mean for s in scores]):
             axes.set_xscale("log")
             plain_log_ticks(axes.xaxis)
@@ -103,12 +102,12 @@ def paired_differences(tasks: Mapping[str, Sequence[Score]]) -> Figure:
     that one which stays right of zero tells a baseline that is beaten.
     """
 
+    def number(score: Score) -> str:
+        error = score.standard_error
+        return f"{score.mean:#.3g} ({f'{score.mean / error:.1f} s.e.' if error else 'exact'})"
+
     def draw(axes: Axes, scores: Sequence[Score]) -> None:
-        numbers = [
-            f"{s.mean:#.3g} ({_in_errors(s)})" if np.isfinite(s.mean) else "diverged"
-            for s in scores
-        ]
-        _draw_scores(axes, scores, numbers, errors=2.0)
+        _draw_scores(axes, scores, number, errors=2.0)
         axes.axvline(0, color=GREY, linewidth=1.4)
         sizes = [abs(s.mean) for s in scores]
         label = "baseline minus learned (± 2 s.e.)"
@@ -120,46 +119,74 @@ def paired_differences(tasks: Mapping[str, Sequence[Score]]) -> Figure:
     return _panels(tasks, draw)
 
 
-def _panels(tasks: Mapping[str, Sequence[Score]], draw: Any) -> Figure:
+@styled
+def advantage_kept(
+    sizes: Sequence[Score],
+    without: Sequence[Score],
+    learned_without: Sequence[Score],
+    baseline: str,
+    aim: float,
+) -> Figure:
+    """Fractions of the advantage over ``baseline``, one bar each, with standard errors.
+
+    ``sizes``: readable optimizers, smallest first; ``without``: the chosen one less a
+    part; ``learned_without``: the learned one less a mechanism. ``aim``: a line.
+    """
+    groups = (
+        ("readable optimizers, smallest first", sizes, BLUE),
+        ("the chosen one without one part", without, ORANGE),
+        ("the learned optimizer without a mechanism", learned_without, GREEN),
+    )
+    rows = [max(len(scores), 1) for _, scores, _ in groups]
+    size = (7.4, 1.6 + 0.34 * sum(rows))
+    figure, panels = new_figure(size, 3, 1, sharex=True, height_ratios=rows)
+    for axes, (title, scores, color) in zip(panels, groups, strict=True):
+        _bars(axes, scores, color)
+        axes.axvline(0, color=BLACK, linewidth=0.9)
+        axes.axvline(1, color=GREY, linestyle="--", linewidth=1.1)
+        axes.axvline(aim, color=GREY, linestyle=":", linewidth=1.1)
+        axes.set_title(title, loc="left")
+    inside = [s for _, scores, _ in groups for s in scores if s.mean >= LOWEST]
+    reach = np.array([s.mean + s.standard_error for s in inside])
+    top = float(np.max(reach[np.isfinite(reach)], initial=1.0))
+    panels[-1].set_xlim(LOWEST - 0.05, 1.25 * top)
+    panels[-1].set_xlabel(
+        f"fraction of the advantage over {readable(baseline)} that is reached\n"
+        f"(0: {readable(baseline)}; dashed: the learned optimizer; dotted: aim {aim:g};\n"
+        f"pale bars go on beyond −{-LOWEST:g})"
+    )
+    return figure
+
+
+def _panels(
+    tasks: Mapping[str, Sequence[Score]], draw: Callable[[Axes, Sequence[Score]], None]
+) -> Figure:
     """One panel a task, two beside each other."""
-    columns = min(2, len(tasks))
-    rows = -(-len(tasks) // columns)
     longest = max(len(scores) for scores in tasks.values())
-    size = (4.6 * columns if columns > 1 else 6.0, rows * (1.1 + 0.28 * longest))
-    figure, panels = new_figure(size, rows, columns)
-    for axes, (task, scores) in zip(panels, tasks.items(), strict=False):
+    size = (4.6 if len(tasks) > 1 else 6.0, 1.1 + 0.28 * longest)
+    figure, panels = tiles(len(tasks), 2, size)
+    for axes, (task, scores) in zip(panels, tasks.items(), strict=True):
         draw(axes, scores)
         axes.set_title(readable(task))
-    for spare in panels[len(tasks) :]:
-        spare.remove()
     return figure
 
 
 def _draw_scores(
-    axes: Axes, scores: Sequence[Score], numbers: Sequence[str], errors: float
+    axes: Axes, scores: Sequence[Score], number: Callable[[Score], str], errors: float
 ) -> None:
     """One row a score, the first on top: marker, error bar and, to the right, its number."""
     for row, score in enumerate(scores):
         look = optimizer_style(score.name, row)
-        if np.isfinite(score.mean):
+        known = np.isfinite(score.mean)
+        if known:
             axes.errorbar(
-                score.mean,
-                row,
-                xerr=errors * score.standard_error,
-                color=look["color"],
-                marker=look["marker"],
-                markersize=5.5,
-                capsize=4,
-                linewidth=1.6,
-            )
+                score.mean, row, xerr=errors * score.standard_error, color=look["color"],
+                marker=look["marker"], markersize=5.5, capsize=4, linewidth=1.6,
+            )  # fmt: skip
         axes.annotate(
-            numbers[row],
-            (1.02, row),
-            xycoords=axes.get_yaxis_transform(),
-            fontsize=9,
-            va="center",
-            annotation_clip=False,
-        )
+            number(score) if known else "diverged", (1.02, row), va="center", fontsize=9,
+            xycoords=axes.get_yaxis_transform(), annotation_clip=False,
+        )  # fmt: skip
     axes.set_yticks(range(len(scores)), labels=[readable(s.name) for s in scores])
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.margins(x=0.1)
@@ -171,13 +198,6 @@ def _is_wide(values: Sequence[float]) -> bool:
     """Whether positive numbers differ so much that a linear axis would hide the small ones."""
     finite = [value for value in values if np.isfinite(value)]
     return bool(finite) and max(finite) > WIDE_RATIO * min(finite) > 0
-
-
-def _in_errors(score: Score) -> str:
-    """A mean in units of its standard error."""
-    if score.standard_error == 0:
-        return "exact"
-    return f"{score.mean / score.standard_error:.1f} s.e."
 
 
 def _symmetric_log(axes: Axes, linear: float) -> None:
@@ -194,13 +214,38 @@ def _symmetric_log(axes: Axes, linear: float) -> None:
     axes.set_xlim(low, high)
 
 
+def _bars(axes: Axes, scores: Sequence[Score], color: str) -> None:
+    note = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    for place, score in enumerate(scores):
+        inside = np.isfinite(score.mean) and score.mean >= LOWEST
+        length = score.mean if inside else LOWEST
+        error = score.standard_error if inside and np.isfinite(score.standard_error) else None
+        axes.barh(
+            place, length, height=0.66, color=color, alpha=0.85 if inside else 0.35, xerr=error,
+            error_kw={"elinewidth": 1.1, "capsize": 2.5},
+        )  # fmt: skip
+        edge = max(length + (error or 0.0), 0.0)
+        axes.text(edge + 0.03, place, _worth(score.mean), va="center", fontsize=9, bbox=note)
+    axes.set_yticks(range(len(scores)), labels=[score.name for score in scores])
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+
+
+def _worth(fraction: float) -> str:
+    """A fraction as a few characters, however far from 1 it is."""
+    if not np.isfinite(fraction):
+        return "diverged"
+    if abs(fraction) < TOO_LONG:
+        return f"{fraction:.2f}".replace("-", "−")
+    power = int(np.floor(np.log10(abs(fraction))))
+    return f"{fraction / 10.0**power:.1f}·$10^{{{power}}}$".replace("-", "−")
+
+
 def _draw_curve(
     axes: Axes, curve: Curve, label: str, color: str, linestyle: Any, linewidth: float = 1.8
 ) -> None:
     """A line with a band of one standard error."""
     steps = np.arange(len(curve.mean))
-    mean = np.where(np.isfinite(curve.mean), curve.mean, np.nan)
-    error = np.where(np.isfinite(curve.standard_error), curve.standard_error, np.nan)
+    mean, error = finite(curve.mean), finite(curve.standard_error)
     # A band that reaches zero would drag a logarithmic axis down without end.
     low = np.maximum(mean - error, 0.1 * mean)
     axes.fill_between(steps, low, mean + error, color=color, alpha=0.18, linewidth=0)

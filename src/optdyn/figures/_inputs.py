@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from jaxtyping import Complex, Float, Int
-    from numpy import ndarray
+from jaxtyping import Complex, Float, Int
+from numpy import ndarray
 
 
 @dataclasses.dataclass(frozen=True)

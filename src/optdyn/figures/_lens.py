@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from optdyn.errors import UserError
@@ -16,17 +19,16 @@ from optdyn.figures._style import (
     GREY,
     ORANGE,
     PURPLE,
+    SHADE,
     SKY_BLUE,
     VERMILLION,
+    finite,
     new_figure,
     plain_log_ticks,
     styled,
 )
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+History = Sequence[Mapping[str, float]]
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK, GREY)
 DASHES = ("-", "--", "-.", ":")
@@ -59,12 +61,12 @@ def lens(history: Sequence[Mapping[str, float]]) -> Figure:
     _sharpness(sharpness, history, steps)
     _margin(margin, history, steps)
     _by_group(rates, history, steps, "rate/", "learning rate")
+    timed = [sharpness, margin, rates]
     if any(key.startswith("multiplier/") for row in history for key in row):
         _multipliers(figure, last, history, steps)
-        timed = [sharpness, margin, rates]
     else:
         _by_group(last, history, steps, "update_ratio/", "update over parameter ‖Δx‖ / ‖x‖")
-        timed = [sharpness, margin, rates, last]
+        timed.append(last)
     for axes in timed:
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -73,36 +75,36 @@ def lens(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _column(history: Sequence[Mapping[str, float]], name: str) -> Float[np.ndarray, " looks"]:
+def _column(history: History, name: str) -> Float[np.ndarray, " looks"]:
     return np.array([row.get(name, np.nan) for row in history], float)
 
 
-def _log_line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: object) -> None:
+def _log_line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
     """What is positive and finite; a logarithmic axis cannot show the rest."""
     shown = np.where(np.isfinite(y) & (y > 0), y, np.nan)
-    axes.plot(x, shown, marker="o", markersize=3, **look)  # type: ignore[arg-type]
+    axes.plot(x, shown, marker="o", markersize=3, **look)
     if np.any(shown > 0):
         axes.set_yscale("log")
 
 
-def _sharpness(axes: Axes, history: Sequence[Mapping[str, float]], steps: np.ndarray) -> None:
+def _sharpness(axes: Axes, history: History, steps: np.ndarray) -> None:
     edge = _column(history, "sharpness_edge")
     _log_line(axes, steps, _column(history, "sharpness"), color=BLUE, label="sharpness")
     if np.any(np.isfinite(edge)):
-        shown = np.where(np.isfinite(edge), edge, np.nan)
-        axes.plot(steps, shown, color=VERMILLION, linestyle="--", label="edge of stability")
+        look: Any = {"color": VERMILLION, "linestyle": "--", "label": "edge of stability"}
+        axes.plot(steps, finite(edge), **look)
     axes.set_title("sharpness: rate times curvature", loc="left")
     axes.set_ylabel("largest eigenvalue")
     axes.legend(loc="best")
     plain_log_ticks(axes.yaxis)
 
 
-def _margin(axes: Axes, history: Sequence[Mapping[str, float]], steps: np.ndarray) -> None:
+def _margin(axes: Axes, history: History, steps: np.ndarray) -> None:
     _log_line(axes, steps, _column(history, "margin"), color=BLUE)
     low, high = axes.get_ylim()
     if axes.get_yscale() == "log":
         low, high = min(low, 0.7), max(high, 1.4)
-        axes.axhspan(low, 1.0, color="#F7E3DA", zorder=0)
+        axes.axhspan(low, 1.0, color=SHADE, zorder=0)
         axes.axhline(1.0, color=VERMILLION, linestyle="--", linewidth=1.2)
         axes.set_ylim(low, high)
     axes.set_title("margin: the rate can grow so many times", loc="left")
@@ -110,9 +112,7 @@ def _margin(axes: Axes, history: Sequence[Mapping[str, float]], steps: np.ndarra
     plain_log_ticks(axes.yaxis)
 
 
-def _by_group(
-    axes: Axes, history: Sequence[Mapping[str, float]], steps: np.ndarray, prefix: str, title: str
-) -> None:
+def _by_group(axes: Axes, history: History, steps: np.ndarray, prefix: str, title: str) -> None:
     names = list(dict.fromkeys(key for row in history for key in row if key.startswith(prefix)))
     groups: list[tuple[list[str], np.ndarray]] = []
     for name in names:
@@ -135,30 +135,25 @@ def _by_group(
     plain_log_ticks(axes.yaxis)
 
 
-def _multipliers(
-    figure: Figure, axes: Axes, history: Sequence[Mapping[str, float]], steps: np.ndarray
-) -> None:
+def _multipliers(figure: Figure, axes: Axes, history: History, steps: np.ndarray) -> None:
     keys = sorted({key.split("/")[1] for row in history for key in row if "multiplier/" in key})
-    pairs = [[_column(history, f"multiplier/{k}/{p}") for p in ("real", "imag")] for k in keys]
-    real = np.concatenate([pair[0] for pair in pairs])
-    imaginary = np.concatenate([pair[1] for pair in pairs])
-    when = np.tile(steps, len(keys))
-    beyond = bool(np.any(np.hypot(real, imaginary) > FARTHEST))
-    scale = np.minimum(1.0, FARTHEST / np.maximum(np.hypot(real, imaginary), FARTHEST / 2))
-    real, imaginary = scale * real, scale * imaginary
+    real, imaginary = (
+        np.concatenate([_column(history, f"multiplier/{key}/{part}") for key in keys])
+        for part in ("real", "imag")
+    )
+    modulus = np.hypot(real, imaginary)
+    scale = np.minimum(1.0, FARTHEST / np.maximum(modulus, FARTHEST / 2))
     turn = np.linspace(0.0, 2 * np.pi, 400)
     axes.fill(np.cos(turn), np.sin(turn), color="#F2F2F2", zorder=0)
     axes.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.9)
     axes.axhline(0.0, color=GREY, linewidth=0.5)
     for sign in (1.0, -1.0):
         points = axes.scatter(
-            real, sign * imaginary, c=when, cmap="viridis", s=22, edgecolor="white", linewidth=0.4,
-            zorder=3,
+            scale * real, sign * scale * imaginary, c=np.tile(steps, len(keys)), cmap="viridis",
+            s=22, edgecolor="white", linewidth=0.4, zorder=3,
         )  # fmt: skip
     figure.colorbar(points, ax=axes, label="step", pad=0.02)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_title("multipliers of the sharpest direction", loc="left")
-    axes.set_xlabel(
-        "real part" + (f" (beyond {FARTHEST:g}: drawn at {FARTHEST:g})" if beyond else "")
-    )
-    axes.set_ylabel("imaginary part")
+    beyond = f" (beyond {FARTHEST:g}: drawn at {FARTHEST:g})" if np.any(modulus > FARTHEST) else ""
+    axes.set(xlabel=f"real part{beyond}", ylabel="imaginary part")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from optdyn.figures._style import (
     BLACK,
@@ -19,19 +21,7 @@ from optdyn.figures._style import (
     plain_log_ticks,
     styled,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from optdyn.runs._explained_results import (
-        AdaptationResult,
-        DensityResult,
-        MeasuredMechanisms,
-        PortraitResult,
-        ScheduleResult,
-        UpdateResult,
-    )
+from optdyn.runs import _explained_results as results
 
 SHOWN_QUANTILE = 0.01
 BELOW: dict[str, Any] = {
@@ -41,7 +31,7 @@ BELOW: dict[str, Any] = {
 
 
 @styled
-def mechanisms(measured: MeasuredMechanisms, closed_forms: dict[str, np.ndarray]) -> Figure:
+def mechanisms(measured: results.MeasuredMechanisms, closed_forms: dict[str, np.ndarray]) -> Figure:
     """Saturation, schedule, adaptation, state space, impulse and frequency response.
 
     ``measured`` and ``closed_forms``: see `MechanismsResult`.
@@ -53,7 +43,7 @@ def mechanisms(measured: MeasuredMechanisms, closed_forms: dict[str, np.ndarray]
     _portrait(panels[3], measured.portrait)
     linear = measured.linear
     impulse = -linear.impulse
-    panels[4].plot(np.arange(len(impulse)), impulse, color=BLUE)
+    panels[4].plot(impulse, color=BLUE)
     panels[4].axhline(0, color=LIGHT_GREY, linewidth=0.8, zorder=0)
     panels[4].set(title="impulse response at rest", xlabel="steps after a unit gradient")
     panels[4].set_ylabel("−Δx (parameter units)")
@@ -68,11 +58,10 @@ def mechanisms(measured: MeasuredMechanisms, closed_forms: dict[str, np.ndarray]
     return figure
 
 
-def _update(axes: Axes, update: UpdateResult, density: DensityResult) -> None:
+def _update(axes: Axes, update: results.UpdateResult, density: results.DensityResult) -> None:
     """The update against |g| over the density of gradients."""
     g = update.gradient
-    at, quantiles = density.at, density.quantiles
-    low = max(float(quantiles[at == SHOWN_QUANTILE][0]), g[0])
+    low = max(float(density.quantiles[density.at == SHOWN_QUANTILE][0]), g[0])
     count, edges = density.count, density.edges
     behind = axes.twinx()
     behind.fill_between(
@@ -86,9 +75,9 @@ def _update(axes: Axes, update: UpdateResult, density: DensityResult) -> None:
     axes.plot(g, update.rate_start * g, color=GREY, linestyle=":", label="linear, at start")
     axes.plot(g, update.start, color=BLUE, label="at the start h₀")
     axes.plot(g, update.rest, color=VERMILLION, linestyle="--", label="at rest h*")
-    threshold = update.threshold_start
-    if np.isfinite(threshold):
-        axes.axvline(threshold, color=BLACK, linewidth=0.9, linestyle="-.", label="threshold")
+    if np.isfinite(update.threshold_start):
+        look: Any = {"color": BLACK, "linewidth": 0.9, "linestyle": "-."}
+        axes.axvline(update.threshold_start, **look, label="threshold")
     axes.fill_between([], [], color=LIGHT_GREY, alpha=0.55, label="density of |g|")
     drawn = (g >= low) & (update.start > 0)
     shown = update.start[drawn]
@@ -98,7 +87,7 @@ def _update(axes: Axes, update: UpdateResult, density: DensityResult) -> None:
     axes.legend(**BELOW)
 
 
-def _schedule(axes: Axes, schedule: ScheduleResult) -> None:
+def _schedule(axes: Axes, schedule: results.ScheduleResult) -> None:
     rate = schedule.rate
     mean, error = schedule.on_problems.mean, schedule.on_problems.standard_error
     steps = np.arange(len(rate))
@@ -112,7 +101,9 @@ def _schedule(axes: Axes, schedule: ScheduleResult) -> None:
     axes.legend(**BELOW)
 
 
-def _adaptation(axes: Axes, adapted: AdaptationResult, closed_forms: dict[str, np.ndarray]) -> None:
+def _adaptation(
+    axes: Axes, adapted: results.AdaptationResult, closed_forms: dict[str, np.ndarray]
+) -> None:
     g, rate = adapted.gradient, adapted.rate
     for sign, color, marker in ((1, BLUE, "o"), (-1, ORANGE, "s")):
         side = np.sign(g) == sign
@@ -137,9 +128,8 @@ def _adaptation(axes: Axes, adapted: AdaptationResult, closed_forms: dict[str, n
     axes.legend(**BELOW)
 
 
-def _portrait(axes: Axes, portrait: PortraitResult) -> None:
-    trajectories = portrait.trajectories
-    for count, path in enumerate(trajectories):
+def _portrait(axes: Axes, portrait: results.PortraitResult) -> None:
+    for count, path in enumerate(portrait.trajectories):
         axes.plot(
             path[:, 0], path[:, 1], color=GREY, linewidth=0.8, alpha=0.8, zorder=1,
             label="trajectories" if count == 0 else None,
@@ -159,6 +149,5 @@ def _portrait(axes: Axes, portrait: PortraitResult) -> None:
     explained = 100 * portrait.explained
     axes.set_xlabel(f"component 1 ({explained[0]:.3g} % of variance)")
     axes.set_ylabel(f"component 2 ({explained[1]:.3g} %)")
-    axes.set_title("states, principal components")
-    axes.margins(x=0.1, y=0.1)
+    axes.set(title="states, principal components", xmargin=0.1, ymargin=0.1)
     axes.legend(**BELOW)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Complex, Float, Int
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy import ndarray
 
 from optdyn.dynamics import timescale
+from optdyn.figures._inputs import MomentumPoint, StoredModes
 from optdyn.figures._style import (
     BLACK,
     BLUE,
@@ -16,29 +22,26 @@ from optdyn.figures._style import (
     GOLD,
     GREEN,
     GREY,
+    LEADING,
     LIGHT_GREY,
     SKY_BLUE,
     VERMILLION,
     WIDE,
+    cross,
     new_figure,
     plain_log_ticks,
     styled,
+    tiles,
+    unit_circle,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Complex, Float, Int
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from numpy import ndarray
-
-    from optdyn.figures._inputs import MomentumPoint
 
 ALPHA_DECADES = 6
 GAIN_DECADES = 3
 SHORTEST_TIMESCALE = 0.1
 FEW_CHECKPOINTS = 4
+STAGE_COLUMNS = 4
+STAGE_STARS = 0.4
+"""The size of the reference stars in a small panel, over their usual one."""
 
 
 @styled
@@ -49,46 +52,26 @@ def eigenvalue_plane(beta: Complex[ndarray, " modes"], leading: int = 0) -> Figu
     point out (its conjugate goes with it).
     """
     beta = np.asarray(beta, complex)
-    stands_out = _with_conjugate(beta, leading)
+    stands_out = np.isclose(beta, np.conj(beta[leading])) & (beta.imag != 0)
+    stands_out[leading] = True
+    others, leaders = beta[~stands_out], beta[stands_out]
     figure, (whole, near) = new_figure(WIDE, 1, 2)
-    half = _half_width(beta, leading)
-    circle = np.exp(1j * np.linspace(0, 2 * np.pi, 721))
+    small: Any = {"s": 24, "color": BLUE, "alpha": 0.75, "edgecolor": "white", "linewidth": 0.4}
     for axes in (whole, near):
-        axes.axhline(0, color="#E4E4E4", linewidth=0.8, zorder=0)
-        axes.axvline(0, color="#E4E4E4", linewidth=0.8, zorder=0)
-        axes.plot(circle.real, circle.imag, color=GREY, linewidth=1.1, label="unit circle")
-        axes.scatter(
-            beta.real[~stands_out],
-            beta.imag[~stands_out],
-            s=24,
-            color=BLUE,
-            alpha=0.75,
-            edgecolor="white",
-            linewidth=0.4,
-            label="other modes",
-            zorder=3,
-        )
-        axes.scatter(
-            beta.real[stands_out],
-            beta.imag[stands_out],
-            s=80,
-            color=VERMILLION,
-            marker="D",
-            edgecolor=BLACK,
-            linewidth=0.8,
-            label="leading mode",
-            zorder=4,
-        )
-        axes.set_xlabel("real part of β")
-        axes.set_ylabel("imaginary part of β")
+        cross(axes)
+        unit_circle(axes, "unit circle")
+        axes.scatter(others.real, others.imag, **small, label="other modes", zorder=3)
+        axes.scatter(leaders.real, leaders.imag, **LEADING, s=80, label="leading mode", zorder=4)
         axes.set_aspect("equal")
     reach = max(1.2, 1.1 * float(np.max(np.abs(beta))))
     whole.set(xlim=(-reach, reach), ylim=(-reach, reach), title="all eigenvalues")
+    distance = np.abs(1 - beta)  # the square holds the leading mode and the slowest others
+    nearby = np.sort(distance)[min(4, beta.size - 1)]
+    half = float(np.clip(max(distance[leading], nearby), 0.01, 0.5))
     near.set(xlim=(1 - 1.7 * half, 1 + 0.3 * half), ylim=(-half, half), title="near 1, enlarged")
     near.locator_params(nbins=5)
-    whole.add_patch(
-        Rectangle((1 - 1.7 * half, -half), 2 * half, 2 * half, fill=False, linewidth=0.9)
-    )
+    corner = (1 - 1.7 * half, -half)
+    whole.add_patch(Rectangle(corner, 2 * half, 2 * half, fill=False, linewidth=0.9))
     handles, labels = whole.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -114,61 +97,70 @@ def momentum_hyperparameters(
     size, steps = np.abs(alpha), timescale(beta)
     oscillating = np.abs(beta.imag) > 1e-9 * np.maximum(np.abs(beta), 1e-300)
     negative = ~oscillating & (alpha.real < 0)
-    drawn = (
-        (size > size.max() * 10.0**-ALPHA_DECADES)
-        & (steps > SHORTEST_TIMESCALE)
-        & np.isfinite(steps)
-    )
+    drawn = _drawn(size, steps, size.max())
     others = drawn & (np.arange(beta.size) != leading)
-    kinds = (
-        ("real, α > 0", ~oscillating & ~negative, "o", BLUE),
-        ("real, α < 0", negative, "v", "white"),
-        ("conjugate pair", oscillating, "s", SKY_BLUE),
-    )
-    for label, chosen, marker, face in kinds:
-        if np.any(chosen & others):
-            axes.scatter(
-                size[chosen & others],
-                steps[chosen & others],
-                s=34,
-                marker=marker,
-                facecolor=face,
-                edgecolor=BLUE,
-                linewidth=0.9,
-                alpha=0.85,
-                label=f"mode, {label}",
-                zorder=3,
-            )
-    references(axes, tuned, theory)
+    small: Any = {"s": 34, "edgecolor": BLUE, "linewidth": 0.9, "alpha": 0.85, "zorder": 3}
+    for label, kind, marker, face in (
+        ("mode, real, α > 0", ~oscillating & ~negative, "o", BLUE),
+        ("mode, real, α < 0", negative, "v", "white"),
+        ("mode, conjugate pair", oscillating, "s", SKY_BLUE),
+    ):
+        chosen = kind & others
+        if np.any(chosen):
+            look: Any = {"marker": marker, "facecolor": face, "label": label, **small}
+            axes.scatter(size[chosen], steps[chosen], **look)
+    _stars(axes, tuned, theory)
     if linear:
         _linear_stars(axes, linear)
     lead = (size[[leading]], steps[[leading]])
     axes.scatter(*lead, s=480, facecolor="none", edgecolor=VERMILLION, linewidth=2.0, zorder=4)
-    axes.scatter(
-        *lead,
-        s=46,
-        facecolor=VERMILLION,
-        edgecolor=BLACK,
-        linewidth=0.8,
-        marker="D",
-        label="leading mode (ringed)",
-        zorder=7,
-    )
-    axes.set(xscale="log", yscale="log")
-    axes.set_xlabel("learning rate |α|")
+    axes.scatter(*lead, **LEADING, s=46, label="leading mode (ringed)", zorder=7)
+    axes.set(xscale="log", yscale="log", xlabel="learning rate |α|")
     axes.set_ylabel("momentum timescale −1/ln|β| (steps)")
     axes.grid(True)
     axes.set_axisbelow(True)
     axes.margins(0.09)
     plain_log_ticks(axes.yaxis)
     if not drawn.all():
-        axes.set_title(
+        words = (
             f"{np.sum(~drawn)} of {beta.size} modes lie beyond the axes "
-            f"(|α| < 10⁻⁶ of the largest, or |β| ≥ 1, or β near 0)",
-            fontsize=9,
-            color=GREY,
+            "(|α| < 10⁻⁶ of the largest, or |β| ≥ 1, or β near 0)"
         )
+        axes.set_title(words, fontsize=9, color=GREY)
     figure.legend(loc="outside lower center", ncols=2, markerscale=0.75)
+    return figure
+
+
+@styled
+def mode_stages(
+    stages: Sequence[StoredModes],
+    tuned: MomentumPoint,
+    theory: MomentumPoint | None,
+    chosen: int | None = None,
+) -> Figure:
+    """Fig. 7b for many checkpoints, one small panel each, on the same axes.
+
+    ``chosen``: the meta-step whose panel is framed, as the stage of momentum.
+    """
+    count = len(stages)
+    figure, panels = tiles(count, STAGE_COLUMNS, (2.1, 2.0), (0.8, 1.0), sharex=True, sharey=True)
+    largest = max(float(np.max(np.abs(stage.alpha))) for stage in stages)
+    for place, (axes, stage) in enumerate(zip(panels, stages, strict=True)):
+        _draw_stage(axes, stage, largest)
+        _stars(axes, tuned, theory, STAGE_STARS)
+        axes.set_title(f"meta-step {stage.meta_step:,}", fontsize=9)
+        if stage.meta_step == chosen:
+            axes.set_title(f"meta-step {stage.meta_step:,}: momentum", fontsize=9, color=VERMILLION)
+            axes.patch.set(edgecolor=VERMILLION, linewidth=2.0)
+        if place % STAGE_COLUMNS == 0:
+            axes.set_ylabel("timescale (steps)")
+        if place + STAGE_COLUMNS >= count:
+            axes.set_xlabel("learning rate |α|")
+            axes.tick_params(labelbottom=True)
+    panels[0].set(xscale="log", yscale="log")
+    plain_log_ticks(panels[0].yaxis)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -191,27 +183,18 @@ def modes_over_training(
     order = np.argsort(gain[shown])
     top = float(np.max(gain[shown], initial=1e-30))
     points = axes.scatter(
-        across[shown][order],
-        steps[shown][order],
-        c=gain[shown][order],
-        s=17,
-        cmap="Blues",
-        edgecolor=LIGHT_GREY,
-        linewidth=0.3,
-        norm=LogNorm(top * 10.0**-GAIN_DECADES, top),
+        across[shown][order], steps[shown][order], c=gain[shown][order], s=17, cmap="Blues",
+        norm=LogNorm(top * 10.0**-GAIN_DECADES, top), edgecolor=LIGHT_GREY, linewidth=0.3,
         rasterized=True,
-    )
-    axes.set_yscale("log")
+    )  # fmt: skip
+    axes.set(yscale="log", ylabel="timescale −1/ln|β| (steps)")
     plain_log_ticks(axes.yaxis)
     meta_step_axis(axes, meta_step)
-    axes.set_ylabel("timescale −1/ln|β| (steps)")
     if chosen is not None:
-        axes.axvline(
-            chosen, color=VERMILLION, linestyle="--", zorder=0, label=f"meta-step {chosen:,}"
-        )
+        look: Any = {"color": VERMILLION, "linestyle": "--", "zorder": 0}
+        axes.axvline(chosen, **look, label=f"meta-step {chosen:,}")
         figure.legend(loc="outside lower center")
-    bar = figure.colorbar(points, ax=axes, extend="min")
-    bar.set_label("steady-state gain |α/(1−β)|")
+    figure.colorbar(points, ax=axes, extend="min", label="steady-state gain |α/(1−β)|")
     return figure
 
 
@@ -231,56 +214,47 @@ def meta_step_axis(axes: Axes, meta_steps: Int[ndarray, " checkpoints"]) -> None
     axes.set_xlabel("meta-step")
 
 
-def _with_conjugate(beta: Complex[ndarray, " modes"], leading: int) -> ndarray:
-    """Marks the leading mode and, where it is complex, its conjugate."""
-    chosen: ndarray = np.isclose(beta, np.conj(beta[leading])) & (beta.imag != 0)
-    chosen[leading] = True
-    return chosen
+def _drawn(
+    size: Float[ndarray, " modes"], steps: Float[ndarray, " modes"], largest: float
+) -> Bool[ndarray, " modes"]:
+    """Which modes lie on the axes of Fig. 7b."""
+    strong = size > largest * 10.0**-ALPHA_DECADES
+    return strong & (steps > SHORTEST_TIMESCALE) & np.isfinite(steps)
 
 
-def _half_width(beta: Complex[ndarray, " modes"], leading: int) -> float:
-    """Half the side of a square about 1 that shows the leading mode and the next slowest."""
-    distance = np.sort(np.abs(1 - beta))
-    nearby = distance[min(4, distance.size - 1)]
-    return float(np.clip(max(abs(1 - beta[leading]), nearby), 0.01, 0.5))
+def _draw_stage(axes: Axes, stage: StoredModes, largest: float) -> None:
+    size, steps = np.abs(stage.alpha), timescale(stage.beta)
+    lead = np.arange(size.size) == 0
+    shown = _drawn(size, steps, largest)
+    others, first = shown & ~lead, shown & lead
+    axes.scatter(size[others], steps[others], s=12, color=BLUE, alpha=0.7, label="other modes")
+    axes.scatter(size[first], steps[first], **LEADING, s=46, label="leading mode", zorder=7)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.margins(0.1)
+
+
+def _stars(
+    axes: Axes, tuned: MomentumPoint, theory: MomentumPoint | None, size: float = 1.0
+) -> None:
+    """Gold stars, ``size`` times as big: best tuned momentum's full, theory's open."""
+    for label, point, face, edge, width, above in (
+        ("best tuned momentum", tuned, GOLD, BLACK, 1.1, 5),
+        ("optimal momentum (theory)", theory, "white", DARK_GOLD, 2.0 * size**0.5, 6),
+    ):
+        if point is not None:
+            axes.scatter(
+                [point.alpha], [timescale(np.asarray(point.beta))], s=size * 330, marker="*",
+                facecolor=face, edgecolor=edge, linewidth=width, label=label, zorder=above,
+            )  # fmt: skip
 
 
 def _linear_stars(axes: Axes, modes: Sequence[MomentumPoint]) -> None:
     """Small green stars: the modes of the best linear optimizer, slow enough to be drawn."""
-    points = [(mode.alpha, float(timescale(np.asarray(mode.beta)))) for mode in modes]
-    drawn = [(alpha, steps) for alpha, steps in points if alpha > 0 and steps > SHORTEST_TIMESCALE]
+    alpha = np.array([mode.alpha for mode in modes])
+    steps = timescale(np.array([mode.beta for mode in modes]))
+    drawn = (alpha > 0) & (steps > SHORTEST_TIMESCALE)
     axes.scatter(
-        [alpha for alpha, _ in drawn],
-        [steps for _, steps in drawn],
-        s=150,
-        marker="*",
-        facecolor=GREEN,
-        edgecolor=BLACK,
-        linewidth=0.8,
-        label=f"best linear optimizer ({len(modes)} modes)",
-        zorder=5,
-    )
-
-
-def references(
-    axes: Axes, tuned: MomentumPoint, theory: MomentumPoint | None, size: float = 1.0
-) -> None:
-    """Gold stars, ``size`` times as big: best tuned momentum's full, theory's open."""
-    stars = (
-        ("best tuned momentum", tuned, GOLD, BLACK, 1.1),
-        ("optimal momentum (theory)", theory, "white", DARK_GOLD, 2.0 * size**0.5),
-    )
-    for label, point, face, edge, width in stars:
-        if point is None:
-            continue
-        axes.scatter(
-            [point.alpha],
-            [timescale(np.asarray(point.beta))],
-            s=size * 330,
-            marker="*",
-            facecolor=face,
-            edgecolor=edge,
-            linewidth=width,
-            label=label,
-            zorder=5 if point is tuned else 6,
-        )
+        alpha[drawn], steps[drawn], s=150, marker="*", facecolor=GREEN, edgecolor=BLACK,
+        linewidth=0.8, label=f"best linear optimizer ({len(modes)} modes)", zorder=5,
+    )  # fmt: skip

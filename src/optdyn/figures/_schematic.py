@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from optdyn.figures._style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Point = tuple[float, float]
 
@@ -41,14 +39,11 @@ def optimizer_schematic() -> Figure:
     _arrow(axes, (1.25, 1.2), (1.25, 3.05))
     _arrow(axes, (15.3, 1.2), (15.3, 3.25), "xₖ", (15.0, 2.0))
     axes.text(8.0, 1.42, "next step: the new parameters give the next gradient", ha="center")
-    axes.text(
-        8.3,
-        7.05,
+    words = (
         "one lane for each scalar parameter of the problem:\n"
-        "own state, same weights θ (cell, readout) in all lanes",
-        ha="center",
-        va="center",
+        "own state, same weights θ (cell, readout) in all lanes"
     )
+    axes.text(8.3, 7.05, words, ha="center", va="center")
     return figure
 
 
@@ -63,16 +58,9 @@ def _box(
     width: float = 1.8,
 ) -> None:
     """A rounded box with its lower left ``corner``, its ``size`` and ``text`` in its middle."""
-    axes.add_patch(
-        FancyBboxPatch(
-            corner,
-            *size,
-            boxstyle="round,pad=0,rounding_size=0.18",
-            edgecolor=color,
-            facecolor=face,
-            linewidth=width,
-        )
-    )
+    style = "round,pad=0,rounding_size=0.18"
+    look: Any = {"boxstyle": style, "edgecolor": color, "facecolor": face, "linewidth": width}
+    axes.add_patch(FancyBboxPatch(corner, *size, **look))
     centre = (corner[0] + size[0] / 2, corner[1] + size[1] / 2)
     axes.text(*centre, text, ha="center", va="center")
 
@@ -81,17 +69,7 @@ def _arrow(
     axes: Axes, start: Point, end: Point, text: str = "", at: Point = (0.0, 0.0), bend: float = 0.0
 ) -> None:
     """An arrow from ``start`` to ``end``, with ``text`` written above the point ``at``."""
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>",
-            mutation_scale=13,
-            linewidth=1.4,
-            color=BLACK,
-            shrinkA=0,
-            shrinkB=0,
-            connectionstyle=f"arc3,rad={bend}",
-        )
-    )
+    look: Any = {"arrowstyle": "-|>", "mutation_scale": 13, "linewidth": 1.4, "color": BLACK}
+    path = f"arc3,rad={bend}"
+    axes.add_patch(FancyArrowPatch(start, end, **look, shrinkA=0, shrinkB=0, connectionstyle=path))
     axes.text(*at, text, ha="center", va="bottom")

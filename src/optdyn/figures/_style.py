@@ -25,6 +25,11 @@ GREY = "#767676"
 LIGHT_GREY = "#C8C8C8"
 GOLD = "#FFC20A"
 DARK_GOLD = "#A87900"
+SHADE = "#F7E3DA"
+"""Of what is unstable."""
+
+LEADING: Any = {"marker": "D", "color": VERMILLION, "edgecolor": BLACK, "linewidth": 0.8}
+"""How the leading mode is marked."""
 
 SINGLE = (5.4, 4.0)
 WIDE = (7.6, 3.6)
@@ -101,6 +106,12 @@ def readable(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " "))
 
 
+def finite(values: Any) -> np.ndarray:
+    """``values`` with NaN for what is not finite, which is not drawn."""
+    array = np.asarray(values)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
 def new_figure(
     size: tuple[float, float] = SINGLE, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
@@ -111,6 +122,36 @@ def new_figure(
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.05, hspace=0.06))
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.ravel())
+
+
+def tiles(
+    count: int,
+    columns: int,
+    panel: tuple[float, float],
+    around: tuple[float, float] = (0.0, 0.0),
+    **options: Any,
+) -> tuple[Figure, list[Axes]]:
+    """`new_figure` of ``count`` panels of the size ``panel``, ``columns`` or fewer in a row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (panel[0] * columns + around[0], panel[1] * rows + around[1])
+    figure, axes = new_figure(size, rows, columns, **options)
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
+
+
+def unit_circle(axes: Axes, label: str | None = None) -> None:
+    """The unit circle on axes that show eigenvalues β."""
+    circle = np.exp(1j * np.linspace(0, 2 * np.pi, 721))
+    axes.plot(circle.real, circle.imag, color=GREY, linewidth=1.1, label=label)
+    axes.set(xlabel="real part of β", ylabel="imaginary part of β")
+
+
+def cross(axes: Axes) -> None:
+    """Faint lines through 0."""
+    for line in (axes.axhline, axes.axvline):
+        line(0, color="#E4E4E4", linewidth=0.8, zorder=0)
 
 
 @styled
