@@ -1,15 +1,10 @@
 """Random search over an optimizer's hyperparameters (appendix C.3)."""
 
 from optdyn.distributed._engines import Execution
-from optdyn.search._grid import Grid
-from optdyn.search._random_search import (
-    random_search,
-    rerun_best,
-    score,
-    tuning_problems,
-)
+from optdyn.search._random_search import random_search, rerun_best, score, tuning_problems
 from optdyn.search._search_table import (
     Best,
+    Grid,
     SearchProtocol,
     SearchSettings,
     SearchTable,

@@ -5,28 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._problem_set import VALIDATION_STREAM, ProblemSet
-from optdyn.meta_training._trainer import (
-    INIT_STREAM,
-    MetaTraining,
-    make_meta_step,
-    start_training,
-)
+from optdyn.meta_training._trainer import INIT_STREAM, MetaTraining, make_meta_step, start_training
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks._base import Problem, Task
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-    from jaxtyping import Array
 
 DRAWS_STREAM = "meta learning rates"
 
@@ -143,11 +134,7 @@ def make_validator(
 ) -> Callable[[ComponentwiseRNN], float]:
     """The compiled meta-objective on validation problems, infinite where it is not finite."""
     problems = ProblemSet(
-        task,
-        seed=seed,
-        number=num_problems,
-        objective=protocol.objective,
-        stream=VALIDATION_STREAM,
+        task, seed=seed, number=num_problems, objective=protocol.objective, stream=VALIDATION_STREAM
     )
 
     @jax.jit

@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float64
 
 from optdyn.distributed._engines import Engine, Execution, Work
 from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._problem_set import ProblemSet
 from optdyn.inner_loop._unroll import unroll
-from optdyn.optimizers._baselines import get_baseline
+from optdyn.optimizers._baselines import Baseline, get_baseline
 from optdyn.random_streams import stream
-from optdyn.search._grid import Grid
 from optdyn.search._search_table import (
-    COUNTS,
+    Grid,
     Round,
     SearchProtocol,
     SearchSettings,
@@ -29,19 +31,11 @@ from optdyn.search._search_table import (
     is_finished,
     require_same_settings,
 )
-from optdyn.tasks import Problem
+from optdyn.tasks import Problem, Task
 from optdyn.tasks._description import describe_task, task_from, with_options
 
-if TYPE_CHECKING:
-    import optax
-    from jax.sharding import Mesh
-    from jaxtyping import Array, Float, Float64
-
-    from optdyn.optimizers._baselines import Baseline
-    from optdyn.tasks import Task
-
-    Hyperparameters = Mapping[str, Float[np.ndarray, " combinations"]]
-    Scorer = Callable[[Hyperparameters], Float64[np.ndarray, " combinations"]]
+Hyperparameters = Mapping[str, Float[np.ndarray, " combinations"]]
+Scorer = Callable[[Hyperparameters], Float64[np.ndarray, " combinations"]]
 
 COMBINATIONS_STREAM = "tuning combinations"
 TUNING_STREAM = "tuning problems"
@@ -195,14 +189,11 @@ def rerun_best(table: SearchTable, baseline: Baseline, task: Task) -> float:
     it should equal `Best.tuning_score`. Raises `UserError` for a table without a
     best, or of another baseline or task.
     """
-    settings = table.settings
-    protocol = SearchProtocol(
-        objective=settings.objective,
-        grid=settings.grid,
-        stand_in=settings.stand_in,
-        **{name: getattr(settings, name) for name in COUNTS},
+    settings, described = table.settings, describe_task(task)
+    expected = dataclasses.replace(
+        settings, baseline=baseline.name, task=described.name, task_options=described.options
     )
-    require_same_settings(settings, SearchSettings.of(baseline, task, settings.seed, protocol))
+    require_same_settings(settings, expected)
     winner = {name: np.array([value]) for name, value in best(table).hyperparameters.items()}
     return float(score(baseline, tuning_problems(task, settings), winner)[0])
 

@@ -1,25 +1,77 @@
-"""Every combination that a search tried, and which is best."""
+"""The grid that a search draws from, every combination that it tried, and which is best."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Array, Float64, Int, Key
 
 from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.inner_loop._objective import Objective
+from optdyn.optimizers._baselines import Baseline
+from optdyn.optimizers._search_space import Axis
 from optdyn.random_streams import LARGEST_SEED
-from optdyn.search._grid import Grid
+from optdyn.tasks import Task
 from optdyn.tasks._description import describe_task
 
-if TYPE_CHECKING:
-    from jaxtyping import Float64, Int
-
-    from optdyn.optimizers._baselines import Baseline
-    from optdyn.tasks import Task
-
 COUNTS = ("num_samples", "num_problems", "rescore_top", "rescore_problems", "max_rounds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Every combination of the values on ``axes``; a point is one index an axis."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters, in the order of ``axes``."""
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        """The number of points."""
+        return math.prod(axis.points for axis in self.axes)
+
+    def sample(self, key: Key[Array, ""], count: int) -> Int[np.ndarray, "count axes"]:
+        """Draw ``count`` distinct points, each equally likely (all points, if there are fewer)."""
+        require_positive_int("num_samples", count)
+        flat = jax.random.choice(key, self.size, (min(count, self.size),), replace=False)
+        shape = tuple(axis.points for axis in self.axes)
+        return np.stack(np.unravel_index(np.asarray(flat), shape), axis=1).astype(np.int32)
+
+    def values(
+        self, indices: Int[np.ndarray, "count axes"]
+    ) -> dict[str, Float64[np.ndarray, " count"]]:
+        """The hyperparameters at grid points."""
+        return {
+            axis.name: axis.values()[column]
+            for axis, column in zip(self.axes, np.asarray(indices).T, strict=True)
+        }
+
+    def on_edge(self, indices: Int[np.ndarray, " axes"]) -> dict[str, str]:
+        """The axes on whose first ("low") or last ("high") point a grid point lies.
+
+        A physical limit (such as β = 0) is no edge: there is nothing beyond it.
+        """
+        return {axis.name: side for axis, side in self._ends(indices) if not axis.at_limit(side)}
+
+    def at_limits(self, indices: Int[np.ndarray, " axes"]) -> dict[str, str]:
+        """As `on_edge`, the axes on whose physical limit a grid point lies."""
+        return {axis.name: side for axis, side in self._ends(indices) if axis.at_limit(side)}
+
+    def _ends(self, indices: Int[np.ndarray, " axes"]) -> list[tuple[Axis, str]]:
+        sides = [(a, a.side_of(int(i))) for a, i in zip(self.axes, indices, strict=True)]
+        return [(axis, side) for axis, side in sides if side is not None]
+
+    def widened(self, edges: Mapping[str, str]) -> Grid:
+        """The grid with each axis named in ``edges`` extended on that side."""
+        return Grid(tuple(a.widened(edges[a.name]) if a.name in edges else a for a in self.axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +124,7 @@ class SearchSettings:
     stand_in: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
-            require_positive_int(name, getattr(self, name))
-        if not isinstance(self.grid, Grid):
-            raise UserError(f"grid: {shown(self.grid)} is not allowed (a Grid)")
         require_positive_int("seed", self.seed, minimum=0, maximum=LARGEST_SEED)
-        _ = self.objective
 
     @classmethod
     def of(
@@ -198,8 +245,6 @@ def best(table: SearchTable) -> Best:
             f"tuning {table.settings.baseline} on {table.settings.task}: no combination has "
             "a finite score on the rescoring problems"
         )
-    indices = table.indices[row]
-    sides = {axis: axis.side_of(int(i)) for axis, i in zip(table.grid.axes, indices, strict=True)}
     return Best(
         hyperparameters={
             name: float(column[row]) for name, column in table.hyperparameters().items()
@@ -207,12 +252,8 @@ def best(table: SearchTable) -> Best:
         score=float(rescores[row]),
         tuning_score=float(table.scores[row]),
         row=row,
-        edges=table.grid.on_edge(indices),
-        limits={
-            axis.name: side
-            for axis, side in sides.items()
-            if side is not None and axis.at_limit(side)
-        },
+        edges=table.grid.on_edge(table.indices[row]),
+        limits=table.grid.at_limits(table.indices[row]),
     )
 
 
