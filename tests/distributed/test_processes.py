@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from optdyn.cli.main import main
-from optdyn.distributed._launcher import launch
-from optdyn.distributed._processes import Processes, find_processes
+from optdyn.distributed._processes import Processes, find_processes, launch
 from optdyn.distributed._watch import LOST_EXIT, SILENCE
 from optdyn.errors import UserError
 from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from optdyn.cli._reading import whole
 from optdyn.distributed._interrupts import Interrupted, LostProcess, noted_signals
-from optdyn.distributed._launcher import launch as launch_processes
+from optdyn.distributed._processes import launch as launch_processes
 from optdyn.errors import UserError
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._store import require_file
