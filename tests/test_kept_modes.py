@@ -16,8 +16,7 @@ from optdyn.inner_loop import Objective, ProblemSet
 from optdyn.inner_loop._problem_set import VALIDATION_STREAM
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
-from optdyn.runs._analysis_run import read_analysis
-from optdyn.runs._explorer_run import explore_task, read_explorer
+from optdyn.runs._analysis_run import explore_task, read_analysis, read_explorer
 from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import RunFolder
 from optdyn.tasks import LinearRegression, TwoMoons

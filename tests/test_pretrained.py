@@ -41,9 +41,8 @@ from optdyn.runs._checkpoints import (
 from optdyn.runs._distillation_fit import FITTED, read_fitted
 from optdyn.runs._run_folder import RunFolder, open_run
 from optdyn.runs._search_run import read_search, search
-from optdyn.runs._search_tables import load_table, save_table
 from optdyn.runs._store import read_result, write_result
-from optdyn.runs._tuning_run import load_tables
+from optdyn.runs._tuning_run import load_table, load_tables, save_table
 from optdyn.search._learning_rate import LearningRateSearch
 from optdyn.study._recipes import LAPTOP
 from optdyn.study._results import read_results

@@ -24,8 +24,8 @@ from optdyn.runs import (
     read_stage_search,
 )
 from optdyn.runs._checkpoints import fingerprint, load_optimizer
-from optdyn.runs._linear_reference_run import LINEAR
 from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
+from optdyn.runs._tuning_run import LINEAR
 from optdyn.study._recipes import LAPTOP
 
 RECIPE = TINY_RECIPES[0]

@@ -85,17 +85,6 @@ def test_only_files_are_read(tmp_path: Path) -> None:
         assert "\0" not in str(caught.value)
 
 
-def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
-    precious, path = tmp_path / "precious", tmp_path / "run" / "a.json"
-    precious.write_text("whole")
-    path.parent.mkdir()
-    files.temporary_beside(path).symlink_to(precious)
-    with pytest.raises(UserError, match=r"a\.json: cannot write"):
-        files.write_json(path, {})
-    assert precious.read_text() == "whole"
-    assert files.temporary_beside(path).is_symlink() is False
-
-
 def test_an_error_is_one_line_whatever_a_name_holds() -> None:
     told = str(UserError("a\nb\r\x1b[31m\udcff β: cannot read"))
     assert told == "a\\nb\\r\\x1b[31m\\udcff β: cannot read"

@@ -14,10 +14,10 @@ import pytest
 from optdyn.cli import _devices as devices
 from optdyn.cli.main import main
 from optdyn.errors import UserError
-from optdyn.runs import _sweep_run as sweep_run
+from optdyn.runs import _search_run as sweep_run
 from optdyn.runs._run_folder import open_run
+from optdyn.runs._search_run import Base, Sweep, SweepRow, best_rows, run_sweep
 from optdyn.runs._store import table_bytes
-from optdyn.runs._sweep_run import Base, Sweep, SweepRow, best_rows, run_sweep
 from optdyn.search._learning_rate import LearningRateSearch, search_learning_rate
 from optdyn.study._recipes import recipe_for
 from optdyn.tasks import LinearRegression
@@ -43,13 +43,15 @@ def test_a_sweep_goes_on_with_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = []
-    trainings = sweep_run._trainings
+    make_trainer = sweep_run.make_trainer
 
-    def counted(task, chunk, num_problems, mesh):
-        done.append((chunk.seed, [*chunk.learning_rates]))
-        return trainings(task, chunk, num_problems, mesh)
+    def counted(task, architecture, protocol, seed, mesh):
+        trained = make_trainer(task, architecture, protocol, seed, mesh)
+        rates = []
+        done.append((seed, rates))
+        return lambda rate, steps: rates.append(rate) or trained(rate, steps)
 
-    monkeypatch.setattr(sweep_run, "_trainings", counted)
+    monkeypatch.setattr(sweep_run, "make_trainer", counted)
     with open_run(tmp_path / "run") as run:
         rows = run_sweep(run, TINY)
         assert done == [(0, [1e-3, 1e-2]), (1, [1e-3, 1e-2])]

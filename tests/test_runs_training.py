@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import os
 import signal
 import subprocess
@@ -43,10 +42,9 @@ from optdyn.runs._checkpoints import (
     load_state,
     resume_path,
 )
-from optdyn.runs._meta_train import meta_train
 from optdyn.runs._metrics_log import TrainingRow, read_metrics
 from optdyn.runs._run_folder import open_run
-from optdyn.runs._training_run import load_trained
+from optdyn.runs._training_run import load_trained, meta_train
 from optdyn.tasks import Problem, Rosenbrock, Task
 
 TASK = "rosenbrock"
@@ -78,8 +76,7 @@ def compile_once() -> Iterator[None]:
         return made(task, dataclasses.replace(protocol, num_meta_steps=1), seed, mesh)
 
     patch = pytest.MonkeyPatch()
-    for module in (training_run, importlib.import_module("optdyn.runs._meta_train")):
-        patch.setattr(module, "make_meta_step", shared)
+    patch.setattr(training_run, "make_meta_step", shared)
     yield
     patch.undo()
 

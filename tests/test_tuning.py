@@ -18,7 +18,7 @@ from optdyn.inner_loop._unroll import unroll
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.optimizers._search_space import LIMITS, Axis
 from optdyn.random_streams import keys_at, stream
-from optdyn.runs._search_tables import load_table, save_table
+from optdyn.runs._tuning_run import load_table, save_table
 from optdyn.search import (
     Execution,
     Grid,

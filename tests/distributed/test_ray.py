@@ -20,7 +20,7 @@ from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.runs._run_folder import open_run
-from optdyn.runs._sweep_run import Base, Sweep, run_sweep
+from optdyn.runs._search_run import Base, Sweep, run_sweep
 from optdyn.search import Execution, SearchProtocol, random_search
 from optdyn.search._search_table import SearchTable
 from optdyn.tasks import LinearRegression, make_task

@@ -33,10 +33,9 @@ from optdyn.runs._plain import to_plain
 from optdyn.runs._results import SearchInputs, SearchResult
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._search_run import SEARCHES, read_search
-from optdyn.runs._search_tables import load_table
 from optdyn.runs._store import write_result
 from optdyn.runs._training_run import METRICS
-from optdyn.runs._tuning_run import read_reruns, rerun_tables, table_path
+from optdyn.runs._tuning_run import load_table, read_reruns, rerun_tables, table_path
 from optdyn.search._learning_rate import LearningRateSearch, Row
 from optdyn.tasks import Rosenbrock
 from tiny_runs import ARCHITECTURE, PROTOCOL, TASK, run_evaluation, run_training, run_tuning

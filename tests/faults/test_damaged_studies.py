@@ -13,11 +13,10 @@ import pytest
 
 from damage import damaged, require_one_line
 from optdyn.errors import UserError
-from optdyn.runs._analysis_run import read_analysis
+from optdyn.runs._analysis_run import read_analysis, read_explorer
 from optdyn.runs._checkpoints import load_optimizer, save_optimizer
 from optdyn.runs._distillation_run import read_distillation
 from optdyn.runs._evaluation_run import contenders, read_losses
-from optdyn.runs._explorer_run import read_explorer
 from optdyn.runs._mechanisms_run import read_mechanisms
 from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import open_run

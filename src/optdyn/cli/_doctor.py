@@ -13,7 +13,7 @@ from optdyn.cli import _devices as devices
 from optdyn.cli._options import Output, OutputOptions
 from optdyn.cli._output import Result, present
 from optdyn.errors import UserError
-from optdyn.runs._versions import versions
+from optdyn.runs._cards import versions
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FAULT = 1

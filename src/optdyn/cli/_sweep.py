@@ -21,7 +21,7 @@ from optdyn.optimizers import Architecture
 from optdyn.optimizers._cells import CELLS
 from optdyn.random_streams import LARGEST_SEED
 from optdyn.runs import Base, Sweep, open_run, run_sweep
-from optdyn.runs._sweep_run import best_rows
+from optdyn.runs._search_run import best_rows
 from optdyn.study._recipes import LAPTOP
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float32, Float64, PyTree
 
 from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.in_words import InWords
@@ -17,13 +19,7 @@ from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._problem_set import EVALUATION_STREAM, ProblemSet
 from optdyn.inner_loop._statistics import MeanAndError, mean_and_error
-
-if TYPE_CHECKING:
-    import optax
-    from jax.sharding import Mesh
-    from jaxtyping import Array, Float, PyTree
-
-    from optdyn.tasks import Problem, Task
+from optdyn.tasks import Problem, Task
 
 FEWEST_PROBLEMS = 8
 """The problems in a chunk, where more do not fit at once."""
@@ -40,8 +36,8 @@ class Evaluation(InWords):
     (`Objective.exploded`).
     """
 
-    losses: Float[np.ndarray, "problems steps"]
-    meta_objectives: Float[np.ndarray, " problems"]
+    losses: Float32[np.ndarray, "problems steps"]
+    meta_objectives: Float64[np.ndarray, " problems"]
     mean: float
     standard_error: float
     exploded: int

@@ -6,25 +6,14 @@ nothing that it depends on has changed.
 """
 
 from optdyn.distributed._interrupts import Interrupted
-from optdyn.runs._analysis_run import analyze_task, read_analysis
+from optdyn.runs._analysis_run import analyze_task, explore_task, read_analysis, read_explorer
 from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import load, save
 from optdyn.runs._distillation_fit import Distillation, Distilling, fit_sizes, read_fitted
 from optdyn.runs._distillation_run import distill_task, read_distillation
 from optdyn.runs._evaluation_run import evaluate_all, read_evaluations, read_losses
-from optdyn.runs._explained_results import (
-    DistillationResult,
-    FittedResult,
-    MechanismsResult,
-)
-from optdyn.runs._explorer_run import explore_task, read_explorer
-from optdyn.runs._linear_reference_run import (
-    LinearReferencesResult,
-    read_linear,
-    tune_linear,
-)
+from optdyn.runs._explained_results import DistillationResult, FittedResult, MechanismsResult
 from optdyn.runs._mechanisms_run import explain_task, read_mechanisms
-from optdyn.runs._meta_train import meta_train
 from optdyn.runs._metrics_log import TrainingRow, read_metrics
 from optdyn.runs._results import (
     AnalysisResult,
@@ -35,12 +24,29 @@ from optdyn.runs._results import (
     SearchResult,
 )
 from optdyn.runs._run_folder import RunFolder, open_run
-from optdyn.runs._search_run import read_search, read_searches, search
-from optdyn.runs._search_tables import load_table, save_table
+from optdyn.runs._search_run import (
+    Base,
+    Sweep,
+    SweepRow,
+    read_search,
+    read_searches,
+    run_sweep,
+    search,
+)
 from optdyn.runs._stage_run import StageSearchResult, StageTraining, find_stage, read_stage_search
-from optdyn.runs._sweep_run import Base, Sweep, SweepRow, run_sweep
-from optdyn.runs._training_run import Watch, load_trained, train, train_along
-from optdyn.runs._tuning_run import load_tables, load_tuned, read_reruns, rerun_tables, tune
+from optdyn.runs._training_run import Watch, load_trained, meta_train, train, train_along
+from optdyn.runs._tuning_run import (
+    LinearReferencesResult,
+    load_table,
+    load_tables,
+    load_tuned,
+    read_linear,
+    read_reruns,
+    rerun_tables,
+    save_table,
+    tune,
+    tune_linear,
+)
 
 __all__ = [
     "AnalysisResult",

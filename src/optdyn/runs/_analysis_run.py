@@ -1,59 +1,47 @@
-"""Every checkpoint of a run taken apart, in its run folder."""
+"""Every checkpoint of a run taken apart in its run folder, and what the explorer needs beyond."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Float
 
 from optdyn.distillation import LinearAccount, linear_account
-from optdyn.dynamics import impulse_mismatch, optimal_momentum, transients
-from optdyn.dynamics._operating_point import OperatingPoint
+from optdyn.dynamics import StepMap, impulse_mismatch, optimal_momentum, step_map, transients
+from optdyn.dynamics._operating_point import OperatingPoint, operating_point
 from optdyn.errors import UserError
-from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM
-from optdyn.mechanisms._momentum_stage import MomentumComparison, StageThresholds
+from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM, ProblemSet
+from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
+from optdyn.mechanisms._momentum_stage import HISTORIES, MomentumComparison, StageThresholds
 from optdyn.optimizers._baselines import momentum
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
+from optdyn.runs import _results as results
 from optdyn.runs._cards import describe
-from optdyn.runs._checkpoints import (
-    analysis_checkpoints,
-    analysis_path,
-    fingerprint,
-    load_optimizer,
-)
+from optdyn.runs._checkpoints import analysis_path, fingerprint, load_optimizer
 from optdyn.runs._progress import progress
-from optdyn.runs._results import (
-    AnalysisInputs,
-    AnalysisResult,
-    CheckpointRow,
-    CurvesRow,
-    Fault,
-    FixedPointRow,
-    HeldOut,
-    JudgedStage,
-    ModesRow,
-    Momentum,
-    RowOrigin,
-    StageCurves,
-    StoredRow,
-)
+from optdyn.runs._results import AnalysisResult, CheckpointRow, ExplorerResult, Fault, HeldOut
 from optdyn.runs._run_folder import RunFolder, read_task_result
-from optdyn.runs._store import read_if_sound, read_result, write_result
-from optdyn.runs._training_run import CHECKPOINTS, load_trained
-from optdyn.runs._tuning_run import load_tuned
-from optdyn.search import best
-from optdyn.tasks import Task
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from optdyn.runs._store import read_if_sound, read_result, stored_result, write_result
+from optdyn.runs._training_run import CHECKPOINTS, load_trained, require_checkpoints
+from optdyn.runs._tuning_run import tuned_values
+from optdyn.tasks import Problem, Task, describe_task
+from optdyn.tasks._linear_regression import least_squares
+from optdyn.tasks._rosenbrock import rosenbrock
 
 ANALYSIS = "analysis"
 SUMMARY = "analysis.json"
+EXPLORER = "explorer.json"
 LAYOUT = 3
 """Of a stored row; raised when rows gain a part, so that older ones are measured again."""
-CURVE_DIGITS = 6
+DIGITS = 6
+"""Of numbers that are drawn, or that a calculation elsewhere needs."""
+LOSSES: dict[Callable[..., Any], str] = {least_squares: "least_squares", rosenbrock: "rosenbrock"}
+"""Losses that the explorer can compute by itself, and what it calls them."""
 
 
 def analyze_task(
@@ -72,12 +60,10 @@ def analyze_task(
     settings that differ from the folder's.
     """
     folder = run.task_folder(task)
-    checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
-    if not checkpoints:
-        raise UserError(f"--out: {folder} has no checkpoints to analyze (run optdyn train first)")
-    tuned_point = best(load_tuned(folder, "momentum")).hyperparameters
+    checkpoints = require_checkpoints(folder, "analyze")
+    tuned_point = tuned_values(folder, "momentum")
     name = run.settle_work("analyze", task, held_out)
-    inputs = AnalysisInputs(
+    inputs = results.AnalysisInputs(
         layout=LAYOUT,
         task=name,
         settings=held_out,
@@ -87,33 +73,31 @@ def analyze_task(
         },
         stage=None if stage is None else fingerprint(load_optimizer(stage)[0]),
     )
-    with contextlib.suppress(UserError):
-        done = read_analysis(folder / SUMMARY)
-        if done.inputs == inputs:
-            return done
+    done = stored_result(folder / SUMMARY, AnalysisResult, inputs)
+    if done is not None:
+        return done
 
-    validation = held_out.problems(task, VALIDATION_STREAM)
-    comparison = MomentumComparison(validation, **tuned_point)
+    comparison = MomentumComparison(held_out.problems(task, VALIDATION_STREAM), **tuned_point)
     rows: list[CheckpointRow] = []
     faults: list[Fault] = []
     with progress(f"analyzing {name}", len(checkpoints)) as advance:
         for count, path in enumerate(checkpoints, start=1):
-            try:
-                row = _row(path, folder / ANALYSIS / f"{path.stem}.json", comparison)
-            except _NoFixedPoint as error:
-                faults.append(error.fault)
-                continue
-            rows.append(row)
-            advance(count, f"meta-step {row.meta_step}: {row.meta_objective:.4g}")
+            found = _row(path, folder / ANALYSIS / f"{path.stem}.json", comparison)
+            if isinstance(found, Fault):
+                faults.append(found)
+            else:
+                rows.append(found)
+                advance(count, f"meta-step {found.meta_step}: {found.meta_objective:.4g}")
     if not rows:
         raise UserError(f"{name}: no checkpoint could be analyzed ({faults[0].fault})")
     chosen = StageThresholds().choose(rows, comparison.tuned).meta_step
     at_stage = analysis_path(folder / CHECKPOINTS, chosen) if stage is None else stage
     fresh = MomentumComparison(held_out.problems(task, EVALUATION_STREAM), **tuned_point)
+    curvatures = getattr(task, "curvature_range", None)
     result = AnalysisResult(
         inputs=inputs,
         tuned=comparison.tuned,
-        theory=_theory(task),
+        theory=None if curvatures is None else results.Momentum(*optimal_momentum(*curvatures)),
         momentum_stage=chosen,
         final=rows[-1].meta_step,
         judged=_judged(at_stage, fresh, other=stage is not None),
@@ -130,59 +114,89 @@ def read_analysis(path: Path) -> AnalysisResult:
     return read_task_result(path, AnalysisResult)
 
 
-class _NoFixedPoint(Exception):
-    """A checkpoint has no modes to look at."""
+def operating_points(problems: ProblemSet) -> Callable[[ComponentwiseRNN], OperatingPoint]:
+    """A function that gives the fixed point an optimizer reaches on ``problems``, and its modes.
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.fault)
-        self.fault = fault
+    Compiled once for all optimizers of one architecture; it raises `UserError` where there is
+    no fixed point.
+    """
+    histories = problems.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
+    step: StepMap | None = None
+
+    def point(optimizer: ComponentwiseRNN) -> OperatingPoint:
+        nonlocal step
+        step = step_map(optimizer) if step is None else step.with_parameters(optimizer)
+        return operating_point(step, histories(optimizer))
+
+    return point
 
 
-def _row(checkpoint: Path, stored: Path, comparison: MomentumComparison) -> CheckpointRow:
-    """The row of one checkpoint, from its file if that holds it. Raises `_NoFixedPoint`."""
+def _row(checkpoint: Path, stored: Path, comparison: MomentumComparison) -> CheckpointRow | Fault:
+    """The row of one checkpoint, from its file if that holds it, or why there is none."""
     optimizer, card = load_optimizer(checkpoint)
-    origin = RowOrigin(LAYOUT, fingerprint(optimizer), comparison.tuned)
-    found = read_if_sound(stored, lambda path: read_result(path, StoredRow), "analyzing again")
+    origin = results.RowOrigin(LAYOUT, fingerprint(optimizer), comparison.tuned)
+    found = read_if_sound(
+        stored, lambda path: read_result(path, results.StoredRow), "analyzing again"
+    )
     if found is not None and found.origin == origin:
         return found.row
     try:
         row, _ = _measured(optimizer, card.meta_step, comparison)
     except UserError as error:
-        raise _NoFixedPoint(Fault(card.meta_step, str(error))) from None
-    write_result(stored, StoredRow(origin, row))
+        return Fault(card.meta_step, str(error))
+    write_result(stored, results.StoredRow(origin, row))
     return row
 
 
 def _measured(
     optimizer: ComponentwiseRNN, meta_step: int, comparison: MomentumComparison
-) -> tuple[CheckpointRow, StageCurves]:
+) -> tuple[CheckpointRow, results.StageCurves]:
     """A checkpoint's row, and the loss curves that Fig. 7c shows.
 
     Raises `UserError` where it has no fixed point.
     """
-    point, problems, tuned = (
-        comparison.operating_point(optimizer), comparison.validation, comparison.tuned
-    )  # fmt: skip
+    problems, tuned = comparison.validation, comparison.tuned
+    point = comparison.operating_point(optimizer)
     full, one_mode = comparison.learned_curves(optimizer), comparison.one_mode_curves(point)
-    curves = StageCurves(
+    curves = results.StageCurves(
         full=problems.mean_curve(full),
         one_mode=problems.mean_curve(one_mode),
         tuned=problems.mean_curve(comparison.momentum_curves(tuned.alpha, tuned.beta)),
     )
+    modes, found = point.modes, point.fixed_points
     row = CheckpointRow(
         **vars(comparison.row(meta_step, point, full, one_mode)),
-        fixed_point=_fixed_point(point),
-        modes=_modes(point),
-        curves=CurvesRow(_rounded(curves.full.mean), _rounded(curves.one_mode.mean)),
+        fixed_point=results.FixedPointRow(
+            candidates=len(point.candidates.status),
+            converged=int(np.sum(point.candidates.converged)),
+            distinct=len(found.status),
+            residual=float(found.residual[0]),
+            error_estimate=float(found.error_estimate[0]),
+            spectral_radius=float(found.spectral_radius[0]),
+            drift=float(modes.drift),
+        ),
+        modes=results.ModesRow(
+            beta=modes.beta,
+            alpha=modes.alpha,
+            delayed=modes.delayed.real,
+            start=transients(modes, point.h0),
+            gain=modes.gain,
+            timescale=modes.timescale,
+            feedthrough=float(modes.feedthrough),
+            condition_number=float(modes.condition_number),
+            degenerate=bool(modes.degenerate),
+            impulse_mismatch=float(impulse_mismatch(modes.linearization, modes)),
+        ),
+        curves=results.CurvesRow(_rounded(curves.full.mean), _rounded(curves.one_mode.mean)),
     )
     return row, curves
 
 
-def _judged(checkpoint: Path, fresh: MomentumComparison, other: bool) -> JudgedStage:
+def _judged(checkpoint: Path, fresh: MomentumComparison, other: bool) -> results.JudgedStage:
     """The momentum stage on fresh problems; ``other``: it is of another training."""
     optimizer, card = load_optimizer(checkpoint)
     row, curves = _measured(optimizer, card.meta_step, fresh)
-    return JudgedStage(
+    return results.JudgedStage(
         training=f"{describe(card.architecture)}, seed {card.seed}" if other else "",
         row=row,
         tuned=fresh.tuned,
@@ -205,41 +219,76 @@ def _linear_accounts(
     return found
 
 
-def _fixed_point(point: OperatingPoint) -> FixedPointRow:
-    found = point.fixed_points
-    return FixedPointRow(
-        candidates=len(point.candidates.status),
-        converged=int(np.sum(point.candidates.converged)),
-        distinct=len(found.status),
-        residual=float(found.residual[0]),
-        error_estimate=float(found.error_estimate[0]),
-        spectral_radius=float(found.spectral_radius[0]),
-        drift=float(point.modes.drift),
+def explore_task(run: RunFolder, task: Task, held_out: HeldOut, few: HeldOut) -> ExplorerResult:
+    """What lets a reader choose modes of a task's analysed optimizer and see the loss.
+
+    Stored in the task's ``explorer.json``. For a loss of `LOSSES`: the validation
+    ``problems`` of ``held_out``, on which the page itself can run any choice.
+    For others: the loss curves of some ``choices`` of modes at the momentum stage and
+    the last one, on the (fewer) problems of ``few``. Needs the task's analysis; raises
+    `UserError` where that is missing.
+    """
+    folder, described = run.task_folder(task), describe_task(task)
+    analysis = read_analysis(folder / SUMMARY)
+    loaded = {
+        step: load_trained(run, task, analysis_path(folder / CHECKPOINTS, step))[0]
+        for step in sorted({analysis.momentum_stage, analysis.final})
+    }
+    inputs = results.ExplorerInputs(
+        task=described.name,
+        task_options=described.options,
+        settings=[held_out, few],
+        checkpoints=[fingerprint(optimizer) for optimizer in loaded.values()],
     )
+    done = stored_result(folder / EXPLORER, ExplorerResult, inputs)
+    if done is not None:
+        return done
+    num_steps = held_out.objective.num_steps
+    problems = held_out.problems(task, VALIDATION_STREAM).problems
+    if problems.loss_fn in LOSSES:
+        result = ExplorerResult(inputs, num_steps, problems=_problems(problems))
+    else:
+        print(f"trying sets of modes of {described.name}", flush=True)
+        found = _choices(few.problems(task, VALIDATION_STREAM), loaded)
+        result = ExplorerResult(inputs, num_steps, choices=found, num_problems=few.num_problems)
+    write_result(folder / EXPLORER, result)
+    return result
 
 
-def _modes(point: OperatingPoint) -> ModesRow:
-    modes = point.modes
-    return ModesRow(
-        beta=modes.beta,
-        alpha=modes.alpha,
-        delayed=modes.delayed.real,
-        start=transients(modes, point.h0),
-        gain=modes.gain,
-        timescale=modes.timescale,
-        feedthrough=float(modes.feedthrough),
-        condition_number=float(modes.condition_number),
-        degenerate=bool(modes.degenerate),
-        impulse_mismatch=float(impulse_mismatch(modes.linearization, modes)),
-    )
+def read_explorer(folder: Path) -> ExplorerResult:
+    """What `explore_task` stored in a task's folder. Raises `UserError` if missing or damaged."""
+    path = folder / EXPLORER
+    if not path.exists():
+        raise UserError(f"{path}: no such file (a study writes it)")
+    return read_task_result(path, ExplorerResult)
 
 
-def _rounded(curve: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
-    """A curve to the digits that a drawing needs."""
-    return np.array([float(f"{value:.{CURVE_DIGITS}g}") for value in curve])
+def _problems(problems: Problem) -> results.ExplorerProblems:
+    """The loss's name, and for each problem its start and what its loss depends on."""
+    data = [jax.tree.leaves(problems.params)[0], *problems.data]
+    start, *rest = ([_rounded(row).tolist() for row in np.asarray(leaf)] for leaf in data)
+    return results.ExplorerProblems(LOSSES[problems.loss_fn], np.array(start), rest)
 
 
-def _theory(task: Task) -> Momentum | None:
-    """Momentum's optimum for the task's range of curvatures, where it states one."""
-    curvatures = getattr(task, "curvature_range", None)
-    return None if curvatures is None else Momentum(*optimal_momentum(*curvatures))
+def _choices(
+    validation: ProblemSet, loaded: dict[int, ComponentwiseRNN]
+) -> dict[str, results.ModeSets]:
+    """At each stage: sets of modes, with their losses and the whole optimizer's."""
+    full, point_of = validation.curves(ComponentwiseRNN.as_optax), operating_points(validation)
+    found = {}
+    for meta_step, optimizer in loaded.items():
+        point = point_of(optimizer)
+        sets = choices(point.modes)
+        curves = map(_rounded, kept_modes_curves(validation, point, list(sets.values())))
+        pairs = zip(sets.items(), curves, strict=True)
+        found[str(meta_step)] = results.ModeSets(
+            full=_rounded(validation.mean_curve(full(optimizer)).mean),
+            sets=[results.ModeSet(name, modes, curve) for (name, modes), curve in pairs],
+        )
+    return found
+
+
+def _rounded(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """``values`` to the digits that a drawing or a calculation elsewhere needs."""
+    short = [float(f"{value:.{DIGITS}g}") for value in np.ravel(values)]
+    return np.reshape(short, np.shape(values))

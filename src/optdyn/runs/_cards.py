@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import platform
 from typing import Any
 
 from optdyn.errors import UserError
 from optdyn.meta_training._trainer import MetaTraining
 from optdyn.optimizers._componentwise_rnn import Architecture
 from optdyn.runs._plain import to_plain
+
+PACKAGES = ("optdyn", "jax", "jaxlib", "optax", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +38,8 @@ class Card:
     def settings(self) -> dict[str, Any]:
         """The part that identifies the run, the same at each of its checkpoints."""
         plain = to_plain(self)
-        return {
-            name: plain[name]
-            for name in ("task", "task_options", "architecture", "protocol", "seed", "initial")
-        }
+        names = ("task", "task_options", "architecture", "protocol", "seed", "initial")
+        return {name: plain[name] for name in names}
 
 
 def same_training(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,3 +67,14 @@ def require_architecture(found: Architecture, expected: Architecture, where: str
         raise UserError(
             f"{where}: has another architecture: {describe(found)} (this run: {describe(expected)})"
         )
+
+
+def versions() -> dict[str, str]:
+    """Python's version and each package's (``"not installed"`` when run from a bare checkout)."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

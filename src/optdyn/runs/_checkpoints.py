@@ -12,21 +12,19 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from optdyn.errors import UserError
 from optdyn.meta_training._trainer import MetaTraining, TrainingState, start_training
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.runs._cards import Card, require_architecture, same_training
 from optdyn.runs._run_folder import first_difference
-from optdyn.runs._store import arrays_bytes, cannot, read_arrays, remove, write_bytes
-
-if TYPE_CHECKING:
-    from jaxtyping import PyTree
+from optdyn.runs._store import arrays_bytes, read_arrays, refusals, remove, write_bytes
 
 FORMAT = "optdyn checkpoint, version 2"
 KEPT_FOR_RESUME = 3
@@ -204,12 +202,8 @@ def fingerprint(optimizer: ComponentwiseRNN) -> str:
 
 
 def _files(folder: Path, kind: str) -> list[tuple[int, Path]]:
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise cannot(folder, "read", error) from None
+    with refusals(folder, "read"):
+        names = os.listdir(folder) if folder.exists() else []
     matches = filter(None, map(FILE_NAME.fullmatch, names))
     return sorted((int(m[2]), folder / m[0]) for m in matches if m[1] == kind)
 

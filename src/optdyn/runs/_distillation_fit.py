@@ -6,10 +6,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from optdyn.distillation import (
     LADDER,
@@ -26,15 +27,15 @@ from optdyn.distillation import (
     tuned_in_parts,
 )
 from optdyn.dynamics import step_map
-from optdyn.dynamics._operating_point import operating_point
 from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms._measurement import visit
 from optdyn.mechanisms._nonlinear import update_function
+from optdyn.meta_training import MetaTraining
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
+from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import fingerprint
 from optdyn.runs._explained_results import FittedInputs, FittedResult, FittedSize, StoredSize
-from optdyn.runs._mechanisms_run import HISTORIES
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
@@ -43,11 +44,6 @@ from optdyn.runs._tuning_run import load_tables
 from optdyn.search import best
 from optdyn.tasks import Task, describe_task
 from optdyn.tasks._description import with_options
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
-    from optdyn.meta_training import MetaTraining
 
 FOLDER = "distillation"
 FITTED = f"{FOLDER}/fitted.json"
@@ -264,8 +260,7 @@ def _analysed(
     visited = visit(optimizer.as_optax(), elsewhere.problems, seen.objective.num_steps)
     steps = visited.gradients.shape[-1]
     shown = Demonstration(visited.gradients.reshape(-1, steps), visited.updates.reshape(-1, steps))
-    histories = elsewhere.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
-    modes = operating_point(step_map(optimizer), histories(optimizer)).modes
+    modes = operating_points(elsewhere)(optimizer).modes
     sizes = np.abs(shown.gradients[shown.gradients != 0])
     top = float(np.max(sizes))
     threshold = update_function(step_map(optimizer), np.geomspace(1e-8, 10.0, 81) * top).threshold

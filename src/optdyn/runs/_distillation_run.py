@@ -6,11 +6,11 @@ import dataclasses
 import hashlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import optax
+from jax.sharding import Mesh
 
 from optdyn.distillation import Distilled, advantage_kept, as_code, from_values
-from optdyn.dynamics import step_map
-from optdyn.dynamics._operating_point import operating_point
 from optdyn.errors import UserError
 from optdyn.evaluation import (
     EVALUATION_STREAM,
@@ -21,49 +21,27 @@ from optdyn.evaluation import (
 )
 from optdyn.mechanisms._ablation import ABLATIONS, ablated
 from optdyn.optimizers._baselines import BASELINES
-from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
+from optdyn.runs import _explained_results as results
+from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
 from optdyn.runs._distillation_fit import FITTED, Distilling, fit_sizes, read_fitted
 from optdyn.runs._evaluation_run import EVALUATION, load_evaluation, read_evaluations
 from optdyn.runs._evaluation_run import SUMMARY as EVALUATION_SUMMARY
-from optdyn.runs._explained_results import (
-    DistillationInputs,
-    DistillationResult,
-    FittedSize,
-    Judged,
-    JudgedMechanism,
-    JudgedSize,
-)
-from optdyn.runs._mechanisms_run import HISTORIES
 from optdyn.runs._progress import progress
 from optdyn.runs._results import LEARNED, HeldOut
 from optdyn.runs._run_folder import RunFolder, read_task_result
-from optdyn.runs._store import (
-    read_bytes,
-    stored_result,
-    write_bytes,
-    write_result,
-)
+from optdyn.runs._store import read_bytes, stored_result, write_bytes, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import load_tables
 from optdyn.tasks import Task, describe_task
-
-if TYPE_CHECKING:
-    import optax
-    from jax.sharding import Mesh
 
 SUMMARY = "distillation.json"
 CODE = "distilled.py"
 
 
 def distill_task(
-    run: RunFolder,
-    task: Task,
-    what: Distilling,
-    *,
-    shipped: bool = False,
-    mesh: Mesh | None = None,
-) -> DistillationResult:
+    run: RunFolder, task: Task, what: Distilling, *, shipped: bool = False, mesh: Mesh | None = None
+) -> results.DistillationResult:
     """Fit readable optimizers of every size (`fit_sizes`), and judge each.
 
     ``shipped``: take those that lie in the run folder already, whatever they were
@@ -91,7 +69,7 @@ def distill_task(
         fit_sizes(folder, task, optimizer, what)
     fitted = read_fitted(folder / FITTED)
     held_out = what.held_out()
-    inputs = DistillationInputs(
+    inputs = results.DistillationInputs(
         task=described.name,
         task_options=described.options,
         judged=held_out,
@@ -101,8 +79,7 @@ def distill_task(
         learned=fingerprint(optimizer),
         baseline={baseline: scores[baseline]},
     )
-    path = folder / SUMMARY
-    done = stored_result(path, DistillationResult, inputs)
+    done = stored_result(folder / SUMMARY, results.DistillationResult, inputs)
     if done is not None and (folder / CODE).exists():
         return done
 
@@ -115,7 +92,9 @@ def distill_task(
     chosen = min(range(len(sizes)), key=lambda place: _or_inf(sizes[place].validation))
     best = from_values(sizes[chosen].values)
     print(f"{described.name}: removing parts and mechanisms one at a time", flush=True)
-    result = DistillationResult(
+    point = operating_points(held_out.problems(task, VALIDATION_STREAM))(optimizer)
+    removed = ablated(optimizer, point)
+    result = results.DistillationResult(
         inputs=inputs,
         shipped=shipped,
         command=fitted.command,
@@ -123,18 +102,21 @@ def distill_task(
         learned=scores[LEARNED],
         sizes=sizes,
         chosen=chosen,
-        without=_parts_removed(best, judge),
-        learned_without=_mechanisms_removed(task, optimizer, held_out, judge),
+        without={n: judge.readable(best.without(n)) for n in best.parts() if n != "momenta"},
+        learned_without={
+            name: results.JudgedMechanism(**vars(judge.other(tx)), what=ABLATIONS[name])
+            for name, tx in removed.items()
+        },
     )
     origin = f"distilled from the learned optimizer of {described.name}, meta-step {card.meta_step}"
     write_bytes(folder / CODE, as_code(best, origin).encode())
-    write_result(path, result)
+    write_result(folder / SUMMARY, result)
     return result
 
 
-def read_distillation(path: Path) -> DistillationResult:
+def read_distillation(path: Path) -> results.DistillationResult:
     """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    return read_task_result(path, DistillationResult)
+    return read_task_result(path, results.DistillationResult)
 
 
 class _Judge:
@@ -148,62 +130,37 @@ class _Judge:
         baseline: Evaluation,
         mesh: Mesh | None,
     ) -> None:
-        how = what.how
-        count = min(how.test_problems, len(learned.meta_objectives))
+        count = min(what.how.test_problems, len(learned.meta_objectives))
         test = HeldOut(what.seed, count, what.protocol.objective)
-        few = dataclasses.replace(test, num_problems=min(how.ablation_problems, count))
-        self.learned, self.baseline = learned.meta_objectives, baseline.meta_objectives
+        few = dataclasses.replace(test, num_problems=min(what.how.ablation_problems, count))
+        self._learned, self._baseline = learned.meta_objectives, baseline.meta_objectives
         self._few, self._mesh = few.problems(task, EVALUATION_STREAM), mesh
         problems = test.problems(task, EVALUATION_STREAM)
         self._readable = evaluator(Distilled.as_optax, problems, mesh=mesh)
 
-    def readable(self, optimizer: Distilled) -> Judged:
+    def readable(self, optimizer: Distilled) -> results.Judged:
         """A readable optimizer judged; one program serves all of them."""
         return self._judged(self._readable(optimizer.whole()))
 
-    def other(self, tx: optax.GradientTransformation) -> Judged:
+    def other(self, tx: optax.GradientTransformation) -> results.Judged:
         """Any optimizer judged, on fewer problems."""
         return self._judged(evaluate_on(tx, self._few, mesh=self._mesh))
 
-    def _judged(self, result: Evaluation) -> Judged:
-        count = len(result.meta_objectives)
-        return Judged(
-            mean=result.mean,
-            standard_error=result.standard_error,
-            exploded=result.exploded,
-            kept=advantage_kept(
-                result.meta_objectives, self.learned[:count], self.baseline[:count]
-            ),
-        )
+    def _judged(self, result: Evaluation) -> results.Judged:
+        own = result.meta_objectives
+        kept = advantage_kept(own, self._learned[: len(own)], self._baseline[: len(own)])
+        return results.Judged(result.mean, result.standard_error, result.exploded, kept)
 
 
-def _measured(sizes: list[FittedSize], judge: _Judge) -> list[JudgedSize]:
+def _measured(sizes: list[results.FittedSize], judge: _Judge) -> list[results.JudgedSize]:
     """The fitted sizes with what each does on the test problems."""
     rows = []
     with progress("judging readable optimizers", len(sizes)) as advance:
         for count, size in enumerate(sizes, start=1):
-            row = JudgedSize(**vars(size), **vars(judge.readable(from_values(size.values))))
+            row = results.JudgedSize(**vars(size), **vars(judge.readable(from_values(size.values))))
             rows.append(row)
             advance(count, f"{row.name}: keeps {row.kept.fraction:.2f} of the advantage")
     return rows
-
-
-def _parts_removed(optimizer: Distilled, judge: _Judge) -> dict[str, Judged]:
-    """The chosen readable optimizer less one part at a time, its other numbers as they are."""
-    removable = [name for name in optimizer.parts() if name != "momenta"]
-    return {name: judge.readable(optimizer.without(name)) for name in removable}
-
-
-def _mechanisms_removed(
-    task: Task, optimizer: ComponentwiseRNN, held_out: HeldOut, judge: _Judge
-) -> dict[str, JudgedMechanism]:
-    validation = held_out.problems(task, VALIDATION_STREAM)
-    histories = validation.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
-    point = operating_point(step_map(optimizer), histories(optimizer))
-    return {
-        name: JudgedMechanism(**vars(judge.other(tx)), what=ABLATIONS[name])
-        for name, tx in ablated(optimizer, point).items()
-    }
 
 
 def _or_inf(value: float) -> float:

@@ -6,21 +6,29 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from optdyn.errors import UserError
-from optdyn.evaluation import EVALUATION_STREAM, Evaluation, evaluate_on, paired_difference
-from optdyn.optimizers._baselines import BASELINES
+from optdyn.evaluation import (
+    EVALUATION_STREAM,
+    Evaluation,
+    ProblemSet,
+    evaluate_on,
+    paired_difference,
+)
+from optdyn.optimizers._baselines import BASELINES, Baseline
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint, load_optimizer
-from optdyn.runs._linear_reference_run import LINEAR, read_linear
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import (
     LEARNED,
     EvaluationResult,
     EvaluationSummary,
+    HeldOut,
     LossesAtSteps,
     LossesRow,
     Score,
@@ -29,16 +37,8 @@ from optdyn.runs._results import (
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_if_sound, read_result, remove, safe_name, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
-from optdyn.runs._tuning_run import load_tuned, table_path
-from optdyn.search import best
-
-if TYPE_CHECKING:
-    import optax
-    from jax.sharding import Mesh
-
-    from optdyn.optimizers._baselines import Baseline
-    from optdyn.runs._results import HeldOut
-    from optdyn.tasks import Task
+from optdyn.runs._tuning_run import LINEAR, read_linear, table_path, tuned_values
+from optdyn.tasks import Task
 
 EVALUATION = "evaluation"
 SUMMARY = "evaluation.json"
@@ -66,15 +66,12 @@ def contenders(
 ) -> list[Contender]:
     """The learned optimizer (``checkpoint``, or the folder's last) and its rivals.
 
-    These are the tuned baselines and, where they have been tuned, the best linear optimizers.
-
-    Only those of ``baselines``, by name, are looked for.
-
-    Raises `UserError` when there is none, or a file of one is damaged.
+    These are the tuned ones of ``baselines`` and, where they have been tuned, the best linear
+    optimizers. Raises `UserError` when there is none, or a file of one is damaged.
     """
-    task_folder = run.task_folder(task)
+    folder = run.task_folder(task)
     found = []
-    stored = analysis_checkpoints(task_folder / CHECKPOINTS)
+    stored = analysis_checkpoints(folder / CHECKPOINTS)
     if checkpoint is not None or stored:
         optimizer, card = (
             load_trained(run, task, stored[-1])
@@ -84,17 +81,17 @@ def contenders(
         origin = {"meta_step": card.meta_step, "fingerprint": fingerprint(optimizer)}
         found.append(Contender(LEARNED, optimizer.as_optax(), origin))
     for name, baseline in baselines.items():
-        if table_path(task_folder, name).exists():
-            hyperparameters = best(load_tuned(task_folder, name)).hyperparameters
-            tx = baseline.factory(**hyperparameters)
-            found.append(Contender(name, tx, {"hyperparameters": hyperparameters}))
-    if (task_folder / LINEAR).exists():
-        for row in read_linear(task_folder / LINEAR).rows:
-            origin = {"hyperparameters": row.hyperparameters()}
-            found.append(Contender(row.name, row.reference().as_optax(), origin))
+        if table_path(folder, name).exists():
+            values = tuned_values(folder, name)
+            found.append(Contender(name, baseline.factory(**values), {"hyperparameters": values}))
+    for linear in read_linear(folder / LINEAR).rows if (folder / LINEAR).exists() else []:
+        columns = {"alpha": linear.alpha, "beta": linear.beta}
+        values = {f"{n}_{i}": x for n, column in columns.items() for i, x in enumerate(column, 1)}
+        name = f"linear_{linear.num_modes}"
+        found.append(Contender(name, linear.as_optax(), {"hyperparameters": values}))
     if not found:
         raise UserError(
-            f"--out: {task_folder} holds nothing to evaluate (run optdyn train or optdyn tune "
+            f"--out: {folder} holds nothing to evaluate (run optdyn train or optdyn tune "
             "first, or give --checkpoint)"
         )
     return found
@@ -121,25 +118,12 @@ def evaluate_all(
     chosen = contenders(run, task, checkpoint, baselines)
     name = run.settle_work("evaluate", task, held_out)
     problems = held_out.problems(task, EVALUATION_STREAM)
-    shape = (problems.number, problems.objective.num_steps + 1)
     evaluations = {}
     with progress(f"evaluating on {name}", len(chosen)) as advance:
         for count, contender in enumerate(chosen, start=1):
             path = folder / EVALUATION / f"{safe_name(contender.name)}.json"
-            evaluation = load_evaluation(path, contender.origin)
-            if evaluation is None or evaluation.losses.shape != shape:
-                unfinished = _Unfinished(path.with_suffix(UNFINISHED), contender, shape)
-                evaluation = evaluate_on(
-                    contender.tx,
-                    problems,
-                    mesh=mesh,
-                    on_chunk=functools.partial(
-                        unfinished.save, functools.partial(advance, count - 1)
-                    ),
-                    done=unfinished.losses(),
-                )
-                write_result(path, EvaluationResult(contender.origin, **vars(evaluation)))
-            remove(path.with_suffix(UNFINISHED))
+            show = functools.partial(advance, count - 1)
+            evaluation = _evaluated(contender, path, problems, mesh, show)
             evaluations[contender.name] = evaluation
             advance(count, f"{contender.name}: {evaluation.mean:.4g}")
     write_result(folder / SUMMARY, _summary(chosen, evaluations))
@@ -147,24 +131,32 @@ def evaluate_all(
     return evaluations
 
 
-@dataclasses.dataclass(frozen=True)
-class _Unfinished:
-    """The losses of an evaluation that is under way; ``shape``: when it is finished."""
+def _evaluated(
+    contender: Contender,
+    path: Path,
+    problems: ProblemSet,
+    mesh: Mesh | None,
+    show: Callable[[str], None],
+) -> Evaluation:
+    """The evaluation in ``path``, else made, from where an interrupted one was left."""
+    origin, unfinished = contender.origin, path.with_suffix(UNFINISHED)
+    number, length = problems.number, problems.objective.num_steps + 1
+    found = load_evaluation(path, origin)
+    if found is None or found.losses.shape != (number, length):
 
-    path: Path
-    of: Contender
-    shape: tuple[int, int]
+        def save(losses: np.ndarray) -> None:
+            if len(losses) < number:
+                write_result(unfinished, UnfinishedEvaluation(origin, losses))
+                show(f"{contender.name}: {len(losses)} of {number} problems")
 
-    def save(self, show: Callable[[str], None], losses: np.ndarray) -> None:
-        if len(losses) < self.shape[0]:
-            write_result(self.path, UnfinishedEvaluation(self.of.origin, losses))
-            show(f"{self.of.name}: {len(losses)} of {self.shape[0]} problems")
-
-    def losses(self) -> np.ndarray | None:
-        found = _stored(self.path, UnfinishedEvaluation, self.of.origin)
-        if found is None or found.losses.shape[1] != self.shape[1]:
-            return None
-        return found.losses if len(found.losses) < self.shape[0] else None
+        begun = _stored(unfinished, UnfinishedEvaluation, origin)
+        done = None if begun is None else begun.losses
+        if done is not None and (len(done) >= number or done.shape[1] != length):
+            done = None  # of other settings
+        found = evaluate_on(contender.tx, problems, mesh=mesh, on_chunk=save, done=done)
+        write_result(path, EvaluationResult(**vars(found), origin=origin))
+    remove(unfinished)
+    return found
 
 
 def losses_at_steps(evaluations: dict[str, Evaluation]) -> LossesAtSteps:
@@ -191,11 +183,7 @@ def read_losses(path: Path) -> LossesAtSteps:
 
 def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluation | None:
     """A stored evaluation; None if it is missing or damaged, or not of ``origin`` (if given)."""
-    found = _stored(path, EvaluationResult, origin)
-    if found is None:
-        return None
-    fields = dataclasses.fields(Evaluation)
-    return Evaluation(**{field.name: getattr(found, field.name) for field in fields})
+    return _stored(path, EvaluationResult, origin)
 
 
 def _stored(path: Path, kind: type[Stored], origin: dict[str, Any] | None) -> Stored | None:
@@ -208,9 +196,8 @@ def _summary(chosen: list[Contender], evaluations: dict[str, Evaluation]) -> Eva
     scores = {}
     for contender in chosen:
         found = evaluations[contender.name]
-        scores[contender.name] = Score(
-            found.mean, found.standard_error, found.exploded, **contender.origin
-        )
+        numbers = found.mean, found.standard_error, found.exploded
+        scores[contender.name] = Score(*numbers, **contender.origin)
     learned = evaluations.get(LEARNED)
     differences = {
         name: paired_difference(learned, other)

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from optdyn.dynamics import StepMap, step_map
-from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.dynamics._operating_point import OperatingPoint
 from optdyn.dynamics._tracking import track_modes
 from optdyn.errors import UserError
 from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.mechanisms._measurement import QUANTILES, Mechanisms, measure, visit
 from optdyn.mechanisms._nonlinear import adam_adaptation, rmsprop_adaptation
-from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
-from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
-from optdyn.runs._explained_results import (
-    AdaptationResult,
-    DensityResult,
-    LinearResult,
-    MeasuredMechanisms,
-    MechanismsInputs,
-    MechanismsResult,
-    PathResult,
-    PortraitResult,
-    ScheduleResult,
-    TracksResult,
-    UpdateResult,
-)
+from optdyn.runs import _explained_results as results
+from optdyn.runs._analysis_run import operating_points
+from optdyn.runs._checkpoints import fingerprint
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
 from optdyn.runs._run_folder import RunFolder, read_task_result
 from optdyn.runs._store import stored_result, write_result
-from optdyn.runs._training_run import CHECKPOINTS, load_trained
-from optdyn.runs._tuning_run import load_tuned, table_path
-from optdyn.search import best
+from optdyn.runs._training_run import load_trained, require_checkpoints
+from optdyn.runs._tuning_run import table_path, tuned_values
 from optdyn.tasks import Task, describe_task
 
 SUMMARY = "mechanisms.json"
@@ -45,10 +33,14 @@ TRACKED = 24
 """Checkpoints whose modes are matched, evenly spread over the stored ones."""
 TRACKS_STORED = 8
 """Modes whose tracks are stored: the first of `Tracks`' columns."""
-HISTORIES = 8
+CLOSED_FORMS: dict[str, Callable[..., np.ndarray]] = {
+    "rmsprop": rmsprop_adaptation,
+    "adam": adam_adaptation,
+}
+"""Adaptation of baselines, of which it is known."""
 
 
-def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> MechanismsResult:
+def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.MechanismsResult:
     """The mechanisms of a task's last checkpoint that has a fixed point, and its modes' tracks.
 
     Stored in the task's ``mechanisms.json``, which is made again only where
@@ -56,72 +48,72 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> MechanismsRes
     nothing has been trained here or no checkpoint has a fixed point.
     """
     folder, described = run.task_folder(task), describe_task(task)
-    checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
-    if not checkpoints:
-        raise UserError(f"--out: {folder} has no checkpoints to explain (run optdyn train first)")
+    checkpoints = require_checkpoints(folder, "explain")
     spread = np.linspace(0, len(checkpoints) - 1, min(TRACKED, len(checkpoints)))
     places = np.unique(spread.round().astype(int))
     loaded = [load_trained(run, task, checkpoints[i]) for i in places]
-    inputs = MechanismsInputs(
+    inputs = results.MechanismsInputs(
         layout=LAYOUT,
         task=described.name,
         task_options=described.options,
         settings=held_out,
         baselines={
-            name: best(load_tuned(folder, name)).hyperparameters
-            for name in ("rmsprop", "adam")
+            name: tuned_values(folder, name)
+            for name in CLOSED_FORMS
             if table_path(folder, name).exists()
         },
         checkpoints=[fingerprint(optimizer) for optimizer, _ in loaded],
     )
     path = folder / SUMMARY
-    done = stored_result(path, MechanismsResult, inputs)
+    done = stored_result(path, results.MechanismsResult, inputs)
     if done is not None:
         return done
 
     validation = held_out.problems(task, VALIDATION_STREAM)
-    histories = validation.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
-    step = step_map(loaded[-1][0])
+    point_of = operating_points(validation)
     points: list[tuple[int, OperatingPoint]] = []
-    explained = loaded[-1]
+    explained = loaded[-1][0]
     with progress(f"explaining the optimizer of {described.name}", len(loaded)) as advance:
         for count, (optimizer, card) in enumerate(loaded, start=1):
             with contextlib.suppress(UserError):  # no fixed point: this checkpoint has no modes
-                here = step.with_parameters(optimizer)
-                points.append((card.meta_step, operating_point(here, histories(optimizer))))
-                explained = (optimizer, card)
+                points.append((card.meta_step, point_of(optimizer)))
+                explained = optimizer
             advance(count, f"modes at meta-step {card.meta_step}")
     if not points:
         raise UserError(f"{described.name}: no checkpoint has a fixed point to explain it at")
-    visited = visit(explained[0].as_optax(), validation.problems, held_out.objective.num_steps)
-    mechanisms = measure(step.with_parameters(explained[0]), points[-1][1].modes, visited)
-    result = MechanismsResult(
+    visited = visit(explained.as_optax(), validation.problems, held_out.objective.num_steps)
+    step = step_map(explained)
+    mechanisms = measure(step, points[-1][1].modes, visited)
+    gradient = mechanisms.adaptation.gradient
+    positive = gradient[gradient > 0]
+    closed_forms = {n: CLOSED_FORMS[n](positive, **v) for n, v in inputs.baselines.items()}
+    result = results.MechanismsResult(
         inputs=inputs,
         meta_step=points[-1][0],
         mechanisms=_measured(mechanisms, step),
-        closed_forms=_closed_forms(mechanisms, inputs.baselines),
+        closed_forms={"gradient": positive, **closed_forms},
         tracks=_tracks(points),
     )
     write_result(path, result)
     return result
 
 
-def read_mechanisms(path: Path) -> MechanismsResult:
+def read_mechanisms(path: Path) -> results.MechanismsResult:
     """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    return read_task_result(path, MechanismsResult)
+    return read_task_result(path, results.MechanismsResult)
 
 
-def _measured(mechanisms: Mechanisms, step: StepMap) -> MeasuredMechanisms:
+def _measured(mechanisms: Mechanisms, step: StepMap) -> results.MeasuredMechanisms:
     start, rest = mechanisms.update_start, mechanisms.update_rest
     adapted, density = mechanisms.adaptation, mechanisms.density
-    return MeasuredMechanisms(
-        density=DensityResult(
+    return results.MeasuredMechanisms(
+        density=results.DensityResult(
             at=np.array(QUANTILES),
             quantiles=density.quantiles,
             count=density.count.astype(float),
             edges=density.edges,
         ),
-        update=UpdateResult(
+        update=results.UpdateResult(
             gradient=start.gradient,
             start=start.response,
             rest=rest.response,
@@ -131,15 +123,15 @@ def _measured(mechanisms: Mechanisms, step: StepMap) -> MeasuredMechanisms:
             rate_rest=rest.rate,
             largest_part=mechanisms.largest_part,
         ),
-        schedule=ScheduleResult(mechanisms.schedule, mechanisms.schedule_on_problems),
-        adaptation=AdaptationResult(
+        schedule=results.ScheduleResult(mechanisms.schedule, mechanisms.schedule_on_problems),
+        adaptation=results.AdaptationResult(
             gradient=adapted.gradient,
             rate=adapted.rate,
             slope=adapted.slope,
             ratio=mechanisms.adaptation_ratio,
             slope_ratio=mechanisms.slope_ratio,
         ),
-        portrait=PortraitResult(
+        portrait=results.PortraitResult(
             explained=mechanisms.portrait.explained,
             trajectories=mechanisms.trajectories,
             fixed_curve=mechanisms.fixed_curve,
@@ -147,29 +139,15 @@ def _measured(mechanisms: Mechanisms, step: StepMap) -> MeasuredMechanisms:
             rest=mechanisms.rest,
             start=mechanisms.portrait.project(step.h),
         ),
-        path=PathResult(**vars(mechanisms.path)),
-        linear=LinearResult(mechanisms.impulse, mechanisms.frequency, mechanisms.response),
+        path=results.PathResult(**vars(mechanisms.path)),
+        linear=results.LinearResult(mechanisms.impulse, mechanisms.frequency, mechanisms.response),
     )
 
 
-def _closed_forms(
-    mechanisms: Mechanisms, baselines: dict[str, dict[str, float]]
-) -> dict[str, np.ndarray]:
-    """The adaptation curves of the tuned RMSProp and Adam at positive gradients."""
-    g = mechanisms.adaptation.gradient
-    g = g[g > 0]
-    curves = {"gradient": g}
-    if "rmsprop" in baselines:
-        curves["rmsprop"] = rmsprop_adaptation(g, **baselines["rmsprop"])
-    if "adam" in baselines:
-        curves["adam"] = adam_adaptation(g, **baselines["adam"])
-    return curves
-
-
-def _tracks(points: list[tuple[int, OperatingPoint]]) -> TracksResult:
+def _tracks(points: list[tuple[int, OperatingPoint]]) -> results.TracksResult:
     tracks = track_modes([point.modes for _, point in points])
     first = slice(0, TRACKS_STORED)
-    return TracksResult(
+    return results.TracksResult(
         meta_step=[meta_step for meta_step, _ in points],
         beta=tracks.beta[:, first],
         alpha=tracks.alpha[:, first],

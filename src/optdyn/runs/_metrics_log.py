@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from types import TracebackType
 
 from optdyn.errors import UserError
+from optdyn.runs import _store as files
 from optdyn.runs._plain import parse
-from optdyn.runs._store import (
-    FEW_DIGITS,
-    cannot,
-    flush_folder,
-    is_sealed,
-    make_folder,
-    read_bytes,
-    result_bytes,
-    write_bytes,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,46 +41,36 @@ class MetricsLog:
         self._descriptor: int | None = None
         if not path.exists():
             return
-        content = read_bytes(path)
+        content = files.read_bytes(path)
         before = [row for row in _rows(content) if row.meta_step < resume_at]
         repaired = b"".join(map(_line, before))
         if len(before) < resume_at:
             print(f"{path}: {resume_at - len(before)} rows are damaged or missing", flush=True)
         if repaired != content:
-            write_bytes(path, repaired)
+            files.write_bytes(path, repaired)
 
     def append(self, row: TrainingRow) -> None:
         """Add a row (a single write, so that a kill tears at most the last line)."""
-        try:
+        with files.refusals(self._path, "write"):
             if self._descriptor is None:
-                make_folder(self._path.parent)
+                files.make_folder(self._path.parent)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._descriptor = os.open(self._path, flags, 0o644)
-                flush_folder(self._path.parent)
+                files.flush_folder(self._path.parent)
             line = _line(row)
             while line:
                 line = line[os.write(self._descriptor, line) :]
-        except OSError as error:
-            raise cannot(self._path, "write", error) from None
 
     def flush(self) -> None:
         """Put every row so far on the disk: done before a checkpoint that counts on them."""
-        if self._descriptor is None:
-            return
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            raise cannot(self._path, "write", error) from None
+        if self._descriptor is not None:
+            with files.refusals(self._path, "write"):
+                os.fsync(self._descriptor)
 
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -100,23 +81,18 @@ def read_metrics(path: Path) -> list[TrainingRow]:
 
     Raises `UserError` when there is no such file.
     """
-    return _rows(read_bytes(path))
+    return _rows(files.read_bytes(path))
 
 
 def _rows(content: bytes) -> list[TrainingRow]:
-    found = [row for line in content.split(b"\n") if (row := _parsed(line)) is not None]
-    rows = {row.meta_step: row for row in found}
+    rows = {}
+    for line in content.split(b"\n"):
+        if files.is_sealed(line + b"\n"):
+            with contextlib.suppress(UserError):
+                row = parse(line, TrainingRow, "row")
+                rows[row.meta_step] = row
     return [rows[step] for step in sorted(rows)]
 
 
-def _parsed(line: bytes) -> TrainingRow | None:
-    if not is_sealed(line + b"\n"):
-        return None
-    try:
-        return parse(line, TrainingRow, "row")
-    except UserError:
-        return None
-
-
 def _line(row: TrainingRow) -> bytes:
-    return result_bytes(row, FEW_DIGITS)
+    return files.result_bytes(row, files.FEW_DIGITS)

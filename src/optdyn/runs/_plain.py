@@ -27,12 +27,16 @@ def to_plain(value: Any) -> Any:
     Dataclasses become objects, tuples and arrays lists, paths strings, classes
     ``module:Class``, and numbers that are not finite null (JSON has no word for them).
     """
-    return _without(value, lambda number: None)
+    return plain(value, lambda number: number if math.isfinite(number) else None)
 
 
 def result_plain(value: Any) -> Any:
     """``value`` as results hold it: as `to_plain`, but that what is not finite can be read back."""
-    return _without(value, lambda number: NOT_FINITE.get(number, "nan"))
+    return plain(value, _told)
+
+
+def _told(number: float) -> float | str:
+    return number if math.isfinite(number) else NOT_FINITE.get(number, "nan")
 
 
 def parse(content: bytes | str, kind: type[T], where: str) -> T:
@@ -81,23 +85,24 @@ def _array(kind: Any, value: Any) -> np.ndarray:
     return array
 
 
-def _without(value: Any, stand_in: Callable[[float], str | None]) -> Any:
-    """``value`` as JSON can hold it, with ``stand_in`` of each number that is not finite."""
+def plain(
+    value: Any,
+    number: Callable[[float], Any],
+    parts: Callable[[np.ndarray], Any] = lambda value: np.stack([value.real, value.imag], axis=-1),
+) -> Any:
+    """``value`` as JSON can hold it: each float as ``number`` says, complex ones as ``parts``."""
+    if isinstance(value, complex) or (hasattr(value, "dtype") and np.iscomplexobj(value)):
+        value = parts(np.asarray(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: _without(getattr(value, field.name), stand_in) for field in fields}
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _without(item, stand_in) for key, item in value.items()}
+        return {str(key): plain(item, number, parts) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_without(item, stand_in) for item in value]
+        return [plain(item, number, parts) for item in value]
     if isinstance(value, type):
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, np.ndarray) and np.iscomplexobj(value):
-        value = np.stack([value.real, value.imag], axis=-1)
     if hasattr(value, "tolist"):
-        return _without(value.tolist(), stand_in)
-    if isinstance(value, float) and not math.isfinite(value):
-        return stand_in(value)
-    return value
+        return plain(value.tolist(), number, parts)
+    return number(value) if isinstance(value, float) else value

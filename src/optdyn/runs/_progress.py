@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 import sys
 import time
@@ -84,10 +85,4 @@ def _bar(description: str, total: int, done: int) -> Iterator[Advance]:
 
 def _speed(rate: float, left: int) -> str:
     each = f"{rate:.1f} steps/s" if rate >= 1.0 else f"{1.0 / rate:.1f} s each"
-    return f"{each}  ETA {_duration(left / rate)}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02d}:{second:02d}"
+    return f"{each}  ETA {datetime.timedelta(seconds=round(left / rate))}"

@@ -14,7 +14,7 @@ from jaxtyping import Complex128, Float32, Float64, Int64
 
 from optdyn.distillation import LinearAccount
 from optdyn.errors import require_positive_int
-from optdyn.evaluation import MeanAndError, ProblemSet
+from optdyn.evaluation import Evaluation, MeanAndError, ProblemSet
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms._momentum_stage import StageRow, TunedMomentum
 from optdyn.optimizers import Architecture
@@ -24,9 +24,6 @@ from optdyn.tasks import Task
 
 LEARNED = "learned"
 """The name of the learned optimizer among those of an evaluation."""
-TIMINGS = "timings.json"
-Timings = dict[str, dict[str, float]]
-"""What `TIMINGS` holds: the seconds of each part of a study, by task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +83,10 @@ class EvaluationSummary:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EvaluationResult:
+class EvaluationResult(Evaluation):
     """``evaluation/<optimizer>.json``: an `Evaluation`, and in ``origin`` of which optimizer."""
 
     origin: dict[str, Any]
-    losses: Float32[np.ndarray, "problems steps"]
-    meta_objectives: Float64[np.ndarray, " problems"]
-    mean: float
-    standard_error: float
-    exploded: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,19 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optdyn.errors import UserError
+from optdyn.runs import _store as files
+from optdyn.runs._cards import versions
 from optdyn.runs._plain import to_plain
-from optdyn.runs._store import (
-    cannot,
-    locked,
-    make_folder,
-    read_json,
-    read_result,
-    remove_temporaries,
-    safe_name,
-    temporary_beside,
-    write_json,
-)
-from optdyn.runs._versions import versions
 from optdyn.tasks import Task, describe_task
 
 T = TypeVar("T")
@@ -102,12 +92,12 @@ class RunFolder:
         """Record the settings of ``part``, whatever was recorded before."""
         config = read_config(self.path)
         changed = {**config.settings, part: to_plain(settings)}
-        write_json(self.path / CONFIG, dataclasses.replace(config, settings=changed))
+        files.write_json(self.path / CONFIG, dataclasses.replace(config, settings=changed))
 
 
 def folder_name(task: str) -> str:
     """The name of the folder for the task called ``task``, which can be ``module:Class``."""
-    return safe_name(re.sub(r"[^A-Za-z0-9._-]", ".", task).lstrip("._-"))
+    return files.safe_name(re.sub(r"[^A-Za-z0-9._-]", ".", task).lstrip("._-"))
 
 
 @contextlib.contextmanager
@@ -124,33 +114,35 @@ def open_run(path: Path, create: bool = True) -> Iterator[RunFolder]:
     require_own(path)
     if not create and not path.exists():
         raise UserError(f"--out: {path} does not exist (give a run folder)")
+    with contextlib.ExitStack() as held:
+        with _about_out():
+            files.make_folder(path)
+            held.enter_context(files.locked(path / LOCK))
+        require_own(path)
+        files.remove_temporaries(path)
+        yield RunFolder(path)
+
+
+@contextlib.contextmanager
+def _about_out() -> Iterator[None]:
+    """Errors in the block begin with the option that they are about."""
     try:
-        make_folder(path)
+        yield
     except UserError as error:
         raise UserError(f"--out: {error}") from None
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locked(path / LOCK))
-        except UserError as error:
-            raise UserError(f"--out: {error}") from None
-        require_own(path)
-        remove_temporaries(path)
-        yield RunFolder(path)
 
 
 def require_own(path: Path) -> None:
     """Raise `UserError` unless ``path`` is a run folder, empty or absent."""
-    try:
+    with _about_out(), files.refusals(path, "read"):
         if not path.exists():
             return
         if not path.is_dir():
-            raise UserError(f"--out: {path} is not a folder")
+            raise UserError(f"{path} is not a folder")
         present = {entry.name for entry in path.iterdir()}
-    except OSError as error:
-        raise UserError(f"--out: {cannot(path, 'read', error)}") from None
     if CONFIG in present:
         read_config(path)
-    elif present - {LOCK, temporary_beside(path / CONFIG).name}:
+    elif present - {LOCK, files.temporary_beside(path / CONFIG).name}:
         raise UserError(f"--out: {path} holds other files and no {CONFIG} (choose another folder)")
 
 
@@ -159,7 +151,7 @@ def read_task_result(path: Path, kind: type[T]) -> T:
 
     Raises `UserError` for a file that is missing, damaged, of another form or another task.
     """
-    result: Any = read_result(path, kind)
+    result: Any = files.read_result(path, kind)
     if folder_name(result.inputs.task) != path.parent.name:
         raise UserError(f"{path}: is of task {result.inputs.task!r}, not of {path.parent.name!r}")
     return result
@@ -186,7 +178,5 @@ def read_config(path: Path) -> Config:
     """
     if not (path / CONFIG).exists():
         return Config(FORMAT, FORMAT_VERSION, versions(), {})
-    try:
-        return read_json(path / CONFIG, Config)
-    except UserError as error:
-        raise UserError(f"--out: {error}") from None
+    with _about_out():
+        return files.read_json(path / CONFIG, Config)

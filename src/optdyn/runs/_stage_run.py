@@ -5,35 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from jax.sharding import Mesh
+
+from optdyn import mechanisms
 from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM
-from optdyn.mechanisms import (
-    MomentumComparison,
-    SeedStage,
-    StageRow,
-    StageSearch,
-    StageThresholds,
-    TunedMomentum,
-    find_momentum_stage,
-    trainings_of,
-)
 from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture
-from optdyn.runs._cards import Card
+from optdyn.runs._cards import Card, versions
 from optdyn.runs._checkpoints import load_optimizer, save_optimizer
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_result, write_result
-from optdyn.runs._tuning_run import load_tuned
-from optdyn.runs._versions import versions
-from optdyn.search import best
+from optdyn.runs._tuning_run import tuned_values
 from optdyn.tasks import Task, describe_task
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
 
 STAGE = "momentum_stage.safetensors"
 STAGE_SEARCH = "momentum_search.json"
@@ -45,12 +33,12 @@ class StageTraining:
 
     architecture: Architecture
     protocol: MetaTraining
-    plan: StageSearch = StageSearch()
-    thresholds: StageThresholds = StageThresholds()
+    plan: mechanisms.StageSearch = mechanisms.StageSearch()
+    thresholds: mechanisms.StageThresholds = mechanisms.StageThresholds()
 
 
 @dataclasses.dataclass(frozen=True)
-class StageSearchRow(SeedStage):
+class StageSearchRow(mechanisms.SeedStage):
     """What one training showed, and the choices that it was made with."""
 
     gain: float
@@ -67,10 +55,10 @@ class StageSearchResult:
     """
 
     task: str
-    thresholds: StageThresholds
-    tuned: TunedMomentum
+    thresholds: mechanisms.StageThresholds
+    tuned: mechanisms.TunedMomentum
     rows: list[StageSearchRow]
-    judged: StageRow
+    judged: mechanisms.StageRow
 
 
 def find_stage(
@@ -91,14 +79,14 @@ def find_stage(
         load_optimizer(path)
         read_stage_search(folder / STAGE_SEARCH)
         return path
-    tuned = best(load_tuned(folder, "momentum")).hyperparameters
+    tuned = tuned_values(folder, "momentum")
     choosing, fresh = (
-        MomentumComparison(held_out.problems(task, stream), **tuned)
+        mechanisms.MomentumComparison(held_out.problems(task, stream), **tuned)
         for stream in (VALIDATION_STREAM, EVALUATION_STREAM)
     )
     with progress(f"looking for momentum on {name}", len(what.plan.seeds)) as advance:
-        found = find_momentum_stage(
-            trainings_of(task, what.architecture, what.protocol, mesh),
+        found = mechanisms.find_momentum_stage(
+            mechanisms.trainings_of(task, what.architecture, what.protocol, mesh),
             choosing,
             fresh,
             plan=what.plan,
@@ -107,10 +95,9 @@ def find_stage(
                 1 + what.plan.seeds.index(seen.seed), f"seed {seen.seed}: {seen.met} checkpoints"
             ),
         )
-    described = describe_task(task)
     card = Card(
-        task=described.name,
-        task_options=described.options,
+        task=name,
+        task_options=describe_task(task).options,
         architecture=what.architecture,
         protocol=what.protocol,
         seed=found.seed,
@@ -118,16 +105,14 @@ def find_stage(
         meta_objective=found.chosen.meta_objective,
         versions=versions(),
     )
-    choices = (what.architecture.encoding.gain, what.protocol.learning_rate)
-    rows = [
-        StageSearchRow(**vars(seen), gain=choices[0], learning_rate=choices[1],
-                       average_over=what.protocol.average_over)
-        for seen in found.trainings
-    ]  # fmt: skip
-    write_result(
-        folder / STAGE_SEARCH,
-        StageSearchResult(name, what.thresholds, choosing.tuned, rows, found.judged),
-    )
+    made_with: dict[str, Any] = {
+        "gain": what.architecture.encoding.gain,
+        "learning_rate": what.protocol.learning_rate,
+        "average_over": what.protocol.average_over,
+    }
+    rows = [StageSearchRow(**vars(seen), **made_with) for seen in found.trainings]
+    result = StageSearchResult(name, what.thresholds, choosing.tuned, rows, found.judged)
+    write_result(folder / STAGE_SEARCH, result)
     save_optimizer(path, found.optimizer, card)
     return path
 

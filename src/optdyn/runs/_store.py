@@ -67,14 +67,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     make_folder(path.parent)
     temporary = temporary_beside(path)
-    try:
-        _write_flushed(temporary, content)
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise cannot(path, "write", error) from None
+    with refusals(path, "write"):
+        try:
+            _write_flushed(temporary, content)
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def require_file(path: Path) -> int:
@@ -85,10 +86,10 @@ def require_file(path: Path) -> int:
     """
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise cannot(path, "read", error) from None
-    except ValueError:
-        raise UserError(f"{path}: cannot read (no name of a file)") from None
+    except (OSError, ValueError) as error:  # a name can hold what no file's may
+        raise UserError(
+            f"{path}: cannot read ({getattr(error, 'strerror', '') or error})"
+        ) from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: cannot read (not a file)")
     return status.st_size
@@ -98,10 +99,8 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
     """The content of ``path``; raises `UserError` if absent, unreadable or over ``limit`` bytes."""
     if require_file(path) > limit:
         raise UserError(f"{path}: too large (at most {limit} bytes)")
-    try:
+    with refusals(path, "read"):
         return path.read_bytes()
-    except OSError as error:
-        raise cannot(path, "read", error) from None
 
 
 def temporary_beside(path: Path) -> Path:
@@ -115,21 +114,17 @@ def temporary_beside(path: Path) -> Path:
 
 def make_folder(path: Path) -> None:
     """Make ``path`` and its parents, durably; raises `UserError` where that is impossible."""
-    try:
+    with refusals(path, "make the folder"):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         for folder in missing:
             flush_folder(folder.parent)
-    except OSError as error:
-        raise cannot(path, "make the folder", error) from None
 
 
 def remove(path: Path) -> None:
     """Remove a file if it is there. Raises `UserError` where the disk refuses."""
-    try:
+    with refusals(path, "remove"):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot(path, "remove", error) from None
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -150,9 +145,13 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def cannot(path: Path, act: str, error: OSError) -> UserError:
-    """The one-line error for an operating system that refused to ``act`` on ``path``."""
-    return UserError(f"{path}: cannot {act} ({error.strerror or error})")
+@contextlib.contextmanager
+def refusals(path: Path, act: str) -> Iterator[None]:
+    """An operating system that refuses, in the block, to ``act`` on ``path``: one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot {act} ({error.strerror or error})") from None
 
 
 @contextlib.contextmanager
@@ -162,20 +161,17 @@ def locked(path: Path) -> Iterator[None]:
     The lock is the kernel's: it goes when its process does, however that ends. Raises
     `UserError` if another process holds it, or the disk refuses.
     """
-    try:
+    with refusals(path.parent, "write"):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise cannot(path.parent, "write", error) from None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{path.parent} is in use by another process (wait for it, or choose another "
-                "folder)"
-            ) from None
-        except OSError as error:
-            raise cannot(path.parent, "lock", error) from None
+        with refusals(path.parent, "lock"):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{path.parent} is in use by another process (wait for it, or choose another "
+                    "folder)"
+                ) from None
         yield
     finally:
         os.close(descriptor)
@@ -284,8 +280,7 @@ def result_bytes(value: Any, digits: int = DIGITS) -> bytes:
 
 
 def _unsealed_json(value: Any, digits: int = DIGITS) -> str:
-    plain = {**result_plain(value), SEAL_FIELD: unsealed(digits)}
-    return json.dumps(plain, allow_nan=False)
+    return json.dumps({**result_plain(value), SEAL_FIELD: unsealed(digits)}, allow_nan=False)
 
 
 # Arrays.
@@ -345,9 +340,7 @@ def read_table(path: Path, kind: type[T]) -> tuple[pyarrow.Table, T]:
 
 
 def _write_flushed(path: Path, content: bytes) -> None:
-    # A link in the place of a temporary file would lead out of the folder.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         remaining = memoryview(content)
         while remaining:

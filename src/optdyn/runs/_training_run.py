@@ -8,10 +8,10 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optdyn.distributed import Group
 from optdyn.distributed._interrupts import (
@@ -32,29 +32,13 @@ from optdyn.meta_training._trainer import (
 )
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import stream
-from optdyn.runs._cards import Card, same_training
-from optdyn.runs._checkpoints import (
-    analysis_path,
-    analysis_steps,
-    fingerprint,
-    load_optimizer,
-    newest_state,
-    prune,
-    require_own_name,
-    require_same_training,
-    resume_path,
-    save_optimizer,
-    save_state,
-)
+from optdyn.runs import _checkpoints as stored
+from optdyn.runs._cards import Card, same_training, versions
 from optdyn.runs._metrics_log import MetricsLog, TrainingRow
 from optdyn.runs._plain import convert
-from optdyn.runs._progress import progress
-from optdyn.runs._run_folder import CONFIG, RunFolder
-from optdyn.runs._versions import versions
+from optdyn.runs._progress import progress as shown_progress
+from optdyn.runs._run_folder import CONFIG, RunFolder, open_run
 from optdyn.tasks import Task, describe_task
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
 
 METRICS = "training.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -119,7 +103,7 @@ def train(
         architecture=start if isinstance(start, Architecture) else start.architecture,
         protocol=protocol,
         seed=seed,
-        initial=None if isinstance(start, Architecture) else fingerprint(start),
+        initial=None if isinstance(start, Architecture) else stored.fingerprint(start),
         versions=versions(),
     )
     settle_training(run, card)
@@ -140,7 +124,49 @@ def train(
     meta_step = make_meta_step(task, protocol, seed, mesh)
     watch.say(f"{card.task}: compiling, which can take a minute")
     with MetricsLog(folder / METRICS, resume_at=int(state.meta_step)) as log:
-        return _Loop(folder, card, log, watch, group).run(meta_step, state)
+        return _loop(folder, card, log, watch, group, meta_step, state)
+
+
+def meta_train(
+    task: Task,
+    rnn: ComponentwiseRNN,
+    protocol: MetaTraining = MetaTraining(),
+    *,
+    seed: int,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> ComponentwiseRNN:
+    """Meta-train ``rnn`` on ``task``; returns the trained optimizer.
+
+    ``seed`` settles the problems. With ``out``, a run folder, checkpoints and a log of the
+    training go there, and the same call goes on where it was stopped, to the same bits (on
+    one machine with one number of devices). With more meta-steps in ``protocol`` a finished
+    training goes on, too.
+
+    >>> rnn = optdyn.ComponentwiseRNN.init(jax.random.key(0), optdyn.Architecture(units=2))
+    >>> protocol = optdyn.MetaTraining(num_meta_steps=1, unroll_length=2, batch_size=2)
+    >>> rnn = optdyn.meta_train(
+    ...     optdyn.make_task("rosenbrock"), rnn, protocol, seed=0, progress=False
+    ... )
+    >>> tx = rnn.as_optax()
+
+    Raises `UserError` for settings that differ from the folder's, and with advice when no
+    problem gives a meta-gradient for many meta-steps in a row. With ``out``, SIGTERM and
+    Ctrl-C raise `Interrupted` once the state is saved.
+    """
+    rnn = dataclasses.replace(rnn, trained_on=None)  # it is about to meet other gradients
+    if out is not None:
+        with open_run(Path(out)) as run:
+            watch = Watch(progress=progress)
+            return train(run, task, rnn, protocol, seed=seed, watch=watch).averaged
+    state, meta_step = start_training(rnn, protocol), make_meta_step(task, protocol, seed)
+    hope, total = Hope(protocol), protocol.num_meta_steps
+    with shown_progress(f"training {describe_task(task).name}", total, shown=progress) as advance:
+        for step in range(1, total + 1):
+            state, metrics = jax.block_until_ready(meta_step(state))
+            hope.require(metrics, step)
+            advance(step, _in_words(metrics))
+    return state.averaged
 
 
 def settle_training(run: RunFolder, card: Card) -> None:
@@ -166,19 +192,27 @@ def training_card(run: RunFolder, task: str) -> Card | None:
     return None if known is None else convert(known, Card, f"{run.path / CONFIG}: {part}")
 
 
+def require_checkpoints(folder: Path, purpose: str) -> list[Path]:
+    """The analysis checkpoints in a task's folder, to ``purpose``; raises `UserError` without."""
+    found = stored.analysis_checkpoints(folder / CHECKPOINTS)
+    if not found:
+        raise UserError(f"--out: {folder} has no checkpoints to {purpose} (run optdyn train first)")
+    return found
+
+
 def load_trained(run: RunFolder, task: Task | str, path: Path) -> tuple[ComponentwiseRNN, Card]:
     """The learned optimizer in one of the run's checkpoints of a task, and its card.
 
     Raises `UserError` for a damaged file, and for one of another training.
     """
-    optimizer, card = load_optimizer(path)
-    require_own_name(path, card)
+    optimizer, card = stored.load_optimizer(path)
+    stored.require_own_name(path, card)
     name = task if isinstance(task, str) else describe_task(task).name
     if card.task != name:
         raise UserError(f"{path}: was trained on {card.task!r}, not on {name!r}")
     own = training_card(run, name)
     if own is not None:
-        require_same_training(path, card, own)
+        stored.require_same_training(path, card, own)
     return optimizer, card
 
 
@@ -206,11 +240,11 @@ def _start(start: Architecture | ComponentwiseRNN, seed: int) -> ComponentwiseRN
 
 
 def _resumed(folder: Path, card: Card, watch: Watch) -> TrainingState | None:
-    state, notes = newest_state(folder / CHECKPOINTS, card)
+    state, notes = stored.newest_state(folder / CHECKPOINTS, card)
     for note in notes:
         watch.say(note)
     if state is not None:  # what a run that was stopped between saving and pruning left
-        prune(folder / CHECKPOINTS, int(state.meta_step))
+        stored.prune(folder / CHECKPOINTS, int(state.meta_step))
     if state is not None and 0 < int(state.meta_step) < card.protocol.num_meta_steps:
         watch.say(f"{card.task}: going on from meta-step {int(state.meta_step)}")
     return state
@@ -253,86 +287,68 @@ class Hope:
             )
 
 
-def in_words(metrics: Metrics) -> str:
+def _in_words(metrics: Metrics) -> str:
     counts = {"exploded": int(metrics.exploded), "contained": int(metrics.contained)}
     notes = [f"{count} problems {name}" for name, count in counts.items() if count]
     return ", ".join([f"meta-objective {float(metrics.meta_objective):.4g}", *notes])
 
 
-@dataclasses.dataclass
-class _Loop:
-    """The loop's surroundings: where it saves, and the last meta-objective."""
+def _loop(
+    folder: Path,
+    card: Card,
+    log: MetricsLog,
+    watch: Watch,
+    group: Group | None,
+    meta_step: MetaStep,
+    state: TrainingState,
+) -> TrainingState:
+    total, step = card.protocol.num_meta_steps, int(state.meta_step)
+    checkpoints, scheduled = folder / CHECKPOINTS, set(stored.analysis_steps(total))
+    card = dataclasses.replace(card, meta_step=step)
+    hope, saved_at = Hope(card.protocol), time.monotonic()
 
-    folder: Path
-    card: Card
-    log: MetricsLog
-    watch: Watch
-    group: Group | None = None
-    meta_objective: float | None = None
+    def lost() -> str | None:
+        return None if group is None else group.lost()
 
-    def run(self, meta_step: MetaStep, state: TrainingState) -> TrainingState:
-        total, step = self.card.protocol.num_meta_steps, int(state.meta_step)
-        scheduled = set(analysis_steps(total))
-        hope, saved_at = Hope(self.card.protocol), time.monotonic()
-        if step == 0:
-            self._save_for_analysis(state, step)
-        with (
-            noted_signals() as noted,
-            progress(f"training {self.card.task}", total, step, self.watch.progress) as advance,
-            waiting_thread() as waiter,
-        ):
-            while step < total:
-                started = time.monotonic()
-                following = _next(
-                    self.group,
-                    lambda: noted() or self._lost(),
-                    waiter.submit(_completed, meta_step, state),
-                )
-                if following is None:
-                    self._stop(state, step, noted())
-                state, metrics = following
-                self._record(step, metrics, time.monotonic() - started)
-                step += 1
-                hope.require(metrics, step)
-                advance(step, in_words(metrics))
-                if step in scheduled:
-                    self._save_for_analysis(state, step)
-                if step == total or time.monotonic() - saved_at >= self.watch.seconds_between_saves:
-                    self._save_for_resume(state, step)
-                    saved_at = time.monotonic()
-                self.watch.on_step(step, metrics)
-        return state
+    def save_for_analysis() -> None:
+        stored.save_optimizer(stored.analysis_path(checkpoints, step), state.averaged, card)
 
-    def _record(self, step: int, metrics: Metrics, seconds: float) -> None:
-        self.meta_objective = float(metrics.meta_objective)
-        row = TrainingRow(
-            meta_step=step,
-            meta_objective=self.meta_objective,
-            gradient_norm=float(metrics.gradient_norm),
-            exploded=int(metrics.exploded),
-            contained=int(metrics.contained),
-            seconds=round(seconds, 6),
-        )
-        self.log.append(row)
+    def save_for_resume() -> None:
+        log.flush()
+        stored.save_state(stored.resume_path(checkpoints, step), state, card)
+        stored.prune(checkpoints, step)
 
-    def _card_at(self, step: int) -> Card:
-        return dataclasses.replace(self.card, meta_step=step, meta_objective=self.meta_objective)
-
-    def _save_for_analysis(self, state: TrainingState, step: int) -> None:
-        path = analysis_path(self.folder / CHECKPOINTS, step)
-        save_optimizer(path, state.averaged, self._card_at(step))
-
-    def _save_for_resume(self, state: TrainingState, step: int) -> None:
-        self.log.flush()
-        save_state(resume_path(self.folder / CHECKPOINTS, step), state, self._card_at(step))
-        prune(self.folder / CHECKPOINTS, step)
-
-    def _lost(self) -> str | None:
-        return None if self.group is None else self.group.lost()
-
-    def _stop(self, state: TrainingState, step: int, signum: int | None) -> NoReturn:
-        self._save_for_resume(state, step)
-        where = f"stopped after meta-step {step} of {self.card.task}; saved"
-        if signum is None:
-            raise LostProcess(f"{self._lost()}: {where}")
-        raise Interrupted(signum, where)
+    if step == 0:
+        save_for_analysis()
+    with (
+        noted_signals() as noted,
+        shown_progress(f"training {card.task}", total, step, watch.progress) as advance,
+        waiting_thread() as waiter,
+    ):
+        while step < total:
+            started = time.monotonic()
+            future = waiter.submit(_completed, meta_step, state)
+            following = _next(group, lambda: noted() or lost(), future)
+            if following is None:
+                save_for_resume()
+                signum, where = noted(), f"stopped after meta-step {step} of {card.task}; saved"
+                if signum is None:
+                    raise LostProcess(f"{lost()}: {where}")
+                raise Interrupted(signum, where)
+            state, metrics = following
+            numbers = {name: np.asarray(value).item() for name, value in vars(metrics).items()}
+            seconds = round(time.monotonic() - started, 6)
+            log.append(TrainingRow(meta_step=step, **numbers, seconds=seconds))
+            step += 1
+            card = dataclasses.replace(
+                card, meta_step=step, meta_objective=numbers["meta_objective"]
+            )
+            hope.require(metrics, step)
+            advance(step, _in_words(metrics))
+            if step in scheduled:
+                save_for_analysis()
+            if step == total or time.monotonic() - saved_at >= watch.seconds_between_saves:
+                save_for_resume()
+                saved_at = time.monotonic()
+            watch.on_step(step, metrics)
+    return state

@@ -7,42 +7,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from optdyn import runs
 from optdyn.errors import UserError
 from optdyn.evaluation import Evaluation
 from optdyn.figures._style import readable
-from optdyn.runs._analysis_run import SUMMARY as ANALYSIS
-from optdyn.runs._analysis_run import read_analysis
-from optdyn.runs._cards import Card
-from optdyn.runs._distillation_run import SUMMARY as DISTILLATION
-from optdyn.runs._distillation_run import read_distillation
-from optdyn.runs._evaluation_run import (
-    EVALUATION,
-    LOSSES,
-    load_evaluation,
-    read_evaluations,
-    read_losses,
+from optdyn.runs import (
+    _analysis_run,
+    _distillation_run,
+    _evaluation_run,
+    _mechanisms_run,
+    _search_run,
+    _stage_run,
+    _training_run,
+    _tuning_run,
 )
-from optdyn.runs._evaluation_run import SUMMARY as EVALUATIONS
-from optdyn.runs._explained_results import DistillationResult, MechanismsResult
-from optdyn.runs._explorer_run import SUMMARY as EXPLORER
-from optdyn.runs._explorer_run import read_explorer
-from optdyn.runs._linear_reference_run import LINEAR, LinearReferencesResult, read_linear
-from optdyn.runs._mechanisms_run import SUMMARY as MECHANISMS
-from optdyn.runs._mechanisms_run import read_mechanisms
-from optdyn.runs._metrics_log import TrainingRow, read_metrics
-from optdyn.runs._results import (
-    AnalysisResult,
-    EvaluationSummary,
-    ExplorerResult,
-    LossesAtSteps,
-    Rerun,
-    SearchResult,
-)
-from optdyn.runs._run_folder import RunFolder
-from optdyn.runs._search_run import SEARCHES, read_searches
-from optdyn.runs._stage_run import STAGE_SEARCH, StageSearchResult, read_stage_search
-from optdyn.runs._training_run import METRICS, training_card
-from optdyn.runs._tuning_run import RERUNS, TUNING, load_tables, read_reruns
+from optdyn.runs._results import Rerun
 from optdyn.search import SearchTable
 from optdyn.study._recipes import own_options
 from optdyn.study._seeds import SEEDS, SeedsResult, read_seeds
@@ -79,21 +58,21 @@ class TaskResults:
     """
 
     task: str
-    training: list[TrainingRow] | None
+    training: list[runs.TrainingRow] | None
     tables: dict[str, SearchTable] | None
-    summary: EvaluationSummary | None
+    summary: runs.EvaluationSummary | None
     evaluations: dict[str, Evaluation]
-    losses: LossesAtSteps | None
-    analysis: AnalysisResult | None
+    losses: runs.LossesAtSteps | None
+    analysis: runs.AnalysisResult | None
     reruns: dict[str, Rerun] | None
-    mechanisms: MechanismsResult | None
-    explorer: ExplorerResult | None
-    distillation: DistillationResult | None
-    searches: list[SearchResult] | None
-    linear: LinearReferencesResult | None
+    mechanisms: runs.MechanismsResult | None
+    explorer: runs.ExplorerResult | None
+    distillation: runs.DistillationResult | None
+    searches: list[runs.SearchResult] | None
+    linear: runs.LinearReferencesResult | None
     seeds: SeedsResult | None
-    stage_search: StageSearchResult | None
-    card: Card | None
+    stage_search: runs.StageSearchResult | None
+    card: runs.Card | None
     shipped: bool
     relative: bool
     faults: Mapping[str, str]
@@ -101,10 +80,6 @@ class TaskResults:
     def has(self, *parts: str) -> bool:
         """Whether all of these parts are there."""
         return all(getattr(self, part) is not None for part in parts)
-
-    def has_any(self, *parts: str) -> bool:
-        """Whether at least one of these parts is there."""
-        return any(getattr(self, part) is not None for part in parts)
 
     @property
     def title(self) -> str:
@@ -133,7 +108,7 @@ class TaskResults:
         return f"{SHIPPED if self.shipped else HERE}; meta-training: {', '.join(parts)}"
 
 
-def read_results(run: RunFolder, task: str) -> TaskResults:
+def read_results(run: runs.RunFolder, task: str) -> TaskResults:
     """Read the results of ``task`` in ``run``, taking what is there."""
     folder, faults = run.task_folder(task), dict[str, str]()
 
@@ -147,30 +122,32 @@ def read_results(run: RunFolder, task: str) -> TaskResults:
             faults[name] = str(error)
             return None
 
-    def evaluations(path: Path) -> tuple[EvaluationSummary, dict[str, Evaluation]]:
-        summary = read_evaluations(path)
-        read = {n: load_evaluation(folder / EVALUATION / f"{n}.json") for n in summary.optimizers}
+    def evaluations(path: Path) -> tuple[runs.EvaluationSummary, dict[str, Evaluation]]:
+        summary = runs.read_evaluations(path)
+        beside = folder / _evaluation_run.EVALUATION
+        load = _evaluation_run.load_evaluation
+        read = {name: load(beside / f"{name}.json") for name in summary.optimizers}
         return summary, {name: found for name, found in read.items() if found is not None}
 
-    summary, losses_of = part("summary", EVALUATIONS, evaluations) or (None, {})
-    card, judged = training_card(run, task), run.settings().get(f"evaluate/{task}", {})
+    summary, losses_of = part("summary", _evaluation_run.SUMMARY, evaluations) or (None, {})
+    judged = run.settings().get(f"evaluate/{task}", {})
     return TaskResults(
         task=task,
-        training=part("training", METRICS, read_metrics),
-        tables=part("tables", TUNING, lambda _: load_tables(folder)),
+        training=part("training", _training_run.METRICS, runs.read_metrics),
+        tables=part("tables", _tuning_run.TUNING, lambda _: runs.load_tables(folder)),
         summary=summary,
         evaluations=losses_of,
-        losses=part("losses", LOSSES, read_losses),
-        analysis=part("analysis", ANALYSIS, read_analysis),
-        reruns=part("reruns", RERUNS, read_reruns),
-        mechanisms=part("mechanisms", MECHANISMS, read_mechanisms),
-        explorer=part("explorer", EXPLORER, lambda _: read_explorer(folder)),
-        distillation=part("distillation", DISTILLATION, read_distillation),
-        searches=part("searches", SEARCHES, lambda _: read_searches(folder)),
-        linear=part("linear", LINEAR, read_linear),
+        losses=part("losses", _evaluation_run.LOSSES, runs.read_losses),
+        analysis=part("analysis", _analysis_run.SUMMARY, runs.read_analysis),
+        reruns=part("reruns", _tuning_run.RERUNS, runs.read_reruns),
+        mechanisms=part("mechanisms", _mechanisms_run.SUMMARY, runs.read_mechanisms),
+        explorer=part("explorer", _analysis_run.EXPLORER, lambda _: runs.read_explorer(folder)),
+        distillation=part("distillation", _distillation_run.SUMMARY, runs.read_distillation),
+        searches=part("searches", _search_run.SEARCHES, lambda _: runs.read_searches(folder)),
+        linear=part("linear", _tuning_run.LINEAR, runs.read_linear),
         seeds=part("seeds", SEEDS, read_seeds),
-        stage_search=part("stage_search", STAGE_SEARCH, read_stage_search),
-        card=card,
+        stage_search=part("stage_search", _stage_run.STAGE_SEARCH, runs.read_stage_search),
+        card=_training_run.training_card(run, task),
         shipped=shipped_part(task) in run.settings(),
         relative=judged.get("objective", {}).get("normalization") == "first",
         faults=faults,

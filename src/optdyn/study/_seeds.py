@@ -6,36 +6,27 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from optdyn.distillation import linear_account
-from optdyn.dynamics import step_map
-from optdyn.dynamics._operating_point import operating_point
+from optdyn.dynamics import Eigenmodes, step_map
 from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, evaluate_on, paired_difference
+from optdyn.inner_loop import ProblemSet
 from optdyn.mechanisms._measurement import measure, visit
-from optdyn.mechanisms._momentum_stage import HISTORIES
 from optdyn.meta_training import MetaTraining
-from optdyn.optimizers import Architecture
+from optdyn.optimizers import Architecture, ComponentwiseRNN
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.runs import HeldOut, RunFolder, open_run, train
-from optdyn.runs._checkpoints import analysis_checkpoints
+from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._store import read_result, write_result
-from optdyn.runs._training_run import CHECKPOINTS, load_trained
-from optdyn.runs._tuning_run import load_tuned
-from optdyn.search import best
-
-if TYPE_CHECKING:
-    import optax
-    from jax.sharding import Mesh
-
-    from optdyn.dynamics import Eigenmodes, StepMap
-    from optdyn.inner_loop import ProblemSet
-    from optdyn.optimizers import ComponentwiseRNN
-    from optdyn.study._recipes import Recipe
+from optdyn.runs._training_run import load_trained, require_checkpoints
+from optdyn.runs._tuning_run import tuned_values
+from optdyn.study._recipes import Recipe
 
 SEEDS = "seeds.json"
 FOLDER = "seeds"
@@ -117,8 +108,7 @@ def measure_seeds(
         if dataclasses.replace(before, rows=[]) == result:
             known = {row.seed: row for row in before.rows}
     baselines = {
-        name: get_baseline(name).factory(**best(load_tuned(folder, name)).hyperparameters)
-        for name in recipe.baselines
+        name: get_baseline(name).factory(**tuned_values(folder, name)) for name in recipe.baselines
     }
     problems = held_out.problems(recipe.task, EVALUATION_STREAM)
     for each in range(first, first + count):
@@ -145,7 +135,7 @@ def _trained(run: RunFolder, recipe: Recipe, seed: int, mesh: Mesh | None) -> Co
 
 
 def _last_optimizer(run: RunFolder, recipe: Recipe) -> ComponentwiseRNN:
-    stored = analysis_checkpoints(run.task_folder(recipe.name) / CHECKPOINTS)
+    stored = require_checkpoints(run.task_folder(recipe.name), "measure")
     return load_trained(run, recipe.task, stored[-1])[0]
 
 
@@ -168,8 +158,7 @@ def headline_numbers(
     """
     if not baselines:
         raise UserError("baselines: none given (at least one to compare with)")
-    tx = optimizer.as_optax()
-    learned = evaluate_on(tx, problems)
+    learned = evaluate_on(optimizer.as_optax(), problems)
     numbers, best = {"meta_objective": learned.mean}, ("", np.inf)
     for name, baseline in baselines.items():
         other = evaluate_on(baseline, problems)
@@ -178,20 +167,17 @@ def headline_numbers(
         numbers[f"standard_errors_below_{name}"] = -difference.mean / difference.standard_error
         if other.mean <= best[1]:
             best = name, other.mean
-    step = step_map(optimizer)
-    histories = problems.gradient_histories(lambda o: o.as_optax(), HISTORIES)(optimizer)
-    point = operating_point(step, histories)
+    point = operating_points(problems)(optimizer)
     account = linear_account(problems, optimizer, point, baselines[best[0]])
     for part in ("linear_dynamics", "initial_transient", "nonlinearity"):
         numbers[part] = getattr(account, part).fraction
-    return {**numbers, **_mechanisms(tx, step, point.modes, problems)}
+    return {**numbers, **_mechanisms(optimizer, point.modes, problems)}
 
 
-def _mechanisms(
-    tx: optax.GradientTransformation, step: StepMap, modes: Eigenmodes, problems: ProblemSet
-) -> Headlines:
+def _mechanisms(optimizer: ComponentwiseRNN, modes: Eigenmodes, problems: ProblemSet) -> Headlines:
     few = jax.tree.map(lambda leaf: leaf[:EXPLAINED], problems.problems)
-    found = measure(step, modes, visit(tx, few, problems.objective.num_steps))
+    visited = visit(optimizer.as_optax(), few, problems.objective.num_steps)
+    found = measure(step_map(optimizer), modes, visited)
     start, peak, end = found.schedule[0], np.max(found.schedule), found.schedule[-1]
     return {
         "saturation": found.largest_part.mean,
@@ -202,12 +188,7 @@ def _mechanisms(
 
 
 def _spread(values: list[float]) -> SeedSpread:
-    known = np.array([value for value in values if np.isfinite(value)])
-    nothing = len(known) == 0
-    return SeedSpread(
-        values=tuple(values),
-        mean=float("nan") if nothing else float(np.mean(known)),
-        standard_deviation=float(np.std(known, ddof=1)) if len(known) > 1 else float("inf"),
-        smallest=float("nan") if nothing else float(np.min(known)),
-        largest=float("nan") if nothing else float(np.max(known)),
-    )
+    known = [value for value in values if np.isfinite(value)]
+    some = known or [float("nan")]
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else float("inf")
+    return SeedSpread(tuple(values), float(np.mean(some)), deviation, min(some), max(some))

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optdyn.errors import UserError
-from optdyn.runs._results import TIMINGS, Timings
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_json, write_json
+
+TIMINGS = "timings.json"
+Timings = dict[str, dict[str, float]]
+"""What the file holds: the seconds of each part of a study, by task."""
 
 
 def read_timings(run: Path) -> Timings:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from optdyn.figures._style import readable
+from optdyn.runs._plain import plain
 from optdyn.runs._results import AnalysisResult, CheckpointRow
 from optdyn.search import SearchTable, best
 from optdyn.study._measures import stage_name
@@ -27,7 +29,7 @@ def explorer_data(results: Sequence[TaskResults]) -> dict[str, Any]:
 
     A task's part that is missing is null, and ``missing`` says why.
     """
-    return {"tasks": [_task(result) for result in results if result.has_any(*PARTS)]}
+    return {"tasks": [_task(result) for result in results if any(map(result.has, PARTS))]}
 
 
 def as_script(data: dict[str, Any]) -> str:
@@ -106,11 +108,6 @@ def _mechanisms(told: Any) -> dict[str, Any]:
     }
 
 
-def _searches(tables: dict[str, SearchTable]) -> list[dict[str, Any]]:
-    """Every combination of each search (see `_search`)."""
-    return [_search(name, table) for name, table in tables.items()]
-
-
 def _search(name: str, table: SearchTable) -> dict[str, Any]:
     """A search: for each axis a text whose character i, less `ZERO`, is row i's index into it."""
     selected = best(table)
@@ -129,22 +126,18 @@ PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "analysis": ("analysis", _analysis),
     "explorer": ("keep", _keep),
     "mechanisms": ("mechanisms", _mechanisms),
-    "tables": ("searches", _searches),
+    "tables": ("searches", lambda tables: [_search(*each) for each in tables.items()]),
 }
 """By the field of `TaskResults`: the part's name in the page's data, and how it is made."""
 
 
 def _few(value: Any, digits: int = DIGITS) -> Any:
     """``value`` with every float to ``digits`` digits, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _few(item, digits) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_few(item, digits) for item in value]
-    if hasattr(value, "tolist"):
-        return _few(value.tolist(), digits)
-    if not isinstance(value, float):
-        return value
-    if not np.isfinite(value):
-        return None
-    short = float(f"{value:.{digits}g}")
-    return int(short) if short.is_integer() and abs(short) < 1e6 else short
+
+    def number(value: float) -> float | None:
+        if not math.isfinite(value):
+            return None
+        short = float(f"{value:.{digits}g}")
+        return int(short) if short.is_integer() and abs(short) < 1e6 else short
+
+    return plain(value, number)
