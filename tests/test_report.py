@@ -17,7 +17,7 @@ from PIL import Image
 
 from optdyn import figures
 from optdyn.runs import open_run
-from optdyn.study import Claim, Verdict, _draw, read_ledger, report
+from optdyn.study import Claim, Verdict, _stories, read_ledger, report
 from optdyn.study._results import read_results
 from optdyn.study._stories import STORIES, Placed
 from optdyn.study.page import Contents, write_page
@@ -101,11 +101,11 @@ def test_figures_are_the_same_from_any_number_of_processes(
     def drawn(folder: str) -> tuple[list[Placed], dict[str, bytes]]:
         copy = shutil.copytree(partial, tmp_path / folder)
         with open_run(copy) as run:
-            placed = _draw.draw_study(run, [read_results(run, "rosenbrock")])
+            placed = _stories.draw_study(run, [read_results(run, "rosenbrock")])
         return placed, {path.name: path.read_bytes() for path in (copy / "figures").iterdir()}
 
     alone = drawn("alone")
-    monkeypatch.setattr(_draw, "MANY", 1)
+    monkeypatch.setattr(_stories, "MANY", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert drawn("together") == alone
     monkeypatch.setattr(sys, "executable", shutil.which("false"))

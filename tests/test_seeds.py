@@ -18,6 +18,7 @@ from optdyn.pretrained._shipped import FOLDER
 from optdyn.runs import HeldOut
 from optdyn.study import recipe_for
 from optdyn.study._ledger import at_least
+from optdyn.study._measures import over_seeds
 from optdyn.study._seeds import (
     SEEDS,
     SeedNumbers,
@@ -26,7 +27,6 @@ from optdyn.study._seeds import (
     read_seeds,
     spread_over_seeds,
 )
-from optdyn.study._spreads import over_seeds
 
 PROBLEMS = ProblemSet(helpers.small_task("linear_regression"), 0, 4, Objective(12), "unseen")
 BASELINES = {"momentum": momentum(0.3, 0.5), "gradient_descent": gradient_descent(1e-3)}

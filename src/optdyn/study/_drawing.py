@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from optdyn import figures
 from optdyn.evaluation import mean_curve
-from optdyn.figures import (
-    Curve,
-    MomentumPoint,
-    MomentumStage,
-    Score,
-    SearchPanel,
-    StoredModes,
-    entitled,
-)
-from optdyn.figures._style import readable
+from optdyn.figures._style import finite, readable
 from optdyn.inner_loop import Objective
 from optdyn.random_streams import keys_at, stream
+from optdyn.runs._explained_results import Judged
+from optdyn.runs._results import AnalysisResult, CheckpointRow
 from optdyn.search import SearchTable, best
 from optdyn.study._claims import bound_of
 from optdyn.study._measures import stage_name, there
@@ -31,12 +25,6 @@ from optdyn.study._results import TaskResults
 from optdyn.tasks import LinearRegression, TwoMoons, sample_batch
 from optdyn.tasks._rosenbrock import X_RANGE, Y_RANGE, rosenbrock
 from optdyn.tasks._two_moons import moons
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from optdyn.runs._explained_results import Judged
-    from optdyn.runs._results import AnalysisResult, CheckpointRow
 
 FIGURE_STREAM = "figure problems"
 SURFACE_POINTS = 161
@@ -71,7 +59,7 @@ class Drawn:
     def entitled(self) -> Figure:
         """The picture with its task and note over it, for one who sees it alone."""
         words = ": ".join(filter(None, (readable(self.task), self.note)))
-        return entitled(self.figure, words) if words else self.figure
+        return figures.entitled(self.figure, words) if words else self.figure
 
 
 # Figures of all tasks together.
@@ -85,7 +73,7 @@ def schematic(_: Sequence[TaskResults]) -> Iterator[Drawn]:
 def comparison(results: Sequence[TaskResults]) -> Iterator[Drawn]:
     """Fig. 9."""
     scores = {
-        r.task: [Score(name, e.mean, e.standard_error) for name, e in r.evaluations.items()]
+        r.task: [figures.Score(name, e.mean, e.standard_error) for name, e in r.evaluations.items()]
         for r in results
     }
     yield Drawn(figures.performance_summary(scores), scores, note=_unseen(results))
@@ -95,7 +83,9 @@ def paired(results: Sequence[TaskResults]) -> Iterator[Drawn]:
     """Baseline minus learned: right of zero the learned optimizer wins."""
     differences = {
         r.task: [
-            Score(name, -found.mean if np.isfinite(found.mean) else np.inf, found.standard_error)
+            figures.Score(
+                name, -found.mean if np.isfinite(found.mean) else np.inf, found.standard_error
+            )
             for name, found in r.summary.learned_minus.items()
         ]
         for r in results
@@ -142,11 +132,7 @@ def _moons() -> Drawn:
     return Drawn(figures.two_moons_data(**data), data, note="points to classify")
 
 
-PROBLEMS = {
-    "linear_regression": _condition_numbers,
-    "rosenbrock": _surface,
-    "two_moons": _moons,
-}
+PROBLEMS = {"linear_regression": _condition_numbers, "rosenbrock": _surface, "two_moons": _moons}
 
 
 def searches(result: TaskResults) -> Iterator[Drawn]:
@@ -162,10 +148,10 @@ def searches(result: TaskResults) -> Iterator[Drawn]:
     )  # fmt: skip
 
 
-def _panels(table: SearchTable) -> list[SearchPanel]:
+def _panels(table: SearchTable) -> list[figures.SearchPanel]:
     values = table.hyperparameters()
     return [
-        SearchPanel(
+        figures.SearchPanel(
             optimizer=table.settings.baseline,
             symbol=SYMBOLS.get(name, name),
             learning_rate=values["alpha"],
@@ -193,7 +179,7 @@ def loss_curves(result: TaskResults) -> Iterator[Drawn]:
     """Every optimizer's loss against iteration."""
     objective = Objective(normalization="first" if result.relative else "none")
     curves = [
-        Curve(name, **vars(mean_curve(np.asarray(e.losses, float), objective)))
+        figures.Curve(name, **vars(mean_curve(np.asarray(e.losses, float), objective)))
         for name, e in result.evaluations.items()
     ]
     count = len(next(iter(result.evaluations.values())).losses)
@@ -216,7 +202,7 @@ def modes_as_momentum(result: TaskResults) -> Iterator[Drawn]:
     tuned, theory = _references(analysis)
     best = min(result.linear.rows, key=lambda row: row.meta_objective) if result.linear else None
     modes = zip(best.alpha, best.beta, strict=True) if best else ()
-    linear = [MomentumPoint(*mode) for mode in modes]
+    linear = [figures.MomentumPoint(*mode) for mode in modes]
     for row, note, variant in _two_checkpoints(analysis):
         data: dict[str, Any] = {
             "beta": row.modes.beta,
@@ -234,7 +220,7 @@ def one_mode(result: TaskResults) -> Iterator[Drawn]:
     """Fig. 7c: one mode against the whole optimizer."""
     analysis = there(result.analysis)
     curves = {
-        name: Curve(label, **vars(getattr(analysis.curves, name)))
+        name: figures.Curve(label, **vars(getattr(analysis.curves, name)))
         for name, label in (("full", "learned"), ("one_mode", "one mode"), ("tuned", "momentum"))
     }
     figure = figures.reduction_losses(
@@ -252,7 +238,8 @@ def stages(result: TaskResults) -> Iterator[Drawn]:
     tuned, theory = _references(analysis)
     chosen = analysis.momentum_stage
     stored = [
-        StoredModes(row.meta_step, row.modes.beta, row.modes.alpha) for row in analysis.checkpoints
+        figures.StoredModes(row.meta_step, row.modes.beta, row.modes.alpha)
+        for row in analysis.checkpoints
     ]
     others = [s for s in stored if np.any(s.alpha) and s.meta_step != chosen]
     spread = np.linspace(0, len(others) - 1, min(STAGES_DRAWN - 1, len(others)))
@@ -268,8 +255,8 @@ def emergence(result: TaskResults) -> Iterator[Drawn]:
     """How like momentum each checkpoint is."""
     analysis = there(result.analysis)
     tuned, theory = _references(analysis)
-    stage = MomentumStage(
-        **{name: _finite([getattr(r, name) for r in analysis.checkpoints]) for name in MEASURES},
+    stage = figures.MomentumStage(
+        **{name: finite([getattr(r, name) for r in analysis.checkpoints]) for name in MEASURES},
         tuned=tuned,
         theory=theory,
         tuned_meta_objective=analysis.tuned.meta_objective,
@@ -288,7 +275,7 @@ def all_modes(result: TaskResults) -> Iterator[Drawn]:
     data: dict[str, Any] = {
         "meta_step": np.array([row.meta_step for row in analysis.checkpoints]),
         "beta": np.stack([row.modes.beta for row in analysis.checkpoints]),
-        "gain": np.stack([_finite(row.modes.gain) for row in analysis.checkpoints]),
+        "gain": np.stack([finite(row.modes.gain) for row in analysis.checkpoints]),
     }
     figure = figures.modes_over_training(**data, chosen=analysis.momentum_stage)
     yield Drawn(figure, data, result.task, f"{len(analysis.checkpoints)} checkpoints")
@@ -298,7 +285,7 @@ def tracks(result: TaskResults) -> Iterator[Drawn]:
     """Modes followed from checkpoint to checkpoint, and the same as a film."""
     found = there(result.mechanisms).tracks
     data: dict[str, Any] = {
-        "meta_step": np.array(found.meta_step), "beta": found.beta, "gain": _finite(found.gain),
+        "meta_step": np.array(found.meta_step), "beta": found.beta, "gain": finite(found.gain),
     }  # fmt: skip
     figure = figures.mode_tracks(**data, chosen=there(result.analysis).momentum_stage)
     note = "modes followed through meta-training"
@@ -338,20 +325,16 @@ def _two_checkpoints(analysis: AnalysisResult) -> list[tuple[CheckpointRow, str,
     ]
 
 
-def _references(analysis: AnalysisResult) -> tuple[MomentumPoint, MomentumPoint | None]:
+def _references(
+    analysis: AnalysisResult,
+) -> tuple[figures.MomentumPoint, figures.MomentumPoint | None]:
     """Tuned momentum, and the optimum of theory where it is known."""
     theory = analysis.theory
     return (
-        MomentumPoint(analysis.tuned.alpha, analysis.tuned.beta),
-        None if theory is None else MomentumPoint(theory.alpha, theory.beta),
+        figures.MomentumPoint(analysis.tuned.alpha, analysis.tuned.beta),
+        None if theory is None else figures.MomentumPoint(theory.alpha, theory.beta),
     )
 
 
-def _kept(name: str, row: Judged) -> Score:
-    return Score(name, *_finite([row.kept.fraction, row.kept.standard_error]))
-
-
-def _finite(values: Any) -> np.ndarray:
-    """``values`` with NaN for what is not finite, which is not drawn."""
-    array = np.asarray(values)
-    return np.where(np.isfinite(array), array, np.nan)
+def _kept(name: str, row: Judged) -> figures.Score:
+    return figures.Score(name, *finite([row.kept.fraction, row.kept.standard_error]))

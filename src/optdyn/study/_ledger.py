@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,16 +73,6 @@ class Measured:
     standard_error: float = 0.0
 
 
-def one(_: TaskResults) -> Sequence[str]:
-    """A row that makes one claim per task."""
-    return ("",)
-
-
-def no_spread(_: TaskResults, __: str, ___: Bound) -> str:
-    """A row whose number is not measured over seeds."""
-    return ""
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A row of the table of claims.
@@ -106,11 +96,11 @@ class Row:
     needs: str
     measure: Callable[[TaskResults, str], Measured]
     bound: Bound
-    subjects: Callable[[TaskResults], Sequence[str]] = one
+    subjects: Callable[[TaskResults], Iterable[str]] = lambda results: ("",)
     asked_of: tuple[str, ...] = ()
     stated_for: tuple[str, ...] | None = None
     decided_by: Literal["training", "rounding", "measurement"] = "training"
-    spread: Callable[[TaskResults, str, Bound], str] = no_spread
+    spread: Callable[[TaskResults, str, Bound], str] = lambda *_: ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,13 +141,8 @@ def judge(rows: Sequence[Row], results: TaskResults) -> list[Claim]:
     ]
 
 
-def unmeasured(row: Row, task: str, subject: str, why: str) -> Claim:
-    """A claim on a task that this study could not look at."""
-    return dataclasses.replace(_words(row, task, subject), why=why)
-
-
-def _words(row: Row, task: str, subject: str) -> Claim:
-    """The claim before it is measured."""
+def unmeasured(row: Row, task: str, subject: str, why: str = "") -> Claim:
+    """A claim that is not measured yet, or on a task that this study could not look at."""
     return Claim(
         id=f"{task}.{row.id.format(subject)}",
         row=row.id,
@@ -170,6 +155,7 @@ def _words(row: Row, task: str, subject: str) -> Claim:
         threshold=row.bound.words(task),
         verdict=Verdict.UNMEASURED,
         passed=False,
+        why=why,
     )
 
 
@@ -177,7 +163,7 @@ def _claim(row: Row, subject: str, results: TaskResults) -> Claim:
     found = row.measure(results, subject)
     verdict, why = _verdict(row, found, results)
     return dataclasses.replace(
-        _words(row, results.task, subject),
+        unmeasured(row, results.task, subject),
         measured=found.value if math.isfinite(found.value) else None,
         verdict=verdict,
         passed=verdict == Verdict.HOLDS,

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from optdyn.distillation._chain import READABLE
-from optdyn.runs._results import LEARNED
+from optdyn.inner_loop import MeanAndError
+from optdyn.runs._explained_results import DistillationResult, Judged, MeasuredMechanisms
+from optdyn.runs._results import LEARNED, AnalysisResult, CheckpointRow, Score
+from optdyn.runs._stage_run import StageSearchRow
 from optdyn.search import best
-from optdyn.study._ledger import Measured
+from optdyn.study._ledger import Bound, Measured
 from optdyn.study._results import TaskResults
-
-if TYPE_CHECKING:
-    from optdyn.inner_loop import MeanAndError
-    from optdyn.runs._explained_results import DistillationResult, Judged, MeasuredMechanisms
-    from optdyn.runs._results import AnalysisResult, CheckpointRow, Score
+from optdyn.study._seeds import spread_over_seeds
 
 T = TypeVar("T")
 Measure = Callable[[TaskResults, str], Measured]
+Spread = Callable[[TaskResults, str, Bound], str]
 AT_THE_STAGE = 0.05
 """How near tuned momentum's meta-objective a checkpoint must be to be its stage."""
 FITS_SHIPPED = "fitted numbers shipped with the package, judged in this run"
@@ -55,11 +55,6 @@ def plus_minus(score: Score | Judged | MeanAndError[float]) -> str:
 
 
 # Fig. 9.
-
-
-def baselines(results: TaskResults) -> Sequence[str]:
-    """The baselines that the learned optimizer was compared with."""
-    return list(there(results.summary).learned_minus)
 
 
 def lower_by(results: TaskResults, baseline: str) -> Measured:
@@ -226,20 +221,10 @@ def _rates(results: TaskResults) -> tuple[np.ndarray, float, str]:
 # Searches.
 
 
-def tuned(results: TaskResults) -> Sequence[str]:
-    """The baselines that were tuned."""
-    return list(there(results.tables))
-
-
 def on_an_edge(results: TaskResults, baseline: str) -> Measured:
     """How many of the best combination's hyperparameters lie on an edge of the grid."""
     edges = sorted(best(there(results.tables)[baseline]).edges)
     return Measured(len(edges), f"on an edge: {', '.join(edges)}" if edges else "")
-
-
-def rerun(results: TaskResults) -> Sequence[str]:
-    """The baselines whose best combination was run again."""
-    return list(there(results.reruns))
 
 
 def rerun_difference(results: TaskResults, baseline: str) -> Measured:
@@ -324,3 +309,53 @@ def _kept(row: Judged) -> str:
     if math.isfinite(row.kept.fraction):
         return text(row.kept.fraction)
     return "the learned one is not ahead there" if math.isfinite(row.mean) else "diverged"
+
+
+# How a number spreads over trainings that differ in the seed alone, in words.
+
+
+def over_seeds(headline: str) -> Spread:
+    """The spread of a headline number, whose name holds ``{}`` where the subject's stands."""
+
+    def words(results: TaskResults, subject: str, bound: Bound) -> str:
+        if results.seeds is None:
+            return ""
+        found = spread_over_seeds(results.seeds.rows).get(headline.format(subject))
+        if found is None or not any(map(math.isfinite, found.values)):
+            return ""
+        met = sum(bound.met(value, results.task) for value in found.values)
+        missing = sum(not math.isfinite(value) for value in found.values)
+        without = f", {missing} have no such number" if missing else ""
+        mean = f"{found.mean:.3g} ± {found.standard_deviation:.2g}"
+        return (
+            f"Over {len(found.values)} trainings: {mean} "
+            f"({found.smallest:.3g} to {found.largest:.3g}); {met} reach the bound{without}."
+        )
+
+    return words
+
+
+def over_stage_trainings(what: str) -> Spread:
+    """In how many trainings for the momentum stage a checkpoint does ``what``.
+
+    ``what``: "near" (performs like tuned momentum) or "met" (meets every threshold). Of the
+    trainings looked through, those count that differ from the best one in the seed alone.
+    """
+    does = {"near": "performs like tuned momentum", "met": "meets every threshold of Fig. 7"}[what]
+
+    def words(results: TaskResults, _: str, __: Bound) -> str:
+        if results.stage_search is None:
+            return ""
+        rows = results.stage_search.rows
+        best = min(rows, key=lambda row: row.strain)
+        same = [row for row in rows if _choices(row) == _choices(best)]
+        count = sum(getattr(row, what) > 0 for row in same)
+        return (
+            f"Over {len(same)} trainings with other seeds, {count} have a checkpoint that {does}."
+        )
+
+    return words
+
+
+def _choices(row: StageSearchRow) -> tuple[float, float, int | None]:
+    return row.gain, row.learning_rate, row.average_over

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from optdyn import figures
-from optdyn.figures import entitled, save_figure
+from optdyn.dynamics import Dissection, Eigenmodes
 from optdyn.runs._store import write_json
-
-if TYPE_CHECKING:
-    from optdyn.dynamics import Dissection, Eigenmodes
 
 SUMMARY = "optimizer.json"
 LEADING = 3
@@ -39,7 +36,7 @@ def save_dissection(found: Dissection, name: str, folder: Path) -> None:
     }
     title = Path(name).name  # of a checkpoint the file, which fits
     for file, (figure, data) in drawn.items():
-        save_figure(entitled(figure, title), data, folder, file)
+        figures.save_figure(figures.entitled(figure, title), data, folder, file)
 
 
 def impulse_parts(modes: Eigenmodes) -> dict[str, Any]:

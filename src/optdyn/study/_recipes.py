@@ -147,11 +147,7 @@ DIGITS = dataclasses.replace(
     task=Digits(points=256),
     protocol=dataclasses.replace(TWO_MOONS.protocol, max_cotangent_norm=1.0),
     distillation=Distillation(
-        meta_steps=20,
-        batch_size=4,
-        demonstrations=16,
-        validation_problems=16,
-        ablation_problems=16,
+        meta_steps=20, batch_size=4, demonstrations=16, validation_problems=16, ablation_problems=16
     ),
 )
 

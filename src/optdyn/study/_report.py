@@ -12,11 +12,10 @@ from optdyn.errors import UserError
 from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.runs._store import read_json, write_json
 from optdyn.study._claims import ROWS
-from optdyn.study._draw import FIGURES, draw_study
 from optdyn.study._ledger import LEDGER, Claim, judge, read_ledger, unmeasured
 from optdyn.study._recipes import LAPTOP, NOTHING_SHIPS, Recipe
 from optdyn.study._results import read_results
-from optdyn.study._stories import Placed
+from optdyn.study._stories import FIGURES, Placed, draw_study
 from optdyn.study.page import REPORT, Contents, write_page
 
 DRAWN = "drawn.json"

@@ -5,38 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from jax.sharding import Mesh
+
+from optdyn import runs
 from optdyn.distributed._interrupts import interruptible
 from optdyn.errors import UserError, require_positive_int
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.pretrained import shipped_stages
 from optdyn.pretrained._shipped import FOLDER, STAGES
-from optdyn.runs import (
-    DistillationResult,
-    Distilling,
-    RunFolder,
-    analyze_task,
-    distill_task,
-    evaluate_all,
-    explain_task,
-    explore_task,
-    find_stage,
-    open_run,
-    rerun_tables,
-    train,
-    tune,
-    tune_linear,
-)
 from optdyn.runs._run_folder import require_own
 from optdyn.search import Execution
 from optdyn.study._recipes import NOTHING_SHIPS, Recipe
 from optdyn.study._seeds import measure_seeds
 from optdyn.study._shipped import place_searches, place_seeds, place_shipped, place_stage
 from optdyn.study._timings import timed
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +55,10 @@ class Study:
         """Whether the weights of a recipe's task ship."""
         return shipped_stages(self.shipping).get(recipe.name) == STAGES
 
-    def distilling(self, recipe: Recipe) -> Distilling:
+    def distilling(self, recipe: Recipe) -> runs.Distilling:
         """How readable optimizers are fitted."""
         command = f"optdyn distill --task {recipe.name} --scale {self.scale} --seed {self.seed}"
-        return Distilling(recipe.protocol, recipe.distillation, self.seed, command)
+        return runs.Distilling(recipe.protocol, recipe.distillation, self.seed, command)
 
 
 def reproduce(out: Path, study: Study, mesh: Mesh | None = None) -> Path:
@@ -99,7 +82,7 @@ def reproduce(out: Path, study: Study, mesh: Mesh | None = None) -> Path:
             f"{recipe.name}: left out, as {NOTHING_SHIPS} for it (--retrain trains it here)",
             flush=True,
         )
-    with open_run(out) as run:
+    with runs.open_run(out) as run:
         tasks = [recipe.name for recipe in recipes]
         chosen = {"scale": study.scale, "seed": study.seed, "retrain": study.retrain}
         run.settle("reproduce", {"tasks": tasks, **chosen})
@@ -113,7 +96,7 @@ def reproduce(out: Path, study: Study, mesh: Mesh | None = None) -> Path:
         return interruptible(work, "study stopped; run the same command again to resume")
 
 
-def report(run: RunFolder, absent: Sequence[Recipe] | None = None) -> Path:
+def report(run: runs.RunFolder, absent: Sequence[Recipe] | None = None) -> Path:
     """Judge the claims, draw the figures and write the page; returns the page's path.
 
     Everything that the folder holds is shown, after any command. Nothing is done when nothing
@@ -126,21 +109,21 @@ def report(run: RunFolder, absent: Sequence[Recipe] | None = None) -> Path:
     return conclude(run, absent)
 
 
-def distill(out: Path, study: Study, mesh: Mesh | None = None) -> DistillationResult:
+def distill(out: Path, study: Study, mesh: Mesh | None = None) -> runs.DistillationResult:
     """Fit and judge readable optimizers as the study's one recipe says, in its folder.
 
     Also where the recipe takes those that ship with the package. Goes on where it
     was left, with the errors of `distill_task`.
     """
     (recipe,) = study.recipes
-    with open_run(out, create=False) as run:
+    with runs.open_run(out, create=False) as run:
         return interruptible(
-            lambda: distill_task(run, recipe.task, study.distilling(recipe), mesh=mesh),
+            lambda: runs.distill_task(run, recipe.task, study.distilling(recipe), mesh=mesh),
             "distillation stopped; run the same command again to resume",
         )
 
 
-def _run_task(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -> None:
+def _run_task(run: runs.RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -> None:
     task, name, seed = recipe.task, recipe.name, study.seed
     fits_shipped = False
     if recipe.shipped:
@@ -149,23 +132,23 @@ def _run_task(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -
         place_searches(run, name, study.shipping)
         _train_and_tune(run, recipe, seed, mesh)
     with timed(run, name, "tuned baselines again"):
-        rerun_tables(run, task)
+        runs.rerun_tables(run, task)
     if recipe.linear is not None:
         with timed(run, name, "best linear optimizers"):
             validation = recipe.held_out(seed, recipe.analysis_problems)
-            tune_linear(run, task, validation, recipe.protocol, recipe.linear)
+            runs.tune_linear(run, task, validation, recipe.protocol, recipe.linear)
     with timed(run, name, "evaluation"):
-        evaluate_all(run, task, recipe.held_out(seed, recipe.test_problems), mesh=mesh)
+        runs.evaluate_all(run, task, recipe.held_out(seed, recipe.test_problems), mesh=mesh)
     held_out = recipe.held_out(seed, recipe.analysis_problems)
     few = recipe.held_out(seed, recipe.explained_problems)
     with timed(run, name, "analysis"):
-        analyze_task(run, task, held_out, _momentum_stage(run, recipe, study, mesh))
+        runs.analyze_task(run, task, held_out, _momentum_stage(run, recipe, study, mesh))
     with timed(run, name, "mechanisms"):
-        explain_task(run, task, few)
+        runs.explain_task(run, task, few)
     with timed(run, name, "explorer"):
-        explore_task(run, task, held_out, few)
+        runs.explore_task(run, task, held_out, few)
     with timed(run, name, "distillation"):
-        distill_task(run, task, study.distilling(recipe), shipped=fits_shipped, mesh=mesh)
+        runs.distill_task(run, task, study.distilling(recipe), shipped=fits_shipped, mesh=mesh)
     if study.seeds == 1:
         place_seeds(run, recipe, study.shipping)
     elif recipe.shipped:
@@ -179,7 +162,9 @@ def _run_task(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -
             measure_seeds(run, recipe, seed, study.seeds, mesh)
 
 
-def _momentum_stage(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None) -> Path | None:
+def _momentum_stage(
+    run: runs.RunFolder, recipe: Recipe, study: Study, mesh: Mesh | None
+) -> Path | None:
     """The checkpoint that is judged as the momentum stage, where the recipe has one of its own."""
     if recipe.stage is None:
         return None
@@ -188,19 +173,19 @@ def _momentum_stage(run: RunFolder, recipe: Recipe, study: Study, mesh: Mesh | N
         if shipped is not None:
             return shipped
     held_out = recipe.held_out(study.seed, recipe.analysis_problems)
-    return find_stage(run, recipe.task, held_out, recipe.stage, mesh)
+    return runs.find_stage(run, recipe.task, held_out, recipe.stage, mesh)
 
 
-def _train_and_tune(run: RunFolder, recipe: Recipe, seed: int, mesh: Mesh | None) -> None:
+def _train_and_tune(run: runs.RunFolder, recipe: Recipe, seed: int, mesh: Mesh | None) -> None:
     with timed(run, recipe.name, "training"):
-        train(
+        runs.train(
             run, recipe.task, recipe.architecture, recipe.protocol,
             seed=recipe.training_seed + seed, devices=mesh,
         )  # fmt: skip
     execution = Execution(mesh=mesh)
     for baseline in recipe.baselines:
         with timed(run, recipe.name, f"tuning {baseline}"):
-            tune(
+            runs.tune(
                 run, recipe.task, get_baseline(baseline), recipe.search(), seed=seed,
                 execution=execution,
             )  # fmt: skip

@@ -6,11 +6,11 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Key
 
 from optdyn.dynamics import eigenmodes, linearize
 from optdyn.meta_training import (
@@ -25,9 +25,6 @@ from optdyn.precision import double_precision, to_float64
 from optdyn.pretrained import PRETRAINED, load_shipped
 from optdyn.random_streams import stream
 from optdyn.tasks import LinearRegression
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Key
 
 STREAM = "self-test"
 TASK = LinearRegression(n=3)

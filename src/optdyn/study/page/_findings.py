@@ -41,19 +41,15 @@ def _comparison(results: Sequence[TaskResults], claims: Sequence[Claim]) -> Iter
             words.append(f"diverges on {result.title}")
             continue
         best = min(rivals, key=rivals.__getitem__)
-        words.append(f"{_percent_below(learned, rivals[best], best)} on {result.title}")
+        percent = 100 * (1 - learned / rivals[best])
+        side = "below" if percent >= 0 else "above"
+        words.append(f"{abs(percent):.0f} % {side} {readable(best)}'s on {result.title}")
     if judged:
         yield Finding(
             f"The learned optimizer beats every tuned baseline on {won} of {len(judged)} tasks. "
             f"On unseen problems its mean loss is {_listed(words)}.",
             "fig09",
         )
-
-
-def _percent_below(value: float, other: float, name: str) -> str:
-    percent = 100 * (1 - value / other)
-    side = "below" if percent >= 0 else "above"
-    return f"{abs(percent):.0f} % {side} {readable(name)}'s"
 
 
 def _momentum(results: Sequence[TaskResults], _: Sequence[Claim]) -> Iterator[Finding]:

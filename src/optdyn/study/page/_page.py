@@ -9,30 +9,27 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
 from optdyn.errors import UserError
 from optdyn.figures._style import readable
+from optdyn.runs._results import SearchResult
 from optdyn.runs._run_folder import RunFolder, read_config
 from optdyn.runs._store import write_bytes
 from optdyn.study._claims import APPENDIX_A
 from optdyn.study._drawing import FINAL
 from optdyn.study._ledger import Claim, Verdict
 from optdyn.study._results import HERE, SHIPPED, TaskResults
-from optdyn.study._stories import STORIES, Placed, Story
+from optdyn.study._stories import FIGURES, STORIES, Placed, Story
 from optdyn.study._timings import read_timings
 from optdyn.study.page._explorer_data import as_script, explorer_data
 from optdyn.study.page._findings import findings
 from optdyn.study.page._pictures import Album, Picture
 from optdyn.study.page._scripts import STYLES, asset, packed, packed_scripts, page_scripts, policy
 
-if TYPE_CHECKING:
-    from optdyn.runs._results import SearchResult
-
 REPORT = "report.html"
-FIGURES = "figures"
 LARGEST = 5_800_000
 """Characters of a page; figures for which no room is left are linked."""
 MARKUP_ROOM = 300_000
@@ -89,6 +86,7 @@ def write_page(contents: Contents, path: Path) -> None:
     told = as_script(data)
     small = [packed(script) for script in later]
     room = LARGEST - MARKUP_ROOM - len(told) - sum(map(len, small))
+    counts = Counter(claim.verdict for claim in contents.claims)
     first, chapters = _illustrations(contents, Album(contents.path / FIGURES, room))
     page = (
         _environment()
@@ -101,14 +99,14 @@ def write_page(contents: Contents, path: Path) -> None:
             packed=small,
             scripts=scripts,
             findings=findings(contents.results, contents.claims),
-            verdicts=_verdicts(contents.claims),
+            verdicts=[(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]],
             origins=_origins(contents),
             overview=_overview(contents),
             first=first,
             chapters=chapters,
             ledger=_ledger(contents),
             figure_of=lambda key, task: _figure_of(contents.figures, key, task),
-            claim_id=_claim_id,
+            claim_id=lambda claim: re.sub(r"[^A-Za-z0-9_.-]+", "-", f"claim-{claim.id}"),
             signs=SIGNS,
             numbers={story.key: story.number for story in STORIES},
             losses=[(r.title, r.losses) for r in contents.results if r.losses],
@@ -152,12 +150,6 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def _verdicts(claims: Sequence[Claim]) -> list[tuple[Verdict, int]]:
-    """How many claims have each verdict, in the order of `Verdict`."""
-    counts = Counter(claim.verdict for claim in claims)
-    return [(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]]
-
-
 def _overview(contents: Contents) -> dict[str, Any]:
     """The grid of tasks and claims: a row of the table of claims under each task."""
     tasks = list(dict.fromkeys(claim.task for claim in contents.claims))
@@ -178,20 +170,11 @@ def _ledger(contents: Contents) -> list[tuple[str, str, list[Claim]]]:
     return groups
 
 
-def _claim_id(claim: Claim) -> str:
-    return _anchor(f"claim-{claim.id}")
-
-
-def _anchor(name: str) -> str:
-    """``name`` as an id that a link can point to."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
-
-
 def _figure_of(figures: Sequence[Placed], key: str, task: str) -> str:
     """The id of the figure ``key`` of a task, or of all tasks; "" where there is none."""
-    found = [placed.name for placed in figures if placed.key == key and placed.task in ("", task)]
-    others = [placed.name for placed in figures if placed.key == key and not task]
-    return (found + others + [""])[0]
+    own = [one for one in figures if one.key == key]
+    found = [one for one in own if one.task in ("", task)] or ([] if task else own)
+    return found[0].name if found else ""
 
 
 def _illustrations(
