@@ -130,19 +130,19 @@ def test_everything_is_measured_for_a_clipped_optimizer():
     found = measured(CLIPPED)
     top = found.density.quantiles[-1]
     assert found.density.count.sum() == 4 * 3 * 40
-    assert found.update_start.threshold == pytest.approx(0.37, rel=1e-9)
-    assert 0.1 < found.largest_part.mean < 0.5 < top
-    assert found.largest_part.standard_error > 0
-    assert found.schedule == pytest.approx(np.full(40, 0.5), rel=1e-12)
-    assert found.schedule_on_problems.mean == pytest.approx(np.full(40, 0.5), rel=1e-9)
-    assert found.adaptation_ratio.mean == pytest.approx(1.0, rel=1e-9)
-    assert found.impulse[:3] == pytest.approx([-0.5, -0.375, -0.28125], rel=1e-9)
+    assert found.update.threshold_start == pytest.approx(0.37, rel=1e-9)
+    assert 0.1 < found.update.largest_part.mean < 0.5 < top
+    assert found.update.largest_part.standard_error > 0
+    assert found.schedule.rate == pytest.approx(np.full(40, 0.5), rel=1e-12)
+    assert found.schedule.on_problems.mean == pytest.approx(np.full(40, 0.5), rel=1e-9)
+    assert found.adaptation.ratio.mean == pytest.approx(1.0, rel=1e-9)
+    assert found.linear.impulse[:3] == pytest.approx([-0.5, -0.375, -0.28125], rel=1e-9)
     # At frequency π: 0.5/(1 + 0.75).
-    assert found.response[-1] == pytest.approx(0.5 / 1.75, rel=1e-6)
+    assert found.linear.response[-1] == pytest.approx(0.5 / 1.75, rel=1e-6)
 
 
 def test_an_adaptive_optimizer_is_told_from_a_clipped_one():
     # RMSProp that has a linear regime: ε is as large as usual gradients.
     found = measured(optax.rmsprop(0.1, decay=0.9, eps=1e-4))
-    assert found.adaptation_ratio.mean < 0.1
-    assert found.update_start.threshold < 0.1
+    assert found.adaptation.ratio.mean < 0.1
+    assert found.update.threshold_start < 0.1

@@ -21,7 +21,7 @@ from optdyn.figures._style import (
     plain_log_ticks,
     styled,
 )
-from optdyn.runs import _explained_results as results
+from optdyn.mechanisms import _measured as kinds
 
 SHOWN_QUANTILE = 0.01
 BELOW: dict[str, Any] = {
@@ -31,7 +31,7 @@ BELOW: dict[str, Any] = {
 
 
 @styled
-def mechanisms(measured: results.MeasuredMechanisms, closed_forms: dict[str, np.ndarray]) -> Figure:
+def mechanisms(measured: kinds.Mechanisms, closed_forms: dict[str, np.ndarray]) -> Figure:
     """Saturation, schedule, adaptation, state space, impulse and frequency response.
 
     ``measured`` and ``closed_forms``: see `MechanismsResult`.
@@ -58,7 +58,7 @@ def mechanisms(measured: results.MeasuredMechanisms, closed_forms: dict[str, np.
     return figure
 
 
-def _update(axes: Axes, update: results.UpdateResult, density: results.DensityResult) -> None:
+def _update(axes: Axes, update: kinds.MeasuredUpdate, density: kinds.MeasuredDensity) -> None:
     """The update against |g| over the density of gradients."""
     g = update.gradient
     low = max(float(density.quantiles[density.at == SHOWN_QUANTILE][0]), g[0])
@@ -87,7 +87,7 @@ def _update(axes: Axes, update: results.UpdateResult, density: results.DensityRe
     axes.legend(**BELOW)
 
 
-def _schedule(axes: Axes, schedule: results.ScheduleResult) -> None:
+def _schedule(axes: Axes, schedule: kinds.MeasuredSchedule) -> None:
     rate = schedule.rate
     mean, error = schedule.on_problems.mean, schedule.on_problems.standard_error
     steps = np.arange(len(rate))
@@ -102,7 +102,7 @@ def _schedule(axes: Axes, schedule: results.ScheduleResult) -> None:
 
 
 def _adaptation(
-    axes: Axes, adapted: results.AdaptationResult, closed_forms: dict[str, np.ndarray]
+    axes: Axes, adapted: kinds.MeasuredAdaptation, closed_forms: dict[str, np.ndarray]
 ) -> None:
     g, rate = adapted.gradient, adapted.rate
     for sign, color, marker in ((1, BLUE, "o"), (-1, ORANGE, "s")):
@@ -128,7 +128,7 @@ def _adaptation(
     axes.legend(**BELOW)
 
 
-def _portrait(axes: Axes, portrait: results.PortraitResult) -> None:
+def _portrait(axes: Axes, portrait: kinds.MeasuredPortrait) -> None:
     for count, path in enumerate(portrait.trajectories):
         axes.plot(
             path[:, 0], path[:, 1], color=GREY, linewidth=0.8, alpha=0.8, zorder=1,

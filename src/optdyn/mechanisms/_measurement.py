@@ -14,10 +14,19 @@ from optdyn.dynamics import Eigenmodes, StepMap
 from optdyn.errors import UserError
 from optdyn.inner_loop._statistics import MeanAndError, mean_and_error, mean_and_error_along
 from optdyn.inner_loop._unroll import unroll
+from optdyn.mechanisms._measured import (
+    MeasuredAdaptation,
+    MeasuredDensity,
+    MeasuredLinear,
+    MeasuredPath,
+    MeasuredPortrait,
+    MeasuredSchedule,
+    MeasuredUpdate,
+    Mechanisms,
+)
 from optdyn.mechanisms._nonlinear import (
     Adaptation,
     Portrait,
-    UpdateFunction,
     adaptation,
     autonomous_schedule,
     effective_rates,
@@ -55,69 +64,6 @@ class Visited:
     updates: Float[np.ndarray, "P M T"]
 
 
-@dataclasses.dataclass(frozen=True)
-class GradientDensity:
-    """Of |g| over problems, components and steps.
-
-    ``quantiles`` at `QUANTILES`; ``edges`` [B + 1] and ``count`` [B]: a histogram on
-    a logarithmic axis.
-    """
-
-    quantiles: Float[np.ndarray, " Q"]
-    edges: Float[np.ndarray, " edges"]
-    count: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Path:
-    """States on the way from h0 under zero gradients, the fixed point h* the last of them.
-
-    ``step`` [S]: after how many steps (inf for h*). ``update`` [S, G]: Δx of each at
-    the signed ``gradient`` [G]. ``portrait`` [S, 3]: where they lie in the portrait.
-    """
-
-    step: Float[np.ndarray, " S"]
-    gradient: Float[np.ndarray, " G"]
-    update: Float[np.ndarray, "S G"]
-    portrait: Float[np.ndarray, "S 3"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Mechanisms:
-    """Everything measured; see the functions of `optdyn.mechanisms._nonlinear`.
-
-    ``update_start``, ``update_rest``: the update function at the initial state and at
-    the fixed point h*. ``largest_part``: the part of the linear update that is left
-    at each problem's largest gradient, at the initial state. ``schedule`` [T]: under
-    zero gradients from the initial state; ``schedule_on_problems`` [T] mean and
-    standard error over problems of the rates of the states visited. ``adaptation``;
-    ``adaptation_ratio``: its rate at each problem's 95 % quantile of |g| over that at
-    its 5 % quantile; ``slope_ratio``: the same of its slope. ``portrait`` of the
-    states visited, with ``trajectories`` [C, T, 3] of some components,
-    ``fixed_curve`` [G, 3] of the points h*(g), ``rest`` [3] of h*. ``path``: the update
-    along the autonomous path. ``impulse``, and
-    ``response`` at the angular ``frequency``, are the linear optimizer's at h*.
-    """
-
-    density: GradientDensity
-    update_start: UpdateFunction
-    update_rest: UpdateFunction
-    largest_part: MeanAndError[float]
-    schedule: Float[np.ndarray, " T"]
-    schedule_on_problems: MeanAndError[Float[np.ndarray, " T"]]
-    adaptation: Adaptation
-    adaptation_ratio: MeanAndError[float]
-    slope_ratio: MeanAndError[float]
-    portrait: Portrait
-    trajectories: Float[np.ndarray, "C T 3"]
-    fixed_curve: Float[np.ndarray, "G 3"]
-    rest: Float[np.ndarray, " 3"]
-    path: Path
-    impulse: Float[np.ndarray, " K"]
-    frequency: Float[np.ndarray, " F"]
-    response: Float[np.ndarray, " F"]
-
-
 def visit(tx: optax.GradientTransformation, problems: Problem, num_steps: int) -> Visited:
     """Gradients met and updates made on a batch of problems, for some components of each.
 
@@ -153,10 +99,9 @@ def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
     top = float(np.max(sizes))
     if not top > 0:
         raise UserError("mechanisms: no gradient but zero was met")
-    density = _density(sizes, top)
     rest = modes.linearization.state
     grid = np.geomspace(SMALLEST_PART * top, 10.0 * top, GRID_POINTS)
-    start = update_function(step, grid)
+    start, at_rest = update_function(step, grid), update_function(step, grid, h=rest)
     paths = _paths(step, visited.gradients)
     rates = np.array([effective_rates(step, row.reshape(-1, row.shape[-1])) for row in paths])
     on_problems = np.mean(rates.reshape(paths.shape[:3]), axis=1)
@@ -167,23 +112,42 @@ def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
     drawn = paths.reshape(-1, *paths.shape[2:])
     drawn = drawn[np.linspace(0, len(drawn) - 1, min(COMPONENTS_DRAWN, len(drawn))).astype(int)]
     return Mechanisms(
-        density=density,
-        update_start=start,
-        update_rest=update_function(step, grid, h=rest),
-        largest_part=over_problems(start.linear_part_at(np.max(sizes, axis=(1, 2)))),
-        schedule=autonomous_schedule(step, visited.gradients.shape[2]),
-        schedule_on_problems=mean_and_error_along(on_problems),
-        adaptation=adapted,
-        adaptation_ratio=over_problems(_ratio(adapted.gradient, adapted.rate, low, high)),
-        slope_ratio=over_problems(_ratio(adapted.gradient, adapted.slope, low, high)),
-        portrait=seen,
-        trajectories=seen.project(drawn),
-        fixed_curve=seen.project(adapted.h),
-        rest=seen.project(rest),
+        density=_density(sizes, top),
+        update=MeasuredUpdate(
+            gradient=grid,
+            start=start.response,
+            rest=at_rest.response,
+            threshold_start=start.threshold,
+            threshold_rest=at_rest.threshold,
+            rate_start=start.rate,
+            rate_rest=at_rest.rate,
+            largest_part=over_problems(start.linear_part_at(np.max(sizes, axis=(1, 2)))),
+        ),
+        schedule=MeasuredSchedule(
+            rate=autonomous_schedule(step, visited.gradients.shape[2]),
+            on_problems=mean_and_error_along(on_problems),
+        ),
+        adaptation=MeasuredAdaptation(
+            gradient=adapted.gradient,
+            rate=adapted.rate,
+            slope=adapted.slope,
+            ratio=over_problems(_ratio(adapted.gradient, adapted.rate, low, high)),
+            slope_ratio=over_problems(_ratio(adapted.gradient, adapted.slope, low, high)),
+        ),
+        portrait=MeasuredPortrait(
+            explained=seen.explained,
+            trajectories=seen.project(drawn),
+            fixed_curve=seen.project(adapted.h),
+            gradient=adapted.gradient,
+            rest=seen.project(rest),
+            start=seen.project(step.h),
+        ),
         path=_path(step, rest, seen, grid, visited.gradients.shape[2]),
-        impulse=modes.impulse_response(IMPULSE_STEPS),
-        frequency=frequency,
-        response=np.abs(modes.frequency_response(frequency)),
+        linear=MeasuredLinear(
+            impulse=modes.impulse_response(IMPULSE_STEPS),
+            frequency=frequency,
+            response=np.abs(modes.frequency_response(frequency)),
+        ),
     )
 
 
@@ -201,10 +165,11 @@ def _some_components(tree: Any) -> Float[np.ndarray, "P M T"]:
     return np.moveaxis(rows[:, :, np.unique(chosen.round().astype(int))], 1, 2)
 
 
-def _density(sizes: Float[np.ndarray, "P M T"], top: float) -> GradientDensity:
+def _density(sizes: Float[np.ndarray, "P M T"], top: float) -> MeasuredDensity:
     edges = np.geomspace(SMALLEST_PART * top, top, HISTOGRAM_BINS + 1)
     count, _ = np.histogram(np.clip(sizes, edges[0], edges[-1]), edges)
-    return GradientDensity(np.quantile(sizes, QUANTILES), edges, count)
+    quantiles = np.quantile(sizes, QUANTILES)
+    return MeasuredDensity(np.array(QUANTILES), quantiles, count.astype(float), edges)
 
 
 def _adaptation(step: StepMap, low: float, high: float) -> Adaptation:
@@ -226,7 +191,7 @@ def _path(
     seen: Portrait,
     sizes: Float[np.ndarray, " G"],
     num_steps: int,
-) -> Path:
+) -> MeasuredPath:
     """The autonomous path's states, and the update at every other one of the upper ``sizes``."""
     states = _paths(step, np.zeros((1, 1, num_steps)))[0, 0]
     spread = np.geomspace(1.0, num_steps, min(PATH_STATES, num_steps)).round().astype(int)
@@ -234,7 +199,7 @@ def _path(
     kept = np.concatenate([states[steps], rest[None]])
     upper = sizes[sizes >= sizes[-1] * 10.0**-PATH_DECADES][::-2][::-1]
     gradient = np.concatenate([-upper[::-1], upper])
-    return Path(
+    return MeasuredPath(
         step=np.append(steps.astype(float), np.inf),
         gradient=gradient,
         update=updates_at(step, kept, gradient),

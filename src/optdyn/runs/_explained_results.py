@@ -10,101 +10,11 @@ from jaxtyping import Complex128, Float64
 
 from optdyn.distillation import LADDER, Kept, from_values
 from optdyn.errors import UserError
-from optdyn.evaluation import MeanAndError
+from optdyn.mechanisms._measured import Mechanisms
 from optdyn.meta_training import MetaTraining
 from optdyn.runs._results import HeldOut, Score
 
 # Mechanisms.
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DensityResult:
-    """The density of |g| (see `GradientDensity`): ``quantiles`` and where they are ``at``."""
-
-    at: Float64[np.ndarray, " quantiles"]
-    quantiles: Float64[np.ndarray, " quantiles"]
-    count: Float64[np.ndarray, " bins"]
-    edges: Float64[np.ndarray, " bins+1"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class UpdateResult:
-    """The update function at the initial state (``start``) and at the fixed point (``rest``).
-
-    ``largest_part``: of the linear update, at a problem's largest gradient.
-    """
-
-    gradient: Float64[np.ndarray, " sizes"]
-    start: Float64[np.ndarray, " sizes"]
-    rest: Float64[np.ndarray, " sizes"]
-    threshold_start: float
-    threshold_rest: float
-    rate_start: float
-    rate_rest: float
-    largest_part: MeanAndError[float]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ScheduleResult:
-    """The learning rate along the autonomous path, and along those on problems."""
-
-    rate: Float64[np.ndarray, " steps"]
-    on_problems: MeanAndError[Float64[np.ndarray, " steps"]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class AdaptationResult:
-    """The learning rate at the fixed points that constant gradients lead to."""
-
-    gradient: Float64[np.ndarray, " constants"]
-    rate: Float64[np.ndarray, " constants"]
-    slope: Float64[np.ndarray, " constants"]
-    ratio: MeanAndError[float]
-    slope_ratio: MeanAndError[float]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PortraitResult:
-    """States in their principal components; ``explained``: each one's part of the variance."""
-
-    explained: Float64[np.ndarray, " components"]
-    trajectories: Float64[np.ndarray, "problems steps components"]
-    fixed_curve: Float64[np.ndarray, "constants components"]
-    gradient: Float64[np.ndarray, " constants"]
-    rest: Float64[np.ndarray, " components"]
-    start: Float64[np.ndarray, " components"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PathResult:
-    """The update along the autonomous path (see `Path` of the mechanisms)."""
-
-    step: Float64[np.ndarray, " stops"]
-    gradient: Float64[np.ndarray, " gradients"]
-    update: Float64[np.ndarray, "stops gradients"]
-    portrait: Float64[np.ndarray, "stops components"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LinearResult:
-    """The linear optimizer's impulse response, and its gain at angular frequencies."""
-
-    impulse: Float64[np.ndarray, " impulses"]
-    frequency: Float64[np.ndarray, " frequencies"]
-    response: Float64[np.ndarray, " frequencies"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class MeasuredMechanisms:
-    """Everything that was measured of one optimizer's mechanisms (see `Mechanisms`)."""
-
-    density: DensityResult
-    update: UpdateResult
-    schedule: ScheduleResult
-    adaptation: AdaptationResult
-    portrait: PortraitResult
-    path: PathResult
-    linear: LinearResult
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,7 +50,7 @@ class MechanismsResult:
 
     inputs: MechanismsInputs
     meta_step: int
-    mechanisms: MeasuredMechanisms
+    mechanisms: Mechanisms
     closed_forms: dict[str, Float64[np.ndarray, " positive"]]
     tracks: TracksResult
 

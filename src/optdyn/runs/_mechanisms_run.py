@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from optdyn.dynamics import StepMap, step_map
+from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import OperatingPoint
 from optdyn.dynamics._tracking import track_modes
 from optdyn.errors import UserError
 from optdyn.evaluation import VALIDATION_STREAM
-from optdyn.mechanisms._measurement import QUANTILES, Mechanisms, measure, visit
+from optdyn.mechanisms._measurement import measure, visit
 from optdyn.mechanisms._nonlinear import adam_adaptation, rmsprop_adaptation
 from optdyn.runs import _explained_results as results
 from optdyn.runs._analysis_run import operating_points
@@ -82,15 +82,14 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.Mecha
     if not points:
         raise UserError(f"{described.name}: no checkpoint has a fixed point to explain it at")
     visited = visit(explained.as_optax(), validation.problems, held_out.objective.num_steps)
-    step = step_map(explained)
-    mechanisms = measure(step, points[-1][1].modes, visited)
+    mechanisms = measure(step_map(explained), points[-1][1].modes, visited)
     gradient = mechanisms.adaptation.gradient
     positive = gradient[gradient > 0]
     closed_forms = {n: CLOSED_FORMS[n](positive, **v) for n, v in inputs.baselines.items()}
     result = results.MechanismsResult(
         inputs=inputs,
         meta_step=points[-1][0],
-        mechanisms=_measured(mechanisms, step),
+        mechanisms=mechanisms,
         closed_forms={"gradient": positive, **closed_forms},
         tracks=_tracks(points),
     )
@@ -101,47 +100,6 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.Mecha
 def read_mechanisms(path: Path) -> results.MechanismsResult:
     """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
     return read_task_result(path, results.MechanismsResult)
-
-
-def _measured(mechanisms: Mechanisms, step: StepMap) -> results.MeasuredMechanisms:
-    start, rest = mechanisms.update_start, mechanisms.update_rest
-    adapted, density = mechanisms.adaptation, mechanisms.density
-    return results.MeasuredMechanisms(
-        density=results.DensityResult(
-            at=np.array(QUANTILES),
-            quantiles=density.quantiles,
-            count=density.count.astype(float),
-            edges=density.edges,
-        ),
-        update=results.UpdateResult(
-            gradient=start.gradient,
-            start=start.response,
-            rest=rest.response,
-            threshold_start=start.threshold,
-            threshold_rest=rest.threshold,
-            rate_start=start.rate,
-            rate_rest=rest.rate,
-            largest_part=mechanisms.largest_part,
-        ),
-        schedule=results.ScheduleResult(mechanisms.schedule, mechanisms.schedule_on_problems),
-        adaptation=results.AdaptationResult(
-            gradient=adapted.gradient,
-            rate=adapted.rate,
-            slope=adapted.slope,
-            ratio=mechanisms.adaptation_ratio,
-            slope_ratio=mechanisms.slope_ratio,
-        ),
-        portrait=results.PortraitResult(
-            explained=mechanisms.portrait.explained,
-            trajectories=mechanisms.trajectories,
-            fixed_curve=mechanisms.fixed_curve,
-            gradient=adapted.gradient,
-            rest=mechanisms.rest,
-            start=mechanisms.portrait.project(step.h),
-        ),
-        path=results.PathResult(**vars(mechanisms.path)),
-        linear=results.LinearResult(mechanisms.impulse, mechanisms.frequency, mechanisms.response),
-    )
 
 
 def _tracks(points: list[tuple[int, OperatingPoint]]) -> results.TracksResult:

@@ -14,7 +14,8 @@ import numpy as np
 
 from optdyn.distillation._chain import READABLE
 from optdyn.inner_loop import MeanAndError
-from optdyn.runs._explained_results import DistillationResult, Judged, MeasuredMechanisms
+from optdyn.mechanisms._measured import Mechanisms
+from optdyn.runs._explained_results import DistillationResult, Judged
 from optdyn.runs._results import LEARNED, AnalysisResult, CheckpointRow, Score
 from optdyn.runs._stage_run import StageSearchRow
 from optdyn.search import best
@@ -180,7 +181,7 @@ def largest_part(results: TaskResults, subject: str) -> Measured:
     return dataclasses.replace(part, note=note)
 
 
-def over_problems(number: Callable[[MeasuredMechanisms], MeanAndError[float]]) -> Measure:
+def over_problems(number: Callable[[Mechanisms], MeanAndError[float]]) -> Measure:
     """A number that was measured on several problems, with its standard error."""
 
     def measure(results: TaskResults, _: str) -> Measured:

@@ -178,12 +178,13 @@ def _mechanisms(optimizer: ComponentwiseRNN, modes: Eigenmodes, problems: Proble
     few = jax.tree.map(lambda leaf: leaf[:EXPLAINED], problems.problems)
     visited = visit(optimizer.as_optax(), few, problems.objective.num_steps)
     found = measure(step_map(optimizer), modes, visited)
-    start, peak, end = found.schedule[0], np.max(found.schedule), found.schedule[-1]
+    rate = found.schedule.rate
+    start, peak, end = rate[0], np.max(rate), rate[-1]
     return {
-        "saturation": found.largest_part.mean,
+        "saturation": found.update.largest_part.mean,
         "warm_up": float(peak / start) if start > 0 else float("nan"),
         "decay": float(end / peak) if peak > 0 else float("nan"),
-        "adaptation": found.adaptation_ratio.mean,
+        "adaptation": found.adaptation.ratio.mean,
     }
 
 
