@@ -14,7 +14,7 @@ import optax
 from optdyn.errors import UserError, require_positive_int
 from optdyn.random_streams import derived
 from optdyn.tasks._base import Problem
-from optdyn.tasks._mlp import Layers, apply_mlp, init_mlp
+from optdyn.tasks._mlp import Layers, apply_mlp, init_mlp, linear
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -145,13 +145,7 @@ def _apply_part(
 ) -> Float[Array, "points classes"]:
     """The outputs of the network that ``layout`` leaves of ``layers``."""
     units, used = layout.units[None].astype(inputs.dtype), layout.layers.astype(inputs.dtype)
-    hidden = units * _hidden(layers[0], inputs)
+    hidden = units * jnp.tanh(linear(layers[0], inputs))
     for layer, there in zip(layers[1:-1], used[1:], strict=True):
-        hidden = there * units * _hidden(layer, hidden) + (1.0 - there) * hidden
-    return hidden @ layers[-1]["weight"] + layers[-1]["bias"][None]
-
-
-def _hidden(
-    layer: dict[str, Array], inputs: Float[Array, "points before"]
-) -> Float[Array, "points after"]:
-    return jnp.tanh(inputs @ layer["weight"] + layer["bias"][None])
+        hidden = there * units * jnp.tanh(linear(layer, hidden)) + (1.0 - there) * hidden
+    return linear(layers[-1], hidden)

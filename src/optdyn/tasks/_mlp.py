@@ -30,7 +30,11 @@ def apply_mlp(
     layers: Layers, inputs: Float[Array, "points features"]
 ) -> Float[Array, "points outputs"]:
     """The network's outputs: tanh between layers, none after the last."""
-    hidden = inputs
     for layer in layers[:-1]:
-        hidden = jnp.tanh(hidden @ layer["weight"] + layer["bias"][None])
-    return hidden @ layers[-1]["weight"] + layers[-1]["bias"][None]
+        inputs = jnp.tanh(linear(layer, inputs))
+    return linear(layers[-1], inputs)
+
+
+def linear(layer: dict[str, Array], inputs: Array) -> Array:
+    """What a layer gives [points, outputs] before the nonlinearity."""
+    return inputs @ layer["weight"] + layer["bias"][None]
