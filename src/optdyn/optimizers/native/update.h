@@ -72,18 +72,8 @@ struct Float32 {
     return sum + factor * at(to, 0);
   }
   static Vector<float> tanh(Vector<float> x) {
-    x = bounded(x, 7.90531110763549805f);
-    const Vector<float> s = x * x;
-    Vector<float> p = s * -2.76076847742355e-16f + 2.00018790482477e-13f;
-    p = s * p + -8.60467152213735e-11f;
-    p = s * p + 5.12229709037114e-08f;
-    p = s * p + 1.48572235717979e-05f;
-    p = s * p + 6.37261928875436e-04f;
-    p = s * p + 4.89352455891786e-03f;
-    Vector<float> q = s * 1.19825839466702e-06f + 1.18534705686654e-04f;
-    q = s * q + 2.26843463243900e-03f;
-    q = s * q + 4.89352518554385e-03f;
-    return quotient(x * p, q);
+    const Fraction fraction = tanh_fraction(bounded(x, 7.90531110763549805f));
+    return quotient(fraction.p, fraction.q);
   }
 };
 

@@ -68,12 +68,12 @@ inline Vector<double> tanh_of<double>(Vector<double> x) {
   return x;
 }
 
-// A quotient of polynomials, within a few units in the last place; NaN stays NaN.
-template <>
-inline Vector<float> tanh_of<float>(Vector<float> x) {
-  const Vector<float> bound = Vector<float>{} + 7.90531110763549805f;
-  x = x > bound ? bound : x;
-  x = x < -bound ? -bound : x;
+struct Fraction {
+  Vector<float> p, q;
+};
+
+// tanh of |x| up to 7.90531110763549805 as p / q, within a few units in the last place.
+inline Fraction tanh_fraction(Vector<float> x) {
   const Vector<float> s = x * x;
   Vector<float> p = s * -2.76076847742355e-16f + 2.00018790482477e-13f;
   p = s * p + -8.60467152213735e-11f;
@@ -84,7 +84,17 @@ inline Vector<float> tanh_of<float>(Vector<float> x) {
   Vector<float> q = s * 1.19825839466702e-06f + 1.18534705686654e-04f;
   q = s * q + 2.26843463243900e-03f;
   q = s * q + 4.89352518554385e-03f;
-  return x * p / q;
+  return {x * p, q};
+}
+
+template <>
+inline Vector<float> tanh_of<float>(Vector<float> x) {
+  // NaN stays NaN.
+  const Vector<float> bound = Vector<float>{} + 7.90531110763549805f;
+  x = x > bound ? bound : x;
+  x = x < -bound ? -bound : x;
+  const Fraction tanh = tanh_fraction(x);
+  return tanh.p / tanh.q;
 }
 
 template <typename T>
