@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.optimizers import _fused_gru as fused_gru
 from optdyn.optimizers import _fused_update as fused_update
-from optdyn.optimizers._gru_kernel import Weights, gru_reference, gru_step
+from optdyn.optimizers._gru_kernel import Inputs, State, Weights, gru_reference, gru_step
 from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ class Cell(Protocol):
     @property
     def state_size(self) -> int: ...
     def init(self, key: Key[Array, ""], inputs: int) -> Weights: ...
-    def step(
-        self, weights: Weights, h: Float[Array, "N state"], u: Float[Array, "N inputs"]
-    ) -> Float[Array, "N state"]: ...
+    def step(self, weights: Weights, h: State, u: Inputs) -> State: ...
 
 
 def init_gates(key: Key[Array, ""], gates: str, inputs: int, units: int) -> Weights:
@@ -63,9 +61,7 @@ def init_gates(key: Key[Array, ""], gates: str, inputs: int, units: int) -> Weig
     return weights
 
 
-def _preactivation(
-    weights: Weights, gate: str, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
-) -> Float[Array, "N units"]:
+def _preactivation(weights: Weights, gate: str, h: State, u: Inputs) -> State:
     bias = weights[f"b_{gate}"][None, :]
     return u @ weights[f"V_{gate}"] + h @ weights[f"W_{gate}"] + bias
 
@@ -99,9 +95,7 @@ class GRU(_Gated):
     reset: str = "before"
     gates = "zrc"
 
-    def step(
-        self, weights: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
-    ) -> Float[Array, "N units"]:
+    def step(self, weights: Weights, h: State, u: Inputs) -> State:
         return gru_reference(self.reset, weights, h, u)
 
 
@@ -111,9 +105,7 @@ class VanillaRNN(_Gated):
 
     gates = "h"
 
-    def step(
-        self, weights: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
-    ) -> Float[Array, "N units"]:
+    def step(self, weights: Weights, h: State, u: Inputs) -> State:
         return jnp.tanh(_preactivation(weights, "h", h, u))
 
 
@@ -123,9 +115,7 @@ class UGRNN(_Gated):
 
     gates = "zc"
 
-    def step(
-        self, weights: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
-    ) -> Float[Array, "N units"]:
+    def step(self, weights: Weights, h: State, u: Inputs) -> State:
         z = jax.nn.sigmoid(_preactivation(weights, "z", h, u))
         c = jnp.tanh(_preactivation(weights, "c", h, u))
         return c + z * (h - c)
@@ -148,9 +138,7 @@ class LSTM(_Gated):
         weights = super().init(key, inputs)
         return {**weights, "b_f": jnp.ones((self.units,))}
 
-    def step(
-        self, weights: Weights, h: Float[Array, "N state"], u: Float[Array, "N inputs"]
-    ) -> Float[Array, "N state"]:
+    def step(self, weights: Weights, h: State, u: Inputs) -> State:
         output, memory = jnp.split(h, 2, axis=-1)
         i, f, o = (jax.nn.sigmoid(_preactivation(weights, gate, output, u)) for gate in "ifo")
         memory = f * memory + i * jnp.tanh(_preactivation(weights, "g", output, u))

@@ -9,6 +9,7 @@ JAX allows either a reverse pass of our own or forward-mode differentiation, not
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -87,17 +88,12 @@ def _unpack(forward: Array, w: Array, units: int) -> tuple[Weights, Array]:
     return weights, w[:units]
 
 
-def _plain(h: Array, u: Array, forward: Array, w: Array) -> tuple[Array, Array]:
-    """The same step in plain JAX."""
+def _plain(
+    h: Array, u: Array, forward: Array, w: Array, gru: Callable[..., Array] = gru_reference
+) -> tuple[Array, Array]:
+    """The same step in plain JAX; with `gru_step`, with its reverse pass."""
     weights, readout = _unpack(forward, w, h.shape[-1])
-    following = gru_reference("before", weights, h, u)
-    return following, following @ readout
-
-
-def _plain_with_reverse(h: Array, u: Array, forward: Array, w: Array) -> tuple[Array, Array]:
-    """`_plain` with the reverse pass of `gru_step`."""
-    weights, readout = _unpack(forward, w, h.shape[-1])
-    following = gru_step("before", weights, h, u)
+    following = gru("before", weights, h, u)
     return following, following @ readout
 
 
@@ -166,8 +162,8 @@ def _reverse_call(
 def _plain_reverse(
     dh_next: Array, dy: Array, kept: Array, u: Array, forward: Array, _: Array, w: Array
 ) -> tuple[Array, Array, Array, Array]:
-    h = kept[:, : dh_next.shape[1]]
-    return jax.vjp(_plain_with_reverse, h, u, forward, w)[1]((dh_next, dy))
+    h, step = kept[:, : dh_next.shape[1]], functools.partial(_plain, gru=gru_step)
+    return jax.vjp(step, h, u, forward, w)[1]((dh_next, dy))
 
 
 def map_plain(function: Callable, size: int, batched: list, operands: tuple) -> Any:

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 Weights: TypeAlias = "dict[str, Float[Array, '...']]"
+State: TypeAlias = "Float[Array, 'N state']"
+Inputs: TypeAlias = "Float[Array, 'N inputs']"
 
 GATES = "zrc"
 """Update gate, reset gate, candidate: the suffixes of their weights' names."""
 
 
-def _sigmoid(a: Float[Array, "..."]) -> Float[Array, "..."]:
+def _sigmoid(a: State) -> State:
     return 0.5 * jnp.tanh(0.5 * a) + 0.5
 
 
-def _gates(
-    reset: str, p: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
-) -> tuple[Float[Array, "N units"], ...]:
+def _gates(reset: str, p: Weights, h: State, u: Inputs) -> tuple[State, ...]:
     """Update gate z, reset gate r, candidate c, and the term that r gates."""
     z = _sigmoid(u @ p["V_z"] + h @ p["W_z"] + p["b_z"][None])
     r = _sigmoid(u @ p["V_r"] + h @ p["W_r"] + p["b_r"][None])
@@ -42,9 +42,7 @@ def _gates(
     return z, r, c, gated
 
 
-def gru_reference(
-    reset: str, p: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
-) -> Float[Array, "N units"]:
+def gru_reference(reset: str, p: Weights, h: State, u: Inputs) -> State:
     """``h' = z ⊙ h + (1 − z) ⊙ c`` in plain JAX, differentiable in any way."""
     z, _, c, _ = _gates(reset, p, h, u)
     return c + z * (h - c)
@@ -54,16 +52,12 @@ gru_step = jax.custom_vjp(gru_reference, nondiff_argnums=(0,))
 """`gru_reference` for reverse mode alone, where it is faster."""
 
 
-def _forward(
-    reset: str, p: Weights, h: Float[Array, "N units"], u: Float[Array, "N inputs"]
-) -> tuple[Float[Array, "N units"], tuple]:
+def _forward(reset: str, p: Weights, h: State, u: Inputs) -> tuple[State, tuple]:
     z, r, c, gated = _gates(reset, p, h, u)
     return c + z * (h - c), (p, h, u, z, r, c, None if reset == "before" else gated)
 
 
-def _reverse(
-    reset: str, residuals: tuple, dh_next: Float[Array, "N units"]
-) -> tuple[Weights, Float[Array, "N units"], Float[Array, "N inputs"]]:
+def _reverse(reset: str, residuals: tuple, dh_next: State) -> tuple[Weights, State, Inputs]:
     p, h, u, z, r, c, gated = residuals
     dc = dh_next * (1.0 - z) * (1.0 - c * c)
     dz = dh_next * (h - c) * z * (1.0 - z)
