@@ -62,35 +62,28 @@ def _sums(
 
 def _finish(sums: PyTree, batch_size: int) -> tuple[Array, PyTree, Diagnostics]:
     counts_and_losses, exact, es = sums
-    weights = jax.tree.map(
-        lambda a, b: _exact_weight(_precision(*a), _precision(*b)), _leaves(exact), _leaves(es),
-        is_leaf=lambda node: isinstance(node, tuple),
-    )  # fmt: skip
-    structure = jax.tree.structure(exact.total)
+    weights = jax.tree.map(_exact_weight, _precisions(exact), _precisions(es))
     gradient = jax.tree.map(
-        lambda w, a, b: w * a + (1 - w) * b,
-        jax.tree.unflatten(structure, weights),
-        exact.mean(),
-        es.mean(),
+        lambda w, a, b: w * a + (1 - w) * b, weights, exact.mean(), es.mean()
     )
     sizes = [leaf.size for leaf in jax.tree.leaves(gradient)]
-    share = sum(w * size for w, size in zip(weights, sizes, strict=True)) / sum(sizes)
+    pairs = zip(jax.tree.leaves(weights), sizes, strict=True)
+    share = sum(w * size for w, size in pairs) / sum(sizes)
     value, diagnostics = judged(counts_and_losses, batch_size, share)
     return value, gradient, diagnostics
 
 
-def _leaves(moments: Moments) -> list[tuple[Array, Array, Array]]:
-    """Each leaf's number of gradients, sum and sum of squares."""
-    totals, squares = jax.tree.leaves(moments.total), jax.tree.leaves(moments.squares)
-    return [(moments.number, total, square) for total, square in zip(totals, squares, strict=True)]
+def _precisions(moments: Moments) -> PyTree:
+    """One over the variance of each leaf's mean, averaged over its entries; 0 where unknown."""
+    count = moments.number
 
+    def precision(total: Array, squares: Array) -> Array:
+        spread = jnp.mean(squares - total**2 / jnp.maximum(count, 1))
+        variance = spread / jnp.maximum((count - 1) * count, 1)
+        smallest = jnp.finfo(variance.dtype).tiny
+        return jnp.where(count >= FEWEST, 1 / jnp.maximum(variance, smallest), 0.0)
 
-def _precision(count: Array, total: Array, squares: Array) -> Array:
-    """One over the variance of the mean, averaged over a leaf's entries; 0 where none is known."""
-    spread = jnp.mean(squares - total**2 / jnp.maximum(count, 1))
-    variance = spread / jnp.maximum((count - 1) * count, 1)
-    smallest = jnp.finfo(variance.dtype).tiny
-    return jnp.where(count >= FEWEST, 1 / jnp.maximum(variance, smallest), 0.0)
+    return jax.tree.map(precision, moments.total, moments.squares)
 
 
 def _exact_weight(exact: Array, es: Array) -> Array:

@@ -111,16 +111,14 @@ def _choose(
     return jnp.where(chosen[:, None], left, right)
 
 
-def _choose_forward(chosen: Array, left: Array, right: Array) -> tuple[Array, Array]:
-    return _choose(chosen, left, right), chosen
-
-
 def _choose_reverse(chosen: Array, cotangent: Array) -> tuple[None, Array, Array]:
     zeros = jnp.zeros_like(cotangent)
     return None, _choose(chosen, cotangent, zeros), _choose(chosen, zeros, cotangent)
 
 
-_choose.defvjp(_choose_forward, _choose_reverse)
+_choose.defvjp(
+    lambda chosen, left, right: (_choose(chosen, left, right), chosen), _choose_reverse
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -24,10 +24,13 @@ from optdyn.meta_training._containment import contain_gradients, hold_exploded
 from optdyn.meta_training._each_alone import on_own_pytree, side_by_side
 from optdyn.meta_training._exact import judged
 from optdyn.meta_training._unroll_options import (
+    Counts,
     Diagnostics,
     Estimator,
+    Keys,
     MetaOptimizer,
     Setting,
+    Tallies,
     reversible,
 )
 from optdyn.optimizers._state_precision import store_state_in
@@ -79,8 +82,8 @@ def moments_of(gradients: PyTree, counts: Bool[Array, " batch"]) -> Moments:
 
 
 def estimates(
-    optimizer: MetaOptimizer, keys: Key[Array, " batch"], setting: Setting
-) -> tuple[tuple[Array, Array, Array], PyTree]:
+    optimizer: MetaOptimizer, keys: Keys, setting: Setting
+) -> tuple[Tallies, PyTree]:
     """Each problem's (meta-loss, whether it is sound, whether contained) and its gradient.
 
     Arrays have the leading axis [batch], over the problem's pairs they are averaged. The
@@ -90,7 +93,7 @@ def estimates(
     pairs = jnp.arange(options.es_pairs)
     rows = (jnp.repeat(keys, options.es_pairs), jnp.tile(pairs, keys.shape[0]))
 
-    def pair(key: Key[Array, ""], index: Array) -> tuple[tuple[Array, Array, Array], PyTree]:
+    def pair(key: Key[Array, ""], index: Array) -> tuple[Tallies, PyTree]:
         noise_key = jax.random.fold_in(derived(key, PERTURBATIONS), index)
         noise = optax.tree.random_like(noise_key, optimizer)
         batch = sample_batch(setting.task, key[None])
@@ -130,8 +133,7 @@ def _judge(
 
     ``unravel``: see `on_own_pytree` (None: the optimizer is component-wise).
     """
-    task, options, parts = setting
-    del task
+    _, options, parts = setting
     tx = store_state_in(options.state_dtype, reversible(optimizer))
     suited = spread_components(tx, parts) if unravel is None else on_own_pytree(tx, unravel)
     trajectory = unroll(
@@ -149,35 +151,22 @@ def _judge(
     return options.objective.meta_loss(limited)[0], each, sound, contained
 
 
-def at_once(optimizer: MetaOptimizer, keys: Key[Array, " batch"], setting: Setting) -> int:
+def at_once(optimizer: MetaOptimizer, keys: Keys, setting: Setting) -> int:
     """How many problems are worked on together: ``chunk``, or what suits their size."""
     if setting.options.chunk is not None:
         return setting.options.chunk
     return runs_at_once(reversible(optimizer), sample_batch(setting.task, keys))
 
 
-def tallied(
-    rows: tuple[Array, Array, Array], counts: Bool[Array, " batch"]
-) -> tuple[Array, Array, Array]:
-    """Sums of `estimates`' first part over the problems that count."""
-    losses, sound, contained = rows
-    counted = sound & counts
-    return (
-        jnp.sum(jnp.where(counted, losses, 0.0)),
-        jnp.sum(counted),
-        jnp.sum(contained & counts),
-    )
-
-
 def _sums(
-    optimizer: MetaOptimizer,
-    keys: Key[Array, " batch"],
-    counts: Bool[Array, " batch"] | None,
-    setting: Setting,
-) -> tuple[tuple[Array, Array, Array], Moments]:
+    optimizer: MetaOptimizer, keys: Keys, counts: Counts, setting: Setting
+) -> tuple[Tallies, Moments]:
     counts = jnp.ones(keys.shape, bool) if counts is None else counts
-    rows, gradients = estimates(optimizer, keys, setting)
-    return tallied(rows, counts), moments_of(gradients, counts)
+    (losses, sound, contained), gradients = estimates(optimizer, keys, setting)
+    counted = sound & counts
+    total = jnp.sum(jnp.where(counted, losses, 0.0))
+    tallies = (total, jnp.sum(counted), jnp.sum(contained & counts))
+    return tallies, moments_of(gradients, counts)
 
 
 def _finish(sums: PyTree, batch_size: int) -> tuple[Array, PyTree, Diagnostics]:

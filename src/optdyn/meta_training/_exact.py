@@ -23,10 +23,13 @@ from optdyn.meta_training._each_alone import on_own_pytree, side_by_side
 from optdyn.meta_training._memory import StepMemory, fit_to_budget
 from optdyn.meta_training._second_order import with_hessian_products
 from optdyn.meta_training._unroll_options import (
+    Counts,
     Diagnostics,
     Estimator,
+    Keys,
     MetaOptimizer,
     Setting,
+    Tallies,
     UnrollOptions,
     reversible,
 )
@@ -43,11 +46,8 @@ SIZE_STREAM = "problems traced for their size"
 
 
 def _sums(
-    optimizer: MetaOptimizer,
-    keys: Key[Array, " batch"],
-    counts: Bool[Array, " batch"] | None,
-    setting: Setting,
-) -> tuple[tuple[Array, Array, Array], PyTree]:
+    optimizer: MetaOptimizer, keys: Keys, counts: Counts, setting: Setting
+) -> tuple[Tallies, PyTree]:
     """Sums over problems: (meta-losses, problems counted, problems contained), gradient."""
     one_chunk = functools.partial(chunk_sums, optimizer, setting=setting)
     chunk = setting.options.chunk
@@ -80,7 +80,7 @@ EXACT = Estimator(_sums, _finish)
 
 
 def judged(
-    counts_and_losses: tuple[Array, Array, Array], batch_size: int, exact_share: Array | float
+    counts_and_losses: Tallies, batch_size: int, exact_share: Array | float
 ) -> tuple[Array, Diagnostics]:
     """The value and the diagnostics of (meta-losses, problems counted, problems contained)."""
     total, counted, contained = counts_and_losses
@@ -93,10 +93,8 @@ def judged(
 
 
 def chunk_sums(
-    optimizer: MetaOptimizer,
-    problems: tuple[Key[Array, " batch"], Bool[Array, " batch"] | None],
-    setting: Setting,
-) -> tuple[tuple[Array, Array, Array], PyTree]:
+    optimizer: MetaOptimizer, problems: tuple[Keys, Counts], setting: Setting
+) -> tuple[Tallies, PyTree]:
     """The sums of `EXACT` over problems in memory at once, of these components alone."""
     keys, counts = problems
     objective, probe = _objective(optimizer, keys, counts, setting)
@@ -118,10 +116,7 @@ def chunk_sums(
 
 
 def _objective(
-    optimizer: MetaOptimizer,
-    keys: Key[Array, " batch"],
-    counts: Bool[Array, " batch"] | None,
-    setting: Setting,
+    optimizer: MetaOptimizer, keys: Keys, counts: Counts, setting: Setting
 ) -> tuple[Callable[..., Any], Float[Array, " batch"]]:
     """The sum of the problems' meta-losses, of (optimizer, probe), and the probe.
 
@@ -132,7 +127,7 @@ def _objective(
     options = setting.options
     run, probe = _runner(optimizer, keys, setting)
 
-    def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    def objective(opt: MetaOptimizer, probe: Array) -> tuple[Array, Tallies]:
         each, blown, replaced = run(store_state_in(options.state_dtype, reversible(opt)), probe)
         if counts is not None:
             blown, each = blown | ~counts, jnp.where(counts, each, 0.0)
@@ -148,7 +143,7 @@ Outcomes = tuple["Float[Array, ' batch']", "Bool[Array, ' batch']", "Float[Array
 
 
 def _runner(
-    optimizer: MetaOptimizer, keys: Key[Array, " batch"], setting: Setting
+    optimizer: MetaOptimizer, keys: Keys, setting: Setting
 ) -> tuple[Callable[[optax.GradientTransformation, Array], Outcomes], Float[Array, " batch"]]:
     """Runs optimizers of ``optimizer``'s kind on all problems at once; the probe for that."""
     task, options, parts = setting

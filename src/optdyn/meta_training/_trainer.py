@@ -95,18 +95,9 @@ class MetaTraining:
 
     def unroll_options(self) -> UnrollOptions:
         """The part of the protocol that one meta-gradient needs."""
-        return UnrollOptions(
-            num_steps=self.unroll_length,
-            normalization=self.normalization,
-            max_cotangent_norm=self.max_cotangent_norm,
-            segment=self.segment,
-            chunk=self.chunk,
-            memory_budget=self.memory_budget,
-            state_dtype=self.state_dtype,
-            gradient=self.gradient,
-            es_sigma=self.es_sigma,
-            es_pairs=self.es_pairs,
-        )
+        shared = {field.name for field in dataclasses.fields(UnrollOptions)} - {"num_steps"}
+        options = {name: getattr(self, name) for name in shared}
+        return UnrollOptions(num_steps=self.unroll_length, **options)
 
     def schedule(self) -> optax.Schedule:
         """Meta learning rate against meta-step: ×``decay`` every ``decay_every``."""

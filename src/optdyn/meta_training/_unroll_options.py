@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import optax
@@ -15,12 +15,18 @@ from optdyn.inner_loop._objective import Objective
 from optdyn.optimizers._state_precision import STATE_DTYPES
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Bool, Float, Int, Key
 
     from optdyn.tasks._base import Task
 
 LARGEST_MEMORY = 2**63 - 1
 GRADIENTS = ("exact", "es", "combined")
+
+Keys: TypeAlias = "Key[Array, ' batch']"
+Counts: TypeAlias = "Bool[Array, ' batch'] | None"
+"""Which of some problems are of the batch (None: all)."""
+Tallies: TypeAlias = "tuple[Array, Array, Array]"
+"""Over problems: the meta-losses, which are counted, and which were contained."""
 
 
 class MetaOptimizer(Protocol):
