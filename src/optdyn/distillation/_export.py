@@ -18,13 +18,10 @@ def as_code(optimizer: Distilled, origin: str = "") -> str:
     docstring that say what the optimizer was distilled from.
     """
     values = optimizer.values()
-    named = [name for name in values if name in LINES]
-    steps = [line for name in named for line in LINES[name](values[name], values)]
-    if "forgetting" in values:
-        steps = [_kept(values["forgetting"]), *steps]
     states = [name for name in ("s", "v", "k") if STATES[name][0] in values]
     initial = ", ".join(STATES[name][1] for name in states)
     after = ", ".join(STATES[name][2] for name in states)
+    rate = "rate * " if "schedule" in values else ""
     alpha, beta = (_list(values["momenta"][name]) for name in ("alpha", "beta"))
     words = " ".join(origin.replace("\\", "/").replace('"', "'").split())
     told = f"{optimizer.name[0].upper()}{optimizer.name[1:]}{f' ({words})' if words else ''}."
@@ -37,8 +34,8 @@ def as_code(optimizer: Distilled, origin: str = "") -> str:
         f"    return ({initial},)",
         "",
         "def update(g, state, x=None):",
-        *(f"    {line}" for line in [f"({', '.join(states)},) = state", *steps]),
-        f"    return each(lambda v: -{_rate(values)}v.sum(-1), v), ({after},)",
+        *(f"    {line}" for line in [f"({', '.join(states)},) = state", *_steps(values)]),
+        f"    return each(lambda v: -{rate}v.sum(-1), v), ({after},)",
         "",
         "return optax.GradientTransformation(init, update)",
     ]
@@ -54,53 +51,33 @@ STATES = {
 """Each state's part, its initial value and its next one, as code."""
 
 
-def _adaptive(part: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    del values
-    gamma, rest = _number(part["gamma"]), _number(1.0 - part["gamma"])
-    power, epsilon = _number(part["power"] / 2), _number(part["epsilon"])
-    return [
-        f"s = each(lambda s, g: {gamma} * s + {rest} * jnp.stack([g**2, 0 * g + 1]), s, g)",
-        f"g = each(lambda g, s: g / (s[0] / s[1] + {epsilon}) ** {power}, g, s)",
-    ]
-
-
-def _saturation(part: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    del values
-    threshold, power = _number(part["threshold"]), _number(part["power"])
-    return [f"g = each(lambda g: g / (1 + jnp.abs(g / {threshold}) ** {power}), g)"]
-
-
-def _momenta(part: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    del part
+def _steps(values: dict[str, Any]) -> list[str]:
+    """The lines that take a gradient g through the parts, to the velocities v."""
+    lines = []
     if "forgetting" in values:
-        return ["v = each(lambda v, g, b: b[..., None] * beta * v + alpha * g[..., None], v, g, b)"]
-    return ["v = each(lambda v, g: beta * v + alpha * g[..., None], v, g)"]
+        lines.append(f"b = each(lambda g: 1 / {_excess(values['forgetting'])}, g)")
+    if "adaptive" in values:
+        part = values["adaptive"]
+        gamma, rest = _number(part["gamma"]), _number(1.0 - part["gamma"])
+        power, epsilon = _number(part["power"] / 2), _number(part["epsilon"])
+        lines += [
+            f"s = each(lambda s, g: {gamma} * s + {rest} * jnp.stack([g**2, 0 * g + 1]), s, g)",
+            f"g = each(lambda g, s: g / (s[0] / s[1] + {epsilon}) ** {power}, g, s)",
+        ]
+    if "saturation" in values:
+        lines.append(f"g = each(lambda g: g / {_excess(values['saturation'])}, g)")
+    kept, more = ("b[..., None] * ", ", b") if "forgetting" in values else ("", "")
+    moved = f"{kept}beta * v + alpha * g[..., None]"
+    lines.append(f"v = each(lambda v, g{more}: {moved}, v, g{more})")
+    if "schedule" in values:
+        pairs = zip(values["schedule"]["amplitude"], values["schedule"]["decay"], strict=True)
+        terms = [f"{_number(amplitude)} * {_number(decay)}**k" for amplitude, decay in pairs]
+        lines.append(f"rate = jnp.exp({' + '.join(terms)})")
+    return lines
 
 
-def _kept(part: dict[str, Any]) -> str:
-    threshold, power = _number(part["threshold"]), _number(part["power"])
-    return f"b = each(lambda g: 1 / (1 + jnp.abs(g / {threshold}) ** {power}), g)"
-
-
-def _schedule(part: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    del values
-    terms = [
-        f"{_number(amplitude)} * {_number(decay)}**k"
-        for amplitude, decay in zip(part["amplitude"], part["decay"], strict=True)
-    ]
-    return [f"rate = jnp.exp({' + '.join(terms)})"]
-
-
-LINES = {
-    "adaptive": _adaptive,
-    "saturation": _saturation,
-    "momenta": _momenta,
-    "schedule": _schedule,
-}
-
-
-def _rate(values: dict[str, Any]) -> str:
-    return "rate * " if "schedule" in values else ""
+def _excess(part: dict[str, Any]) -> str:
+    return f"(1 + jnp.abs(g / {_number(part['threshold'])}) ** {_number(part['power'])})"
 
 
 def _list(numbers: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SMALLEST_SQUARE = 1e-30
 """Keeps powers of |g| differentiable at g = 0."""
+Entries: TypeAlias = "Float[Array, '...']"
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +61,7 @@ class AdaptiveScaling:
         gamma, rest = jax.nn.sigmoid(self.gamma_logit), jax.nn.sigmoid(-self.gamma_logit)
         power, epsilon = jax.nn.sigmoid(self.power_logit), jnp.exp(self.log_epsilon)
 
-        def update(g: Float[Array, "..."], state: _Scaling) -> tuple[Float[Array, "..."], _Scaling]:
+        def update(g: Entries, state: _Scaling) -> tuple[Entries, _Scaling]:
             second = gamma * state.second + rest * jnp.square(g)
             weight = gamma * state.weight + rest
             scaled = g / (second / weight + epsilon) ** (power / 2)
@@ -72,8 +73,8 @@ class AdaptiveScaling:
 class _Scaling(NamedTuple):
     """Second moment s, and the weight w of the gradients in it."""
 
-    second: Float[Array, "..."]
-    weight: Float[Array, "..."]
+    second: Entries
+    weight: Entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class _SoftThreshold:
         """``threshold`` c and ``power`` p."""
         return {"threshold": _exp(self.log_threshold), "power": _sigmoid(self.power_logit)}
 
-    def excess(self, g: Float[Array, "..."]) -> Float[Array, "..."]:
+    def excess(self, g: Entries) -> Entries:
         """``|g/c|^p``."""
         threshold, power = jnp.exp(self.log_threshold), jax.nn.sigmoid(self.power_logit)
         return _power_of_size(g / threshold, power)
@@ -106,7 +107,7 @@ class Saturation(_SoftThreshold):
     """``g ← g / (1 + |g/c|^p)``: linear below the threshold c, ``|g|^(1−p)`` above; p in (0, 1)."""
 
     def as_optax(self) -> optax.GradientTransformation:
-        def saturate(g: Float[Array, "..."]) -> Float[Array, "..."]:
+        def saturate(g: Entries) -> Entries:
             return g / (1.0 + self.excess(g))
 
         return optax.stateless(lambda g, _: jax.tree.map(saturate, g))
@@ -176,9 +177,7 @@ def forgetful(
     ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
         passed, first = before.update(gradients, state[0], params)
 
-        def advance(
-            g: Float[Array, "..."], u: Float[Array, "..."], v: Float[Array, "... K"]
-        ) -> Float[Array, "... K"]:
+        def advance(g: Entries, u: Entries, v: Entries) -> Entries:
             kept = 1.0 / (1.0 + forgetting.excess(g))
             rates, coefficients = (jnp.broadcast_to(a, v.shape) for a in (alpha, beta))
             return kept[..., None] * coefficients * v + rates * u[..., None]
@@ -215,12 +214,10 @@ class Schedule:
     def as_optax(self) -> optax.GradientTransformation:
         decay = jax.nn.sigmoid(self.decay_logit)
 
-        def init(p: Float[Array, "..."]) -> Float[Array, "... I"]:
+        def init(p: Entries) -> Entries:
             return jnp.ones((*p.shape, *decay.shape), p.dtype)
 
-        def update(
-            g: Float[Array, "..."], left: Float[Array, "... I"]
-        ) -> tuple[Float[Array, "..."], Float[Array, "... I"]]:
+        def update(g: Entries, left: Entries) -> tuple[Entries, Entries]:
             shape = left.shape
             exponent = jnp.sum(jnp.broadcast_to(self.amplitude, shape) * left, axis=-1)
             return g * jnp.exp(exponent), left * jnp.broadcast_to(decay, shape)
@@ -248,7 +245,7 @@ def _elementwise(
     return optax.GradientTransformation(init_all, update_all)
 
 
-def _power_of_size(a: Float[Array, "..."], power: Float[Array, ""]) -> Float[Array, "..."]:
+def _power_of_size(a: Entries, power: Float[Array, ""]) -> Entries:
     return (jnp.square(a) + SMALLEST_SQUARE) ** (power / 2)
 
 
