@@ -1,7 +1,6 @@
 """Readable optimizers fitted to learned ones: what explains them, part by part."""
 
 from optdyn.distillation._chain import Distilled, from_values
-from optdyn.distillation._comparison import Kept, advantage_kept, share_of_advantage
 from optdyn.distillation._export import as_code
 from optdyn.distillation._fitting import Demonstration, Fitting, fit, imitate, imitation_error
 from optdyn.distillation._ladder import (
@@ -11,7 +10,13 @@ from optdyn.distillation._ladder import (
     leading_momentum,
     tuned_in_parts,
 )
-from optdyn.distillation._linear_account import LinearAccount, linear_account
+from optdyn.distillation._linear_account import (
+    Kept,
+    LinearAccount,
+    advantage_kept,
+    linear_account,
+    share_of_advantage,
+)
 from optdyn.distillation._linear_reference import (
     REFERENCE_FITTING,
     LinearReference,
