@@ -19,7 +19,7 @@ from optdyn.distillation import from_values
 from optdyn.errors import UserError
 from optdyn.optimizers import GradientRange, GradientRangeWarning
 from optdyn.pretrained import PRETRAINED, PretrainedCard, other_trainings
-from optdyn.pretrained._measured import cost, gradients_met, tried
+from benchmarks.cards import cost, gradients_met, tried
 from optdyn.pretrained._shipped import FOLDER
 from optdyn.runs._distillation_fit import FITTED
 from optdyn.tasks import Rosenbrock

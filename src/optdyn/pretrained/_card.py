@@ -8,19 +8,73 @@ from typing import Any
 
 from optdyn.distillation import Distilled, from_values
 from optdyn.in_words import InWords
-from optdyn.pretrained._measured import (
-    ADAM_NUMBERS,
-    MEASURED,
-    Measured,
-    Measurements,
-    Tried,
-)
+from optdyn.optimizers import GradientRange
 from optdyn.runs._cards import Card
 from optdyn.runs._distillation_fit import read_fitted
 from optdyn.runs._store import read_result
 
 CLEARLY = 1.1
 """Losses within this factor of one another count as alike."""
+MEASURED = "measured.json"
+"""The file beside the weights that holds `Measurements`."""
+ADAM_NUMBERS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What an update costs: ``time`` of Adam's, for a model of ``parameters`` parameters.
+
+    ``numbers``: how many float32 numbers of state each parameter has (Adam: 2). ``machine``:
+    where it was timed.
+    """
+
+    time: float
+    numbers: float
+    parameters: int
+    machine: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """How an optimizer does on ``problems`` unseen problems of a task, in ``steps`` steps.
+
+    ``batch``: the examples in a gradient (None: all). ``first``, ``last``: the median loss
+    before and after. ``mean``: the median over problems of the mean loss over the steps, which
+    is what optimizers are trained for. ``adam``: the same of Adam, with the hyperparameters
+    that the shipped search found for the task. ``worse``: the problems whose loss ends above
+    where it began, or is not finite.
+    """
+
+    task: str
+    batch: int | None
+    steps: int
+    problems: int
+    first: float
+    last: float
+    mean: float
+    adam: float
+    worse: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Everything that was measured of one stage. The first of ``tried`` is as in training."""
+
+    gradients: GradientRange
+    cost: Cost
+    tried: tuple[Tried, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """``measured.json``: ``stages`` by name, for the weights of SHA-256 ``weights``.
+
+    ``command``: what made the file.
+    """
+
+    weights: str
+    command: str
+    stages: dict[str, Measured]
 
 
 @dataclasses.dataclass(frozen=True)

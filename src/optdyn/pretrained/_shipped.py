@@ -76,15 +76,10 @@ class Shipped:
 
 def _place(folder: str | Path | None) -> Path:
     """``folder``, or the package's own."""
-    if folder is None:
-        return FOLDER
+    folder = FOLDER if folder is None else folder
     if not isinstance(folder, str | Path) or "\0" in str(folder):
         raise UserError(f"folder: {shown(folder)} is not allowed (a path)")
     return Path(folder)
-
-
-def _is_readable(stage: object) -> bool:
-    return isinstance(stage, str) and stage == READABLE
 
 
 def shipped_stages(folder: str | Path | None = None) -> dict[str, tuple[str, ...]]:
@@ -170,13 +165,14 @@ def pretrained_card(
 
     ``name``, ``stage`` and ``folder`` as there. Raises `UserError` as there, too.
     """
-    card = _weights(name, "final" if _is_readable(stage) else stage, folder)[1]
+    readable = isinstance(stage, str) and stage == READABLE
+    card = shipped_card(name, "final" if readable else stage, folder)
     source = _place(folder) / name
     manifest = read_manifest(source)
     final = manifest.files.get(f"final{CHECKPOINT_SUFFIX}")
     measurements = None if final is None else read_measurements(source, final.sha256)
     numbers, file = None, f"{stage}{CHECKPOINT_SUFFIX}"
-    if _is_readable(stage):
+    if readable:
         if FITTED not in manifest.files:
             others = ", ".join(n for n in PRETRAINED if (FOLDER / n / FITTED).is_file())
             raise UserError(
@@ -279,9 +275,9 @@ def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[Componen
         raise UserError(f"pretrained name: {shown(name)}: no weights are in {_place(folder)}")
     require_choice("pretrained name", name, list(known))
     require_choice(f"stage of {name}", stage, list(known[name]))
-    source = _place(folder) / name
-    read_listed(source, f"{stage}{CHECKPOINT_SUFFIX}")
-    path = source / f"{stage}{CHECKPOINT_SUFFIX}"
+    source, file = _place(folder) / name, f"{stage}{CHECKPOINT_SUFFIX}"
+    read_listed(source, file)
+    path = source / file
     optimizer, card = load_optimizer(path)
     if folder_name(card.task) != name.partition("/")[0]:
         raise UserError(f"{path}: was trained on {card.task!r}, not on {name!r}")
