@@ -145,7 +145,6 @@ def tried(
     )
 
 
-
 def _level(losses: np.ndarray) -> float:
     """The median in a form that can be stored: one that is not finite counts as the largest."""
     finite = np.nan_to_num(losses, nan=LARGEST_LEVEL, posinf=LARGEST_LEVEL)
@@ -170,9 +169,7 @@ def cost(tx: optax.GradientTransformation, parameters: int, machine: str) -> Cos
     return Cost(float(ours / theirs), round(stored / parameters, 3), parameters, machine)
 
 
-def _stepper(
-    tx: optax.GradientTransformation, params: Any, gradients: Any
-) -> Callable[[], float]:
+def _stepper(tx: optax.GradientTransformation, params: Any, gradients: Any) -> Callable[[], float]:
     @functools.partial(jax.jit, donate_argnums=1)
     def update(gradients: Any, state: Any) -> tuple[Any, Any]:
         return tx.update(gradients, state, params)

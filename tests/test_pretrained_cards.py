@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from benchmarks.cards import cost, gradients_met, tried
 
 import optdyn
 from optdyn.distillation import from_values
 from optdyn.errors import UserError
 from optdyn.optimizers import GradientRange, GradientRangeWarning
 from optdyn.pretrained import PRETRAINED, PretrainedCard, other_trainings
-from benchmarks.cards import cost, gradients_met, tried
 from optdyn.pretrained._shipped import FOLDER
 from optdyn.runs._distillation_fit import FITTED
 from optdyn.tasks import Rosenbrock

@@ -3,13 +3,7 @@
 from optdyn.distillation._chain import Distilled, from_values
 from optdyn.distillation._export import as_code
 from optdyn.distillation._fitting import Demonstration, Fitting, fit, imitate, imitation_error
-from optdyn.distillation._ladder import (
-    LADDER,
-    Guess,
-    extended,
-    leading_momentum,
-    tuned_in_parts,
-)
+from optdyn.distillation._ladder import LADDER, Guess, extended, leading_momentum, tuned_in_parts
 from optdyn.distillation._linear_account import (
     Kept,
     LinearAccount,

@@ -102,7 +102,5 @@ def _reference(momenta: Momenta, meta_objective: float) -> LinearReference:
     slowest_first = np.argsort(values["beta"])[::-1]
     alpha, beta = (tuple(np.array(values[name])[slowest_first]) for name in ("alpha", "beta"))
     return LinearReference(
-        alpha=tuple(map(float, alpha)),
-        beta=tuple(map(float, beta)),
-        meta_objective=meta_objective,
+        alpha=tuple(map(float, alpha)), beta=tuple(map(float, beta)), meta_objective=meta_objective
     )

@@ -16,12 +16,7 @@ from optdyn.mechanisms._momentum_stage import (
     StageThresholds,
     TunedMomentum,
 )
-from optdyn.meta_training._trainer import (
-    INIT_STREAM,
-    MetaTraining,
-    make_meta_step,
-    start_training,
-)
+from optdyn.meta_training._trainer import INIT_STREAM, MetaTraining, make_meta_step, start_training
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import stream
 
@@ -104,10 +99,7 @@ Training = Callable[[int], "Iterator[tuple[int, ComponentwiseRNN]]"]
 
 
 def trainings_of(
-    task: Task,
-    architecture: Architecture,
-    protocol: MetaTraining,
-    mesh: Mesh | None = None,
+    task: Task, architecture: Architecture, protocol: MetaTraining, mesh: Mesh | None = None
 ) -> Training:
     """Trainings of ``architecture`` from random weights, as `optdyn.runs.train` does them.
 

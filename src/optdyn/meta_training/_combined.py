@@ -63,9 +63,7 @@ def _sums(
 def _finish(sums: PyTree, batch_size: int) -> tuple[Array, PyTree, Diagnostics]:
     counts_and_losses, exact, es = sums
     weights = jax.tree.map(_exact_weight, _precisions(exact), _precisions(es))
-    gradient = jax.tree.map(
-        lambda w, a, b: w * a + (1 - w) * b, weights, exact.mean(), es.mean()
-    )
+    gradient = jax.tree.map(lambda w, a, b: w * a + (1 - w) * b, weights, exact.mean(), es.mean())
     sizes = [leaf.size for leaf in jax.tree.leaves(gradient)]
     pairs = zip(jax.tree.leaves(weights), sizes, strict=True)
     share = sum(w * size for w, size in pairs) / sum(sizes)

@@ -116,9 +116,7 @@ def _choose_reverse(chosen: Array, cotangent: Array) -> tuple[None, Array, Array
     return None, _choose(chosen, cotangent, zeros), _choose(chosen, zeros, cotangent)
 
 
-_choose.defvjp(
-    lambda chosen, left, right: (_choose(chosen, left, right), chosen), _choose_reverse
-)
+_choose.defvjp(lambda chosen, left, right: (_choose(chosen, left, right), chosen), _choose_reverse)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -81,9 +81,7 @@ def moments_of(gradients: PyTree, counts: Bool[Array, " batch"]) -> Moments:
     )
 
 
-def estimates(
-    optimizer: MetaOptimizer, keys: Keys, setting: Setting
-) -> tuple[Tallies, PyTree]:
+def estimates(optimizer: MetaOptimizer, keys: Keys, setting: Setting) -> tuple[Tallies, PyTree]:
     """Each problem's (meta-loss, whether it is sound, whether contained) and its gradient.
 
     Arrays have the leading axis [batch], over the problem's pairs they are averaged. The
@@ -137,10 +135,7 @@ def _judge(
     tx = store_state_in(options.state_dtype, reversible(optimizer))
     suited = spread_components(tx, parts) if unravel is None else on_own_pytree(tx, unravel)
     trajectory = unroll(
-        contain_gradients(suited),
-        problem,
-        options.num_steps,
-        between_steps=hold_exploded,
+        contain_gradients(suited), problem, options.num_steps, between_steps=hold_exploded
     )
     losses, events = trajectory.losses, trajectory.state.events
     limit = CEILING * options.objective.usual_loss(losses)

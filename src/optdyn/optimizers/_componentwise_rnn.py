@@ -11,13 +11,7 @@ import numpy as np
 import optax
 
 from optdyn.errors import UserError, require_choice, require_number, shown
-from optdyn.optimizers._cells import (
-    CELLS,
-    Cell,
-    cell_class,
-    require_rows_apart,
-    step_and_readout,
-)
+from optdyn.optimizers._cells import CELLS, Cell, cell_class, require_rows_apart, step_and_readout
 from optdyn.optimizers._encodings import Encoding
 from optdyn.optimizers._gradient_range import GradientRange, OneWarning
 from optdyn.optimizers._state_precision import STATE_DTYPES
