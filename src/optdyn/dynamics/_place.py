@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import jax
@@ -72,11 +73,9 @@ class Surroundings:
 
     def put(self, tree: PyTree, value: Float[Array, ""] | float) -> PyTree:
         """The tree with the component's entry set to ``value``."""
-        leaves, treedef = jax.tree.flatten(tree)
-        own = leaves[self.leaf]
+        own = jax.tree.leaves(tree)[self.leaf]
         flat = jnp.ravel(own).at[self.index].set(jnp.asarray(value).astype(own.dtype))
-        leaves[self.leaf] = flat.reshape(own.shape)
-        return jax.tree.unflatten(treedef, leaves)
+        return with_leaves(tree, {self.leaf: flat.reshape(own.shape)})
 
 
 def surroundings(place: Place) -> Surroundings:
@@ -99,59 +98,56 @@ def surroundings(place: Place) -> Surroundings:
     return Surroundings(wide, gradients, np.asarray(index, np.int64), leaf)
 
 
+def with_leaves(tree: PyTree, new: Mapping[int, Any]) -> PyTree:
+    """``tree`` with the leaves at some positions replaced."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return jax.tree.unflatten(treedef, [new.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+
 def leaf_names(params: PyTree) -> list[str]:
     """The path of each leaf, in the order of ``jax.tree.leaves``.
 
     With dots; where two leaves would have one name so, as `jax.tree_util.keystr` writes it.
     """
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    dotted = _dotted(params)
+    dotted, written = _paths(params)
     times = collections.Counter(dotted)
-    return [
-        name if times[name] == 1 else jax.tree_util.keystr(path)
-        for name, path in zip(dotted, paths, strict=True)
-    ]
+    return [a if times[a] == 1 else b for a, b in zip(dotted, written, strict=True)]
 
 
-def _dotted(params: PyTree) -> list[str]:
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    return [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path, _ in paths]
+def _paths(params: PyTree) -> tuple[list[str], list[str]]:
+    """The path of each leaf, with dots and as `jax.tree_util.keystr` writes it."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    keystr = jax.tree_util.keystr
+    dotted = [keystr(path, simple=True, separator=".") or "params" for path in paths]
+    return dotted, [keystr(path) for path in paths]
 
 
 def find_leaf(params: PyTree, leaf: str | None) -> int:
     """The position of the leaf called ``leaf``. Raises `UserError` as `surroundings` says."""
     names = leaf_names(params)
-    written = [
-        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
     if not names:
         raise UserError("params: no leaves (allowed: a tree with at least one array)")
     listed = ", ".join(names[:LEAVES_LISTED]) + (", …" if len(names) > LEAVES_LISTED else "")
-    if leaf is None:
-        if len(names) > 1:
-            raise UserError(f"leaf: not given (allowed: {listed})")
-        position = 0
-    elif leaf in names:
-        position = names.index(leaf)
-    elif leaf in written:
-        position = written.index(leaf)
-    elif leaf in _dotted(params):
-        several = [
-            name for name, dotted in zip(names, _dotted(params), strict=True) if dotted == leaf
-        ]
-        raise UserError(
-            f"leaf: {shown(leaf)} is the name of {len(several)} leaves (allowed: "
-            f"{', '.join(several)})"
-        )
-    else:
+    if leaf is None and len(names) > 1:
+        raise UserError(f"leaf: not given (allowed: {listed})")
+    dotted, written = _paths(params)
+    found = [0] if leaf is None else []
+    for called in (names, written, dotted):
+        found = found or [i for i, name in enumerate(called) if name == leaf]
+    if not found:
         raise UserError(f"leaf: {shown(leaf)} is not in params (allowed: {listed})")
-    found = jax.tree.leaves(params)[position]
-    if not jnp.issubdtype(jnp.result_type(found), jnp.floating) or np.size(found) == 0:
+    if len(found) > 1:
         raise UserError(
-            f"leaf: {names[position]} is {jnp.result_type(found)} of shape {np.shape(found)} "
+            f"leaf: {shown(leaf)} is the name of {len(found)} leaves (allowed: "
+            f"{', '.join(names[i] for i in found)})"
+        )
+    own = jax.tree.leaves(params)[found[0]]
+    if not jnp.issubdtype(jnp.result_type(own), jnp.floating) or np.size(own) == 0:
+        raise UserError(
+            f"leaf: {names[found[0]]} is {jnp.result_type(own)} of shape {np.shape(own)} "
             "(allowed: a leaf of real floating-point numbers, with at least one)"
         )
-    return position
+    return found[0]
 
 
 def _widened(leaf: Any) -> Any:

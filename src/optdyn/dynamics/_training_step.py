@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,6 +21,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from optdyn.dynamics._cycle import steps_in_cycle
+from optdyn.dynamics._place import leaf_names, with_leaves
 from optdyn.dynamics._released import released
 from optdyn.dynamics._separability import keep_precision
 from optdyn.errors import UserError
@@ -128,12 +129,15 @@ class TrainingStep:
 
     def params_of(self, z: Float[np.ndarray, " dim"]) -> PyTree:
         """The part of z that belongs to the parameters, as their tree."""
-        parts, start = [], 0
-        for leaf in jax.tree.leaves(self.params):
-            stop = start + int(np.size(leaf))
-            parts.append(z[start:stop].reshape(np.shape(leaf)))
-            start = stop
-        return jax.tree.unflatten(jax.tree.structure(self.params), parts)
+        return in_pieces(z, self.params)
+
+
+def in_pieces(z: np.ndarray, like: PyTree) -> Any:
+    """The first entries of ``z`` as a tree of the shapes of ``like``."""
+    leaves, treedef = jax.tree.flatten(like)
+    pieces = np.split(z, np.cumsum([np.size(leaf) for leaf in leaves]))[:-1]
+    shaped = [piece.reshape(np.shape(leaf)) for piece, leaf in zip(pieces, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, shaped)
 
 
 def linearized_step(
@@ -204,30 +208,39 @@ def _without_derivative(step: TrainingStep) -> Bool[np.ndarray, " dim"]:
         return bad
     problem = Problem(params=step.params, loss_fn=step.loss_fn)
     gradients = losses_and_gradients(problem, step.params)[1]
-    names = jax.tree_util.tree_leaves_with_path(step.params)
+    named = zip(leaf_names(step.params), jax.tree.leaves(gradients), strict=True)
+    require_dead(bad, named, "give the state after some steps, or an eps_root > 0")
+    return bad
+
+
+def require_dead(
+    bad: Bool[np.ndarray, " dim"], gradients: Iterable[tuple[str, Any]], advice: str
+) -> None:
+    """Raise `UserError` where a parameter without a derivative can move.
+
+    ``bad``: the entries of z without one. ``gradients``: of each leaf of the parameters, by name.
+    One moves where its gradient is not zero, or where no entry of its leaf has a derivative.
+    """
     start = 0
-    for (path, leaf), gradient in zip(names, jax.tree.leaves(gradients), strict=True):
-        stop = start + int(np.size(leaf))
-        stuck = bad[start:stop]
-        if np.any(stuck & (np.ravel(np.asarray(gradient)) != 0)) or (stuck.all() and stuck.size):
-            name = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
+    for name, gradient in gradients:
+        flat = np.ravel(np.asarray(gradient))
+        stuck = bad[start : start + flat.size]
+        start += flat.size
+        if np.any(stuck & (flat != 0)) or (stuck.size and stuck.all()):
             raise UserError(
                 f"closed loop: the step has no derivative along {name} here, such as that of a "
-                "square root at zero (give the state after some steps, or an eps_root > 0)"
+                f"square root at zero ({advice})"
             )
-        start = stop
-    return bad
 
 
 def require_real(params: PyTree) -> None:
     """Raise `UserError` for a leaf that is no array of real floats."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for name, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True):
         try:
             dtype: Any = jnp.result_type(leaf)
         except TypeError:  # such as a function among an Equinox module's leaves
             dtype = type(leaf).__name__
         if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.floating):
-            name = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
             raise UserError(
                 f"params: {name}: {dtype} is not allowed (real floating-point leaves; close "
                 "over the others in loss_fn)"
@@ -267,15 +280,14 @@ def _flatten(params: PyTree, state: PyTree) -> Float[Array, " dim"]:
 
 def _filled(at: tuple[PyTree, PyTree], z: Float[Array, " dim"]) -> tuple[PyTree, PyTree]:
     """(x, s) with the float leaves taken from z, and everything else as it is in ``at``."""
-    leaves, structure = jax.tree.flatten(at)
-    start = 0
-    for i, leaf in enumerate(leaves):
+    moved, start = {}, 0
+    for i, leaf in enumerate(jax.tree.leaves(at)):
         if _is_float(leaf):
             like = jnp.asarray(leaf)
-            stop = start + like.size
-            leaves[i] = z[start:stop].reshape(like.shape).astype(like.dtype)
-            start = stop
-    x, s = jax.tree.unflatten(structure, leaves)
+            own = z[start : start + like.size]
+            moved[i] = own.reshape(like.shape).astype(like.dtype)
+            start += like.size
+    x, s = with_leaves(at, moved)
     return x, s
 
 

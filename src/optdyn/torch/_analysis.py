@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,16 +16,16 @@ import optdyn.dynamics
 from optdyn.dynamics import Dissection, Linearization, settle, step_map
 from optdyn.errors import UserError
 from optdyn.precision import double_precision
-from optdyn.torch._own_step import OwnStep, run_own, step_of_class
-from optdyn.torch._pair import exported_pair
+from optdyn.torch._aten import Moved, plain
+from optdyn.torch._own_step import OwnStep, export_step, first_state, run_own, step_of_class
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Array, Float, PyTree
 
 CHECKED_STEPS = 8
 CHECKED_COMPONENTS = 3
 TOLERANCE = 1e-9
-"""So near, relative to its largest number, is the exported step to the class's own."""
+"""So near, relative to its largest number, is the exported step to the optimizer's own."""
 
 
 def as_optax(
@@ -125,10 +128,87 @@ def _require_own(own: OwnStep, tx: optax.GradientTransformation) -> None:
     pairs = [("parameter", path, np.array(found))]
     pairs += [(name, last[name], np.asarray(state[name])) for name in start]
     for name, expected, computed in pairs:
-        size = np.max(np.abs(expected), initial=0.0)
-        if not np.allclose(computed, expected, rtol=0.0, atol=TOLERANCE * size, equal_nan=True):
-            raise UserError(
-                f"{own.name}: its exported step is not its own step: {name} differs by "
-                f"{np.max(np.abs(computed - expected)):.2g} after {CHECKED_STEPS} steps (allowed: "
-                "steps that depend on gradients, parameters and state alone)"
+        what = f"after {CHECKED_STEPS} steps {name}"
+        require_own(own, what, computed, expected, equal_nan=True)
+
+
+def exported_pair(
+    own: OwnStep, clock: Sequence[dict[str, np.ndarray]] | None = None
+) -> optax.GradientTransformation:
+    """The step ``own`` as an optax pair; its state is a dictionary for each parameter.
+
+    ``clock``: for each parameter, in the order of ``jax.tree.leaves``, entries of its state
+    that stay at these values and are no part of the pair's state.
+    """
+    first = functools.cache(functools.partial(first_state, own))
+    program = functools.cache(functools.partial(export_step, own))
+
+    def held(i: int) -> dict[str, np.ndarray]:
+        return {} if clock is None else clock[i]
+
+    def init(params: PyTree) -> PyTree:
+        leaves, treedef = jax.tree.flatten(params)
+        states = [
+            {
+                name: jnp.asarray(array, jnp.result_type(leaf))
+                for name, array in state.items()
+                if name not in held(i)
+            }
+            for i, (state, leaf) in enumerate(
+                zip(first(_shapes(leaves)).numbers, leaves, strict=True)
             )
+        ]
+        return jax.tree.unflatten(treedef, states)
+
+    def update(
+        gradients: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        if params is None:
+            raise UserError(f"{own.name}: update needs the parameters: update(g, state, params)")
+        leaves = jax.tree.leaves(params)
+        treedef: Any = jax.tree.structure(params)
+        shapes = _shapes(leaves)
+        states = treedef.flatten_up_to(state)
+        places = [(i, name) for i, numbers in enumerate(first(shapes).numbers) for name in numbers]
+        before = [held(i)[name] if name in held(i) else states[i][name] for i, name in places]
+        start = [Moved(leaf, np.zeros(())) for leaf in leaves]
+        after = program(shapes)([*start, *treedef.flatten_up_to(gradients), *before])
+        updates = [
+            _like(new.by if isinstance(new, Moved) else new - old, old)
+            for new, old in zip(after[: len(leaves)], leaves, strict=True)
+        ]
+        following: list[dict[str, Array]] = [{} for _ in leaves]
+        for (i, name), new in zip(places, after[len(leaves) :], strict=True):
+            if name not in held(i):
+                following[i][name] = _like(plain(new), states[i][name])
+        return jax.tree.unflatten(treedef, updates), jax.tree.unflatten(treedef, following)
+
+    return optax.GradientTransformation(init, update)
+
+
+def require_own(
+    own: OwnStep,
+    what: str,
+    found: np.ndarray,
+    expected: np.ndarray,
+    *,
+    rounding: float = 0.0,
+    equal_nan: bool = False,
+) -> None:
+    """Raise `UserError` unless a number of the exported step is that of the optimizer's own."""
+    allowed = TOLERANCE * np.max(np.abs(expected), initial=0.0) + rounding
+    if not np.allclose(found, expected, rtol=0.0, atol=allowed, equal_nan=equal_nan):
+        raise UserError(
+            f"{own.name}: its exported step is not its own step: {what} differs by "
+            f"{np.max(np.abs(found - expected)):.2g} (allowed: steps that depend on gradients, "
+            "parameters and state alone)"
+        )
+
+
+def _like(new: Any, old: Any) -> Array:
+    """``new`` in the dtype and shape of ``old``."""
+    return jnp.broadcast_to(jnp.asarray(new, jnp.result_type(old)), np.shape(old))
+
+
+def _shapes(leaves: list[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(np.shape(leaf) for leaf in leaves)

@@ -30,18 +30,6 @@ def _where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
     return xp.where(condition, a, b)
 
 
-def _copy(xp: Any, target: Array, source: Array) -> Array:
-    return xp.broadcast_to(source, np.shape(target))
-
-
-def _full(xp: Any, shape: Sequence[int], value: Array) -> Array:
-    return np.full(tuple(shape), value)
-
-
-def _constant(xp: Any, value: Array) -> Array:
-    return np.asarray(value)
-
-
 def _same(xp: Any, a: Array) -> Array:
     return a
 
@@ -63,6 +51,7 @@ SAME_NAME = (
     *("floor", "isfinite", "isnan", "isinf", "logical_and", "logical_or", "logical_not"),
     *("logical_xor", "bitwise_and", "bitwise_or", "bitwise_not"),
 )
+UNCHANGED = ("clone", "detach", "alias", "lift_fresh_copy", "_local_scalar_dense")
 OPERATIONS: dict[str, Callable[..., Array]] = {
     "add": _plus,
     "sub": _minus,
@@ -90,15 +79,11 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": lambda xp, a, high: _clamp(xp, a, None, high),
-    "clone": _same,
-    "detach": _same,
-    "alias": _same,
-    "lift_fresh_copy": _same,
-    "_local_scalar_dense": _same,
-    "copy": _copy,
-    "full": _full,
+    **dict.fromkeys(UNCHANGED, _same),
+    "copy": lambda xp, target, source: xp.broadcast_to(source, np.shape(target)),
+    "full": lambda xp, shape, value: np.full(tuple(shape), value),
     "full_like": lambda xp, a, value: np.full(np.shape(a), value),
-    "scalar_tensor": _constant,
+    "scalar_tensor": lambda xp, value: np.asarray(value),
     "expand": lambda xp, a, shape: xp.broadcast_to(a, tuple(shape)),
 }
 """By name: ``(numpy or jax.numpy, *arguments)``. What is known beforehand is computed by NumPy.

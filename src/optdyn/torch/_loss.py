@@ -63,7 +63,7 @@ class LossOfModel:
         self._hooks = {name: hooks[name] for name in used}
         self._params = {name: copies[name] for name in used}
         self._gradients = used
-        self.gradient = {name: _wide(g) for name, g in used.items()}
+        self.gradient = {name: wide_array(g) for name, g in used.items()}
         if not used:
             raise UserError("loss_fn: does not depend on the model's parameters (allowed: a loss)")
         for name, gradient in self.gradient.items():
@@ -101,13 +101,14 @@ class LossOfModel:
                 for p, old in zip(params, olds, strict=True):
                     p.data.copy_(old)
             parts = zip(params, self._hooks.values(), found, strict=True)
-            return _joined(
-                np.zeros(p.shape) if g is None else _wide(_through(own, g)) for p, own, g in parts
+            return joined(
+                np.zeros(p.shape) if g is None else wide_array(_through(own, g))
+                for p, own, g in parts
             )
 
-        derivative = _joined(self.hessian_times(v).values())
+        derivative = joined(self.hessian_times(v).values())
         difference = (gradient(1.0) - gradient(-1.0)) / (2.0 * step)
-        rounding = 4 * unit * np.linalg.norm(_joined(self.gradient.values())) / step
+        rounding = 4 * unit * np.linalg.norm(joined(self.gradient.values())) / step
         apart = np.linalg.norm(difference - derivative)
         size = max(np.linalg.norm(difference), np.linalg.norm(derivative))
         if not apart <= allowed * size + rounding:
@@ -138,7 +139,7 @@ class LossOfModel:
                 "whose operations PyTorch differentiates twice)"
             ) from error
         pairs = zip(self._params.items(), products, strict=True)
-        return {n: np.zeros(p.shape) if hv is None else _wide(hv) for (n, p), hv in pairs}
+        return {n: np.zeros(p.shape) if hv is None else wide_array(hv) for (n, p), hv in pairs}
 
 
 class _Call(torch.nn.Module):
@@ -169,7 +170,7 @@ def _through(hooks: list[Callable[[Tensor], Tensor | None]], gradient: Tensor) -
     return gradient
 
 
-def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+def joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0), *(np.ravel(array) for array in arrays)])
 
 
@@ -182,5 +183,5 @@ def _number(value: Any) -> Tensor:
     return value.reshape(())
 
 
-def _wide(tensor: Tensor) -> np.ndarray:
+def wide_array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float64, copy=True).numpy()

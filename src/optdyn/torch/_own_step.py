@@ -243,13 +243,9 @@ def _outside_state(optimizer: Any) -> dict[str, Any]:
     found = dict(vars(optimizer))
     for i, group in enumerate(optimizer.param_groups):
         found |= {f"param_groups[{i}][{key!r}]": value for key, value in group.items()}
-    values = {key: v.tolist() if isinstance(v, Tensor) else v for key, v in found.items()}
-    plain = (bool, int, float, complex, str, tuple, type(None))
-    return {key: v for key, v in values.items() if isinstance(v, plain) or key in _tensors(found)}
-
-
-def _tensors(values: dict[str, Any]) -> set[str]:
-    return {key for key, value in values.items() if isinstance(value, Tensor)}
+    plain = (bool, int, float, complex, str, tuple, type(None), Tensor)
+    kept = {key: v for key, v in found.items() if isinstance(v, plain)}
+    return {key: v.tolist() if isinstance(v, Tensor) else v for key, v in kept.items()}
 
 
 class _Step(torch.nn.Module):
