@@ -14,19 +14,19 @@ from optdyn.dynamics._groups import Group, ParamGroups, param_groups
 from optdyn.dynamics._identification import Fit, Identification, identify
 from optdyn.dynamics._lens import Lens
 from optdyn.dynamics._linearization import Linearization, linearize
-from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.dynamics._operating_point import OperatingPoint, operating_point, settle
 from optdyn.dynamics._place import Place
 from optdyn.dynamics._reduction import linear_optimizer, reduce, transients
 from optdyn.dynamics._responses import Responses, responses, reversal_threshold
 from optdyn.dynamics._separability import componentwise, require_componentwise
-from optdyn.dynamics._settling import settle
-from optdyn.dynamics._stability import StabilityMap, stability_map
 from optdyn.dynamics._step_map import StepMap, step_map
 from optdyn.dynamics._theory import (
+    StabilityMap,
     closed_loop_radius,
     is_stable,
     optimal_gradient_descent,
     optimal_momentum,
+    stability_map,
     stable_range,
 )
 

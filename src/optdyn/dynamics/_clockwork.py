@@ -1,15 +1,17 @@
-"""What in an optimizer's state counts steps, comes in cycles, or seeds random numbers."""
+"""How steps depend on the step count: counters, cycles, schedules, random numbers."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.dynamics._place import leaf_names
+from optdyn.dynamics._place import leaf_names, with_leaves
+from optdyn.dynamics._remembered import Remembered, compiled
 from optdyn.dynamics._separability import keep_precision
 from optdyn.errors import UserError
 from optdyn.random_streams import stream
@@ -17,6 +19,8 @@ from optdyn.random_streams import stream
 if TYPE_CHECKING:
     import optax
     from jaxtyping import Array, Float, PyTree
+
+    from optdyn.dynamics._step_map import StepMap
 
 STEPS, FEWEST_STEPS = 2000, 128
 """So many steps are run; fewer, down to the second number, where the parameters are many."""
@@ -26,6 +30,14 @@ ENTRIES = 4
 """So many entries of each discrete leaf are looked at."""
 RANDOM_STEPS = 12
 """At least so many steps are compared under other random keys: not every one may draw."""
+TIMED_STEPS, TIMED_CYCLES = 64, 4
+"""The responses of at least so many successive steps, and cycles, are compared."""
+# Differences below this part of a response are rounding.
+ROUNDING = 1e-7
+# A cycle repeats after p steps so much better than neighbouring steps agree.
+REPEATS = 0.25
+# A response that turns more often than at this part of the steps follows no schedule.
+TURNS = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +94,13 @@ def clockwork(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -
     return Clockwork(tuple(discrete), tuple(counters), tuple(countdowns), period, wide)
 
 
-def widened(parts: list[Array], clock: Clockwork) -> list[Array]:
-    """The leaves of a state with its integers in 64 bits, where the update takes those."""
+def widened(state: PyTree, clock: Clockwork) -> PyTree:
+    """``state`` with its integers in 64 bits, where the update takes those."""
     if not clock.wide:
-        return parts
-    return [
-        part.astype(jnp.int64) if i in clock.discrete and part.dtype == jnp.int32 else part
-        for i, part in enumerate(parts)
-    ]
+        return state
+    parts = jax.tree.leaves(state)
+    narrow = [i for i in clock.discrete if parts[i].dtype == jnp.int32]
+    return with_leaves(state, {i: parts[i].astype(jnp.int64) for i in narrow})
 
 
 def _period(histories: list[np.ndarray], names: list[str]) -> int:
@@ -146,25 +157,22 @@ def _refuse_randomness(
     # Of all sizes: one that a clip cuts off would hide what was drawn.
     drawn = jax.random.normal(stream(0, "randomness"), (steps,), jnp.float64)
 
-    def advance(before: PyTree, gradient: Float[Array, ""]) -> tuple[PyTree, list[Array]]:
-        gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient.astype(p.dtype)), params)
-        updates, after = tx.update(gradients, before, params)
-        return keep_precision(after, before), jax.tree.leaves(updates)
+    @jax.jit
+    def run(start: PyTree) -> Any:
+        return under_gradients(tx.update, start, params, drawn, lambda updates, after: updates)
 
-    run = jax.jit(lambda start: jax.lax.scan(advance, start, drawn))
     for i, name in keys.items():
-        parts, treedef = jax.tree.flatten(state)
-        raw = not jnp.issubdtype(parts[i].dtype, jax.dtypes.extended)
-        count = max(parts[i].size // (2 if raw else 1), 1)
+        own = jax.tree.leaves(state)[i]
+        raw = not jnp.issubdtype(own.dtype, jax.dtypes.extended)
+        count = max(own.size // (2 if raw else 1), 1)
         others = jax.random.split(stream(0, "other keys of a random step"), count)
         if raw:
-            parts[i] = jax.random.key_data(others).reshape(parts[i].shape).astype(np.uint32)
-        else:
-            parts[i] = others.reshape(parts[i].shape)
-        one, other = (run(start) for start in (state, jax.tree.unflatten(treedef, parts)))
+            others = jax.random.key_data(others).astype(np.uint32)
+        changed = with_leaves(state, {i: others.reshape(own.shape)})
+        one, other = (jax.tree.leaves(run(start)) for start in (state, changed))
         if any(
             not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
-            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+            for a, b in zip(one, other, strict=True)
             if jnp.issubdtype(a.dtype, jnp.floating)
         ):
             raise UserError(
@@ -189,15 +197,11 @@ def _histories(
         leaves = jax.tree.leaves(tree)
         return [jnp.ravel(leaves[i])[:ENTRIES] for i in positions]
 
-    def advance(before: PyTree, gradient: Float[Array, ""]) -> tuple[PyTree, list[Array]]:
-        gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient.astype(p.dtype)), params)
-        _, after = tx.update(gradients, before, params)
-        after = keep_precision(after, before)
-        return after, chosen(after)
-
     @jax.jit
     def run(gradients: Float[Array, " steps"]) -> list[Array]:
-        return jax.lax.scan(advance, state, gradients)[1]
+        return under_gradients(tx.update, state, params, gradients, lambda _, after: chosen(after))[
+            1
+        ]
 
     def history(gradients: Float[Array, " steps"]) -> dict[int, np.ndarray]:
         pairs = zip(positions, chosen(state), run(gradients), strict=True)
@@ -207,19 +211,116 @@ def _histories(
     return history(jnp.ones(steps, jnp.float64)), history(drawn)
 
 
+def under_gradients(
+    update: Callable[..., tuple[PyTree, PyTree]],
+    state: PyTree,
+    params: PyTree,
+    gradients: Float[Array, " steps"],
+    record: Callable[[PyTree, PyTree], Any] = lambda updates, after: None,
+) -> tuple[PyTree, Any]:
+    """The last state, and ``record(updates, state)`` of each step, parameters held.
+
+    At each step all components get one gradient.
+    """
+
+    def advance(before: PyTree, gradient: Float[Array, ""]) -> tuple[PyTree, Any]:
+        every = jax.tree.map(lambda p: jnp.full_like(p, gradient.astype(p.dtype)), params)
+        updates, after = update(every, before, params)
+        after = keep_precision(after, before)
+        return after, record(updates, after)
+
+    last: tuple[PyTree, Any] = jax.lax.scan(advance, state, gradients)
+    return last
+
+
 def _takes_wide_integers(
     tx: optax.GradientTransformation, state: PyTree, params: PyTree, discrete: list[int]
 ) -> bool:
-    parts, treedef = jax.tree.flatten(state)
-    narrow = [i for i in discrete if parts[i].dtype == jnp.int32]
-    for i in narrow:
-        parts[i] = parts[i].astype(jnp.int64)
+    leaves = jax.tree.leaves(state)
+    wide = {i: leaves[i].astype(jnp.int64) for i in discrete if leaves[i].dtype == jnp.int32}
     try:
-        jax.eval_shape(tx.update, params, jax.tree.unflatten(treedef, parts), params)
+        jax.eval_shape(tx.update, params, with_leaves(state, wide), params)
     except Exception:  # the user's own code may raise anything
         return False
-    return bool(narrow)
+    return bool(wide)
 
 
 def _is_discrete(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == np.bool_)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """``period``: the steps of a cycle, 1 for none. ``varies``: it also changes slowly."""
+
+    period: int
+    varies: bool
+
+
+TIMINGS: Remembered[Timing] = Remembered()
+
+
+def timing(step: StepMap) -> Timing:
+    """Compare the response to one gradient, at one memory, at successive steps.
+
+    Raises `UserError` where it changes irregularly from step to step.
+    """
+    moving = _moving(step)
+    if not moving:
+        return Timing(1, False)
+    parts = jax.tree.leaves(step.state)
+    values = tuple(np.asarray(parts[i]).ravel()[:4].tobytes() for i in moving)
+    return TIMINGS.recall((step.kind, values), lambda: _timing(step))
+
+
+def _moving(step: StepMap) -> tuple[int, ...]:
+    """Positions of what may move by itself: numbers that all components share may, too."""
+    return (*step.clock.discrete, *step.clock.counters, *step.layout.shared)
+
+
+def _timing(step: StepMap) -> Timing:
+    base, point = step.clock.period, np.random.default_rng(4).uniform(0.5, 1.5, len(step.names) + 2)
+    series = np.asarray(_successive(step, point, steps=max(TIMED_STEPS, TIMED_CYCLES * base)))
+    size = np.max(np.abs(np.where(np.isfinite(series), series, 0.0)), axis=0)
+    series = np.nan_to_num(series / np.where(size > 0, size, 1.0), posinf=0.0, neginf=0.0)
+    series = np.round(series / ROUNDING) * ROUNDING
+
+    def variation(lag: int) -> float:
+        return float(np.mean(np.abs(series[lag:] - series[:-lag]))) if lag < len(series) else 0.0
+
+    lag_one = variation(base)
+    if lag_one <= ROUNDING:
+        return Timing(base, False)
+    for period in range(2 * base, min(len(series) // 3, LONGEST_CYCLE) + 1, base):
+        if variation(period) <= REPEATS * lag_one:
+            return Timing(period, variation(period) > ROUNDING)
+    turns = [_turns(column) for column in series[::base].T]
+    if max(turns, default=0) > TURNS * len(series) / base:
+        raise UserError(
+            "optimizer: a step is random, or irregular: the response to one gradient at one state "
+            f"turns {max(turns)} times within {len(series)} steps, in no cycle (allowed: steps "
+            "that are alike, follow a schedule or come in cycles; leave noise out of the chain)"
+        )
+    return Timing(base, True)
+
+
+def _turns(column: Float[np.ndarray, " steps"]) -> int:
+    """How often the values turn from rising to falling or back."""
+    changes = np.diff(column)
+    changes = changes[np.abs(changes) > 2 * ROUNDING]
+    return int(np.sum(changes[1:] * changes[:-1] < 0.0))
+
+
+@compiled
+def _successive(step: StepMap, z: Float[Array, " inputs"], *, steps: int) -> Array:
+    """``[h', Δx]`` [steps, outputs] at z = [h, g, x], all else as at each of the next steps."""
+
+    def advance(state: PyTree, nothing: None) -> tuple[PyTree, Array]:
+        del nothing
+        now = jax.tree.leaves(state)
+        moved = with_leaves(step.state, {i: now[i] for i in _moving(step)})
+        h_next, dx = dataclasses.replace(step, state=moved)(z[:-2], z[-2], z[-1])
+        return step.advance(state, 0.0, 0.0)[0], jnp.append(h_next, dx)
+
+    start = jax.tree.map(jnp.asarray, step.state)
+    return jax.lax.scan(advance, start, None, length=steps)[1]

@@ -13,12 +13,10 @@ from optdyn.dynamics import _words as words
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch
 from optdyn.dynamics._identification import Identification, identify
 from optdyn.dynamics._linearization import Linearization, linearize
-from optdyn.dynamics._operating_point import operating_point
+from optdyn.dynamics._operating_point import operating_point, settle
 from optdyn.dynamics._schedules import LONG, Counting, Schedule, at_counts, counting
-from optdyn.dynamics._settling import settle
-from optdyn.dynamics._stability import StabilityMap, stability_map
-from optdyn.dynamics._step_map import StepMap, set_counters, step_map
-from optdyn.dynamics._theory import learning_rate
+from optdyn.dynamics._step_map import StepMap, step_map
+from optdyn.dynamics._theory import StabilityMap, learning_rate, stability_map
 from optdyn.errors import UserError, finite_number, require_number
 from optdyn.in_words import InWords
 
@@ -174,6 +172,7 @@ def dissect(
     gradient_scale = min(gradient_scale, step.silent_up_to)
     found = counting(step, gradient_scale)
     given = place.get("state") is not None
+    here = given or place.get("count") is not None
     if given:
         lin, where = linearize(step), "the given state, at the given gradient" + _at(step)
     else:
@@ -196,20 +195,13 @@ def dissect(
         ),
         schedule=found.schedule,
         decay_schedule=found.decay,
-        part_of_peak=_part_of_peak(step, found, given or place.get("count") is not None),
+        part_of_peak=found.schedule.part_at(step) if here and found.schedule else 1.0,
     )
-
-
-def _part_of_peak(step: StepMap, found: Counting, here: bool) -> float:
-    if found.schedule is None or not here:
-        return 1.0
-    return found.schedule.part_at(step)
 
 
 def _at(step: StepMap) -> str:
     """Where the counters of ``step`` stand, in words."""
-    parts = jax.tree.leaves(step.state)
-    counts = sorted({int(np.max(np.asarray(parts[i]))) for i in step.clock.counters})
+    counts = sorted(set(step.counts.values()))
     return f", counters at {', '.join(map(str, counts))}" if counts else ""
 
 
@@ -241,46 +233,32 @@ def natural_linearization(
     s = gradient_scale
     if gradients is not None:
         with contextlib.suppress(UserError):  # a kink at zero gradient, or no fixed point
-            return _at_convergence(step, gradients)
+            lin = operating_point(step, gradients).modes.linearization
+            return lin, "the fixed point at zero gradient that the task's gradients lead to"
     if found is None:
         found = counting(step, s)
     noisy, pushed = (settle(step, s, alternating=a, steps=LONG) for a in (True, False))
     settled, driven = (_placed(step, state, found, count) for state in (noisy, pushed))
     there = _counters_in_words(step, found, count)
+    start = "the initial state, at zero gradient"
     if not np.all(np.isfinite(settled.h)):  # it grows without bound
-        start = step if count is None else step_map(step, count=count)
-        return linearize(start), "the initial state, at zero gradient" + there
-    zero, push = (_with_gradient(settled, 0.0), _with_gradient(driven, s))
+        return linearize(step, count=count), start + there
+    point, h = settled, settled.h
+    where = f"the stationary state of gradients ±{s:.4g}, at zero gradient" + there
     if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
         # Flags such as "is this the first step" have settled; all else starts anew.
-        zero = _with_gradient(_placed(step, _with_flags_of(noisy, step.state), found, count), 0.0)
-        text = "the initial state, at zero gradient"
-        choices = [
-            (
-                zero,
-                step.h,
-                text + (there if any((found.transient, found.schedule, found.decay)) else ""),
-            )
-        ]
-        if count is not None:
-            choices = [(zero, step.h, text + there)]
-    else:
-        text = f"the stationary state of gradients ±{s:.4g}, at zero gradient"
-        choices = [(zero, settled.h, text + there)]
-    text = f"the stationary state of a constant gradient {s:.4g}, at it"
-    choices.append((push, driven.h, text + there))
-    for point, h, where in choices[:-1]:
-        with contextlib.suppress(UserError):
-            return linearize(point, h=h), where
-    point, h, where = choices[-1]
-    return linearize(point, h=h), where
+        point, h = _placed(step, _with_flags_of(noisy, step.state), found, count), step.h
+        moved = count is not None or found.transient or found.schedule or found.decay
+        where = start + there if moved else start
+    with contextlib.suppress(UserError):
+        return linearize(point, h=h, gradient=0.0), where
+    where = f"the stationary state of a constant gradient {s:.4g}, at it" + there
+    return linearize(driven, h=driven.h, gradient=s), where
 
 
 def _placed(step: StepMap, state: PyTree, found: Counting, count: int | None) -> StepMap:
     moved = dataclasses.replace(step, state=state)
-    if count is not None:
-        return dataclasses.replace(moved, state=set_counters(moved, count))
-    return at_counts(moved, found)
+    return at_counts(moved, found) if count is None else moved.at_count(count)
 
 
 def _with_flags_of(settled: PyTree, start: PyTree) -> PyTree:
@@ -295,25 +273,10 @@ def _with_flags_of(settled: PyTree, start: PyTree) -> PyTree:
 def _counters_in_words(step: StepMap, found: Counting, count: int | None) -> str:
     if count is not None:
         return f", counters at {count}"
-    words = ""
-    scheduled = [
-        i for one in (found.schedule, found.decay) if one is not None for i in one.counters
-    ]
-    if set(step.clock.counters) - set(scheduled):
-        words = f", counters at {LONG}"
-    if found.schedule is not None:
-        words += f", the schedule at its peak (count {found.schedule.peak})"
-    if found.decay is not None:
-        words += f", the weight decay at its peak (count {found.decay.peak})"
-    return words
-
-
-def _with_gradient(step: StepMap, gradient: float) -> StepMap:
-    return step_map(step, gradient=gradient)
-
-
-def _at_convergence(
-    step: StepMap, gradients: Float[np.ndarray, "components steps"]
-) -> tuple[Linearization, str]:
-    lin = operating_point(step, gradients).modes.linearization
-    return lin, "the fixed point at zero gradient that the task's gradients lead to"
+    schedules = {"schedule": found.schedule, "weight decay": found.decay}
+    moving = {name: one for name, one in schedules.items() if one is not None}
+    scheduled = {i for one in moving.values() for i in one.counters}
+    others = f", counters at {LONG}" if set(step.clock.counters) - scheduled else ""
+    return others + "".join(
+        f", the {name} at its peak (count {one.peak})" for name, one in moving.items()
+    )

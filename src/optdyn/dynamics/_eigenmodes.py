@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import scipy.linalg
 
 from optdyn.dynamics import _words as words
-from optdyn.dynamics._linearization import Linearization
-from optdyn.dynamics._units import state_units
+from optdyn.dynamics._linearization import Linearization, Matrix, Vector, state_units
 from optdyn.errors import UserError, whole_number
 from optdyn.in_words import InWords
 
@@ -33,6 +32,9 @@ COINCIDENT_ZERO = 1e-5
 CANCELLED = 1e-12
 # A mode whose response is this small beside the largest is not driven.
 UNDRIVEN = 1e-14
+
+ModeValues: TypeAlias = "Complex[np.ndarray, ' N']"
+ModeVectors: TypeAlias = "Complex[np.ndarray, 'N N']"
 
 
 def timescale(beta: Complex[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -192,11 +194,11 @@ def eigenmodes(lin: Linearization) -> Eigenmodes:
 
 def _modes(
     lin: Linearization,
-    units: Float[np.ndarray, " N"],
+    units: Vector,
     norm: float,
     condition: float,
-    beta: Complex[np.ndarray, " N"],
-    R: Complex[np.ndarray, "N N"],
+    beta: ModeValues,
+    R: ModeVectors,
     lags: int,
 ) -> Eigenmodes:
     """The modes with eigenvalues ``beta`` and vectors R (in ``units``), ``lags`` chained first."""
@@ -234,9 +236,7 @@ def require_linear(system: object) -> None:
         )
 
 
-def _nearly_diagonal(
-    A: Float[np.ndarray, "N N"], norm: float, size: float
-) -> tuple[Complex[np.ndarray, " N"], Complex[np.ndarray, "N N"], int]:
+def _nearly_diagonal(A: Matrix, norm: float, size: float) -> tuple[ModeValues, ModeVectors, int]:
     """``β``, ``R`` where A has no full set of eigenvectors, and the number m of zeros among them.
 
     The m zeros come first, with a basis of what A brings to zero in m steps; the others are
@@ -255,10 +255,7 @@ def _nearly_diagonal(
 
 
 def _handed_on(
-    block: Float[np.ndarray, "m m"],
-    lin: Linearization,
-    R: Complex[np.ndarray, "N N"],
-    L: Complex[np.ndarray, "N N"],
+    block: Float[np.ndarray, "m m"], lin: Linearization, R: ModeVectors, L: ModeVectors
 ) -> Float[np.ndarray, " m"]:
     """What the first m modes, whose dynamics are ``block``, add 1, 2, …, m steps later."""
     m = len(block)
@@ -329,9 +326,7 @@ def modal_coordinates(modes: Eigenmodes, kept: Int[np.ndarray, " K"]) -> Float[n
     return np.where((modes.beta[kept].imag < 0)[:, None], -rows.imag, rows.real)
 
 
-def _with_inverse(
-    beta: Complex[np.ndarray, " N"], R: Complex[np.ndarray, "N N"]
-) -> tuple[Complex[np.ndarray, "N N"], Complex[np.ndarray, "N N"]]:
+def _with_inverse(beta: ModeValues, R: ModeVectors) -> tuple[ModeVectors, ModeVectors]:
     """R with exactly conjugate columns for conjugate pairs, and its inverse with such rows.
 
     Inverted is the real matrix of real and imaginary parts. To make rows of a complex inverse
@@ -349,9 +344,7 @@ def _with_inverse(
     return columns, rows
 
 
-def _conjugate_rows(
-    beta: Complex[np.ndarray, " N"], rows: Complex[np.ndarray, "N ..."]
-) -> Complex[np.ndarray, "N ..."]:
+def _conjugate_rows(beta: ModeValues, rows: ModeValues) -> ModeValues:
     """``rows`` made exactly conjugate for conjugate pairs and real for real modes."""
     rows = rows.copy()
     rows[beta.imag == 0] = rows[beta.imag == 0].real
@@ -360,31 +353,20 @@ def _conjugate_rows(
     return rows
 
 
-def _products(
-    C: Float[np.ndarray, " N"],
-    R: Complex[np.ndarray, "N N"],
-    L: Complex[np.ndarray, "N N"],
-    B: Float[np.ndarray, " N"],
-) -> Complex[np.ndarray, " N"]:
+def _products(C: Vector, R: ModeVectors, L: ModeVectors, B: Vector) -> ModeValues:
     """``(C r_j)(l_jᵀ B)``, and 0 where that is the rounding of what cancels."""
     product = (C @ R) * (L @ B)
     terms = (np.abs(C) @ np.abs(R)) * (np.abs(L) @ np.abs(B))
     return np.where(np.abs(product) > CANCELLED * terms, product, 0.0)
 
 
-def _lag_zero(
-    beta: Complex[np.ndarray, " N"], product: Complex[np.ndarray, " N"]
-) -> Complex[np.ndarray, " N"]:
+def _lag_zero(beta: ModeValues, product: ModeValues) -> ModeValues:
     """α of modes whose response is ``product·β^(k−1)`` from k = 1 on; 0 at β = 0."""
     vanished = beta == 0
     return np.where(vanished, 0.0, -product / np.where(vanished, 1.0, beta))
 
 
-def _gain(
-    beta: Complex[np.ndarray, " N"],
-    alpha: Complex[np.ndarray, " N"],
-    delayed: Complex[np.ndarray, " N"],
-) -> Float[np.ndarray, " N"]:
+def _gain(beta: ModeValues, alpha: ModeValues, delayed: ModeValues) -> Vector:
     total = np.abs(alpha + delayed)
     # A mode that is not driven has no gain, even where 1 − β is zero too.
     driven = total > UNDRIVEN * np.max(total, initial=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 STEP_FACTORS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001)
 # A state this much larger than any start has run away.
 RUNAWAY = 1e8
+ROWS = ("h", "residual", "error_estimate", "spectral_radius", "update")
+
+States: TypeAlias = "Float[Array, 'M N']"
+Each: TypeAlias = "Float[Array, ' M']"
 
 
 class Status(enum.StrEnum):
@@ -71,16 +75,9 @@ class FixedPoints:
         counts = np.array([np.sum(self.multiplicity[rows][groups == k]) for k in leaders], int)
         order = np.argsort(-counts, kind="stable")
         chosen = rows[leaders[order]]
-        return FixedPoints(
-            h=self.h[chosen],
-            status=tuple(self.status[i] for i in chosen),
-            residual=self.residual[chosen],
-            error_estimate=self.error_estimate[chosen],
-            spectral_radius=self.spectral_radius[chosen],
-            update=self.update[chosen],
-            multiplicity=counts[order],
-            gradient=self.gradient,
-        )
+        rows_of = {name: getattr(self, name)[chosen] for name in ROWS}
+        status = tuple(self.status[i] for i in chosen)
+        return dataclasses.replace(self, status=status, multiplicity=counts[order], **rows_of)
 
 
 def find_fixed_points(
@@ -156,12 +153,12 @@ class _Held:
 
 
 @jax.jit
-def _iterate(held: _Held, starts: Float[Array, "M N"], iterations: int) -> Float[Array, "M N"]:
+def _iterate(held: _Held, starts: States, iterations: int) -> States:
     return jax.lax.fori_loop(0, iterations, lambda _, h: jax.vmap(held)(h), starts)
 
 
 @jax.jit
-def _examine(held: _Held, h: Float[Array, "M N"]) -> tuple[Float[Array, " M"], Float[Array, "M N"]]:
+def _examine(held: _Held, h: States) -> tuple[Each, States]:
     """The residual of each candidate and Newton's correction to it."""
 
     def correction(h: Float[Array, " N"]) -> tuple[Float[Array, ""], Float[Array, " N"]]:
@@ -178,7 +175,7 @@ def _examine(held: _Held, h: Float[Array, "M N"]) -> tuple[Float[Array, " M"], F
 
 
 @jax.jit
-def _move(held: _Held, h: Float[Array, "M N"], full: Float[Array, "M N"]) -> Float[Array, "M N"]:
+def _move(held: _Held, h: States, full: States) -> States:
     """The best of Newton's step and its shortened forms, candidate by candidate."""
     trials = jnp.stack([h, *(h + factor * full for factor in STEP_FACTORS)], axis=1)
     sizes = jax.vmap(jax.vmap(lambda h: jnp.linalg.norm(held(h) - h)))(trials)
@@ -187,7 +184,7 @@ def _move(held: _Held, h: Float[Array, "M N"], full: Float[Array, "M N"]) -> Flo
 
 
 @jax.jit
-def _updates(held: _Held, h: Float[Array, "M N"]) -> Float[Array, " M"]:
+def _updates(held: _Held, h: States) -> Each:
     return jax.vmap(lambda h: held.step(h, held.gradient, held.param)[1])(h)
 
 
@@ -225,16 +222,11 @@ def _norms(rows: Float[Array | np.ndarray, "M N"]) -> Float[np.ndarray, " M"]:
     return np.linalg.norm(np.asarray(rows), axis=1)
 
 
-def _within(
-    h: Float[Array, "M N"],
-    residual: Float[Array, " M"],
-    correction: Float[Array, "M N"],
-    tolerance: float,
-) -> np.ndarray:
+def _within(h: States, residual: Each, correction: States, tolerance: float) -> np.ndarray:
     allowed = tolerance * (1.0 + _norms(h))
     return (np.asarray(residual) <= allowed) & (_norms(correction) <= allowed)
 
 
-def _usable(h: Float[Array, "M N"], starts: Float[np.ndarray, "M N"]) -> np.ndarray:
+def _usable(h: States, starts: Float[np.ndarray, "M N"]) -> np.ndarray:
     """Which candidates are finite and have not run away."""
     return _norms(h) <= RUNAWAY * (1.0 + np.max(_norms(starts)))

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.dynamics._counts import sampled_counts
 from optdyn.dynamics._dissection import Dissection, dissect
 from optdyn.dynamics._jacobians import copies_at_once
-from optdyn.dynamics._place import Place, leaf_names
-from optdyn.dynamics._remembered import Remembered
+from optdyn.dynamics._place import leaf_names, with_leaves
+from optdyn.dynamics._remembered import compiled
+from optdyn.dynamics._schedules import sampled_counts
 from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_number
 from optdyn.in_words import InWords
-from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Complex, Float, Int, PyTree
@@ -137,7 +135,9 @@ def param_groups(
     groups = []
     for group in members:
         try:
-            place = Place(
+            found = dissect(
+                tx,
+                gradient_scale=gradient_scale,
                 params=params,
                 leaf=names[group[0]],
                 index=_first_with_memory(params, group[0], state),
@@ -145,7 +145,6 @@ def param_groups(
                 gradient=gradient,
                 count=count,
             )
-            found = dissect(tx, gradient_scale=gradient_scale, **place)
         except UserError as error:
             raise UserError(f"{names[group[0]]}: {error}") from error
         groups.append(
@@ -190,14 +189,6 @@ class _Answers:
         return all(bool(np.all(_same(part[i], part[j]))) for part in self.updates)
 
 
-class _Programs(NamedTuple):
-    probes: Callable[..., tuple[Array, Array]]
-    counts: Callable[..., Array]
-
-
-PROGRAMS: Remembered[_Programs] = Remembered()
-
-
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     size = np.maximum(np.max(np.abs(a), axis=-1), np.max(np.abs(b), axis=-1))
@@ -208,24 +199,52 @@ def _answers(step: StepMap, gradient_scale: float, components: int) -> _Answers:
     # So small that a clip by the norm of all is silent, and one gradient for all; then others too.
     small = gradient_scale / np.sqrt(components)
     sizes = np.array([small, small, *(gradient_scale * DECADES)])
-    varied = np.arange(len(sizes)) == 1
+    varied = (np.arange(len(sizes)) == 1).astype(float)
     period = step.clock.period
     shape = np.cos(0.37 * np.arange(STEPS * period) ** 2)
-    programs = PROGRAMS.recall(step.kind, _compiled)
-    with double_precision():
-        probes = programs.probes(step, jnp.asarray(np.outer(sizes, shape)), varied.astype(float))
-        first, spread = (np.moveaxis(np.asarray(part), 2, 0) for part in probes)
-        updates = [np.delete(first, 1, axis=1)]
-        if step.clock.counters and not step.clock.countdowns:
-            gradients = jnp.full(period, small)
-            curves = programs.counts(step, gradients, jnp.asarray(sampled_counts(step)))
-            updates.append(np.moveaxis(np.asarray(curves), 2, 0).reshape(len(first), 1, -1))
+    probes = _probes(step, np.outer(sizes, shape), varied)
+    first, spread = (np.moveaxis(np.asarray(part), 2, 0) for part in probes)
+    updates = [np.delete(first, 1, axis=1)]
+    if step.clock.counters and not step.clock.countdowns:
+        curves = _at_counts(step, np.full(period, small), sampled_counts(step))
+        updates.append(np.moveaxis(np.asarray(curves), 2, 0).reshape(len(first), 1, -1))
     largest = np.max(np.abs(first[:, 0]), axis=-1)
     return _Answers(
         updates=[np.nan_to_num(part, posinf=np.inf) for part in updates],
         uniform=np.max(spread[:, 0], axis=-1) <= ALIKE * largest,
         coupled=~_same(first[:, 0], first[:, 1]),
     )
+
+
+@compiled
+def _probes(
+    step: StepMap, gradients: Float[Array, "probes steps"], varied: Float[Array, " probes"]
+) -> tuple[Array, Array]:
+    state = _start(step)
+    found: tuple[Array, Array] = jax.lax.map(
+        lambda probe: _run(step, state, *probe), (gradients, varied)
+    )
+    return found
+
+
+@compiled
+def _at_counts(step: StepMap, gradients: Float[Array, " steps"], counts: Int[Array, " K"]) -> Array:
+    state = _start(step)
+    parts = jax.tree.leaves(state)
+
+    def one(count: Array) -> Array:
+        moved = {i: jnp.full_like(parts[i], count) for i in step.clock.counters}
+        return _run(step, with_leaves(state, moved), gradients, 0.0)[0]
+
+    return jax.lax.map(one, counts, batch_size=copies_at_once(step, CHUNK))
+
+
+def _start(step: StepMap) -> PyTree:
+    return jax.tree.map(jnp.asarray, step.fresh_state(_ones(step.around.params)))
+
+
+def _ones(params: PyTree) -> PyTree:
+    return jax.tree.map(jnp.ones_like, params)
 
 
 def _run(
@@ -241,7 +260,7 @@ def _run(
     ones = _ones(step.around.params)
 
     def advance(state: PyTree, g: Float[Array, ""]) -> tuple[PyTree, tuple[Array, Array]]:
-        updates, after = step.update_all(state, jax.tree.map(lambda p: given(p, g), ones), ones)
+        updates, after = step.update_all(jax.tree.map(lambda p: given(p, g), ones), state, ones)
         flat = [jnp.ravel(u).astype(jnp.float64) for u in jax.tree.leaves(updates)]
         first = jnp.stack([u[0] if u.size else jnp.float64(0.0) for u in flat])
         off = [jnp.max(jnp.abs(u - u[:1]), initial=0.0) for u in flat]
@@ -253,38 +272,6 @@ def _run(
 
     found: tuple[Array, Array] = jax.lax.scan(advance, state, gradients)[1]
     return found
-
-
-def _ones(params: PyTree) -> PyTree:
-    return jax.tree.map(jnp.ones_like, params)
-
-
-def _compiled() -> _Programs:
-    def start(step: StepMap) -> PyTree:
-        return jax.tree.map(jnp.asarray, step.fresh_state(_ones(step.around.params)))
-
-    def probes(
-        step: StepMap, gradients: Float[Array, "probes steps"], varied: Float[Array, " probes"]
-    ) -> tuple[Array, Array]:
-        state = start(step)
-        found: tuple[Array, Array] = jax.lax.map(
-            lambda probe: _run(step, state, *probe), (gradients, varied)
-        )
-        return found
-
-    def counts(step: StepMap, gradients: Float[Array, " steps"], at: Int[Array, " K"]) -> Array:
-        parts, treedef = jax.tree.flatten(start(step))
-
-        def one(count: Array) -> Array:
-            moved = [
-                jnp.full_like(part, count.astype(part.dtype)) if i in step.clock.counters else part
-                for i, part in enumerate(parts)
-            ]
-            return _run(step, jax.tree.unflatten(treedef, moved), gradients, 0.0)[0]
-
-        return jax.lax.map(one, at, batch_size=copies_at_once(step, CHUNK))
-
-    return _Programs(jax.jit(probes), jax.jit(counts))
 
 
 def _row(group: Group) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from optdyn.dynamics import _words as words
 from optdyn.dynamics._candidates import CANDIDATES, Candidate
 from optdyn.dynamics._responses import DECADES, Responses, respond, responses
 from optdyn.dynamics._schedules import Schedule, counting
-from optdyn.dynamics._step_map import Optimizer, StepMap, set_counters, step_map
+from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_choice, require_number
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision
@@ -38,6 +38,10 @@ COMPARABLE = 1.02
 COINCIDENT = 1e-6
 # Responses this far below the largest are rounding, not behaviour.
 NEGLIGIBLE = 1e-12
+
+Point: TypeAlias = "Float[np.ndarray, ' n']"
+Target: TypeAlias = "Float[np.ndarray, ' PT']"
+Weights: TypeAlias = "Float[np.ndarray, 'P 1']"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +137,7 @@ def identify(
     frozen: tuple[int, ...] = ()
     if schedule is not None:
         frozen = schedule.counters
-        step = dataclasses.replace(step, state=set_counters(step, schedule.peak, frozen))
+        step = step.at_count(schedule.peak, frozen)
     seen = responses(step, gradient_scale=gradient_scale, steps=steps, h=h, frozen=frozen)
     norms = np.linalg.norm(seen.updates, axis=1)
     if not np.all(np.isfinite(norms)) or np.max(norms) == 0.0:
@@ -162,12 +166,7 @@ def _sizes(
     return np.maximum(sizes, NEGLIGIBLE * np.max(norms))
 
 
-def _fit(
-    candidate: Candidate,
-    step: StepMap,
-    seen: Responses,
-    weights: Float[np.ndarray, "P 1"],
-) -> Fit:
+def _fit(candidate: Candidate, step: StepMap, seen: Responses, weights: Weights) -> Fit:
     target = (weights * seen.updates).ravel()
     model = _Model(candidate, seen.gradients, weights)
     tried = []
@@ -189,9 +188,7 @@ def _fit(
     return Fit(candidate.name, _named(candidate, point), residual, updates)
 
 
-def _refined(
-    model: _Model, start: Float[np.ndarray, " n"], target: Float[np.ndarray, " PT"]
-) -> Iterator[tuple[float, Float[np.ndarray, " n"]]]:
+def _refined(model: _Model, start: Point, target: Target) -> Iterator[tuple[float, Point]]:
     """The residual and the point that Levenberg–Marquardt ends at.
 
     A second one where hyperparameters ran away to where they do nothing (an ε to 0): they
@@ -216,8 +213,8 @@ def _refined(
 
 
 def _with_best_rates(
-    model: _Model, shape: Float[np.ndarray, " S"], target: Float[np.ndarray, " PT"]
-) -> tuple[float, Float[np.ndarray, " n"]]:
+    model: _Model, shape: Float[np.ndarray, " S"], target: Target
+) -> tuple[float, Point]:
     """The residual and the point with the learning rates that suit ``shape`` best."""
     count = len(model.candidate.rates)
     columns = model.jacobian(np.concatenate([np.ones(count), shape]))[:, :count]
@@ -229,21 +226,18 @@ class _Model:
     """A candidate's weighted responses as a function of its learning rates and shape [n]."""
 
     def __init__(
-        self,
-        candidate: Candidate,
-        gradients: Float[np.ndarray, "P T"],
-        weights: Float[np.ndarray, "P 1"],
+        self, candidate: Candidate, gradients: Float[np.ndarray, "P T"], weights: Weights
     ) -> None:
         self.candidate, self.gradients, self.weights = candidate, gradients, weights
         self._last: tuple[bytes, np.ndarray, np.ndarray] | None = None
 
-    def value(self, point: Float[np.ndarray, " n"]) -> Float[np.ndarray, " PT"]:
+    def value(self, point: Point) -> Target:
         return self._at(point)[0]
 
-    def jacobian(self, point: Float[np.ndarray, " n"]) -> Float[np.ndarray, "PT n"]:
+    def jacobian(self, point: Point) -> Float[np.ndarray, "PT n"]:
         return self._at(point)[1]
 
-    def _at(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _at(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
         if self._last is None or self._last[0] != point.tobytes():
             with double_precision():
                 updates, slopes = _compiled(self.candidate.name)(point, self.gradients)
@@ -269,16 +263,11 @@ def _compiled(name: str) -> Callable[..., tuple[Array, Array]]:
 
 
 def _values(candidate: Candidate, point: Float[Array, " n"]) -> dict[str, Float[Array, ""]]:
-    names = [*candidate.rates, *candidate.shape]
-    identity = [None] * len(candidate.rates)
-    forwards = [*identity, *(t.forward for t in candidate.shape.values())]
-    return {
-        name: point[i] if forward is None else forward(point[i])
-        for i, (name, forward) in enumerate(zip(names, forwards, strict=True))
-    }
+    values = dict(zip([*candidate.rates, *candidate.shape], point, strict=True))
+    return values | {name: t.forward(values[name]) for name, t in candidate.shape.items()}
 
 
-def _named(candidate: Candidate, point: Float[np.ndarray, " n"]) -> dict[str, float]:
+def _named(candidate: Candidate, point: Point) -> dict[str, float]:
     with double_precision():
         values = {name: float(v) for name, v in _values(candidate, jnp.asarray(point)).items()}
     if candidate.name != "aggmo":

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics._released import released
-from optdyn.dynamics._remembered import Remembered
+from optdyn.dynamics._remembered import compiled
 from optdyn.errors import UserError, first_line
-from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Bool, Float
 
     from optdyn.dynamics._step_map import StepMap
 
@@ -26,57 +24,44 @@ SLOPE_TOLERANCE = 1e-2
 # So many numbers of moved copies of a training are held at once.
 NUMBERS_AT_ONCE = 2**24
 
-
-class _Programs(NamedTuple):
-    """Compiled for one kind of step map: forget this, and they are forgotten."""
-
-    forward: Callable[..., tuple[Array, Array]]
-    reverse: Callable[..., tuple[Array, Array]]
-    outputs: Callable[..., Array]
+Inputs: TypeAlias = "Float[np.ndarray, ' inputs']"
+Outputs: TypeAlias = "Float[np.ndarray, ' outputs']"
+Jacobian: TypeAlias = "Float[np.ndarray, 'outputs inputs']"
 
 
-PROGRAMS: Remembered[_Programs] = Remembered()
-
-
-def value_and_jacobian(
-    step: StepMap, z: Float[np.ndarray, " inputs"]
-) -> tuple[Float[np.ndarray, " outputs"], Float[np.ndarray, "outputs inputs"]]:
+def value_and_jacobian(step: StepMap, z: Inputs) -> tuple[Outputs, Jacobian]:
     """``[h', Δx]`` and its Jacobian at z = [h, g, x].
 
     Raises `UserError` where the update cannot be differentiated, is not finite, or has no
     derivative: one-sided slopes have to approach it.
     """
-    programs = PROGRAMS.recall((step.kind, len(z)), _compiled)
-    with double_precision():
-        try:
-            value, jacobian = (np.array(part) for part in _derivative(programs, step, z))
-        except Exception as error:  # the user's own code may raise anything
-            raise UserError(
-                f"optimizer: JAX cannot differentiate its update: {first_line(error)} "
-                "(allowed: updates written in JAX)"
-            ) from error
-        if not np.all(np.isfinite(value)):
-            raise UserError(_not_finite(step, z, value))
-        wrong = ~np.isfinite(jacobian)
-        if not np.any(wrong):
-            wrong = _slopes_disagree(programs, step, z, value, jacobian)
+    try:
+        value, jacobian = (np.array(part) for part in _derivative(step, z))
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(
+            f"optimizer: JAX cannot differentiate its update: {first_line(error)} "
+            "(allowed: updates written in JAX)"
+        ) from error
+    if not np.all(np.isfinite(value)):
+        raise UserError(_not_finite(step, z, value))
+    wrong = ~np.isfinite(jacobian)
+    if not np.any(wrong):
+        wrong = _slopes_disagree(step, z, value, jacobian)
     if np.any(wrong):
         raise UserError(_undefined(step, z, wrong))
     return value, jacobian
 
 
-def _derivative(
-    programs: _Programs, step: StepMap, z: Float[np.ndarray, " inputs"]
-) -> tuple[Array, Array]:
+def _derivative(step: StepMap, z: Inputs) -> tuple[Array, Array]:
     # Forward mode: a branch that is not taken leaves no NaN behind (a norm at zero), and a
     # derivative passes through a low precision in the same direction as the step does.
     try:
-        return programs.forward(step, z)
+        return _forward(step, z)
     except TypeError as error:
         # What defines a reverse pass of its own has no other.
         if "custom_vjp" not in str(error):
             raise
-        return programs.reverse(step, z)
+        return _reverse(step, z)
 
 
 def _outputs(step: StepMap, z: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
@@ -84,41 +69,37 @@ def _outputs(step: StepMap, z: Float[Array, " inputs"]) -> Float[Array, " output
     return jnp.append(h_next, dx)
 
 
-def _compiled() -> _Programs:
-    def forward(step: StepMap, z: Float[Array, " inputs"]) -> tuple[Array, Array]:
-        moved = released(lambda at: _outputs(step, at))
+@compiled
+def _forward(step: StepMap, z: Float[Array, " inputs"]) -> tuple[Array, Array]:
+    moved = released(lambda at: _outputs(step, at))
 
-        def column(direction: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
-            return jax.jvp(moved, (z,), (direction,))[1]
+    def column(direction: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+        return jax.jvp(moved, (z,), (direction,))[1]
 
-        columns = jax.lax.map(column, jnp.eye(len(z)), batch_size=copies_at_once(step, len(z)))
-        return _outputs(step, z), columns.T
+    columns = jax.lax.map(column, jnp.eye(len(z)), batch_size=copies_at_once(step, len(z)))
+    return _outputs(step, z), columns.T
 
-    def reverse(step: StepMap, z: Float[Array, " inputs"]) -> tuple[Array, Array]:
-        return _outputs(step, z), jax.jacrev(_outputs, argnums=1)(step, z)
 
-    def outputs(step: StepMap, points: Float[Array, "points inputs"]) -> Array:
-        batch = copies_at_once(step, len(points))
-        return jax.lax.map(lambda at: _outputs(step, at), points, batch_size=batch)
+@compiled
+def _reverse(step: StepMap, z: Float[Array, " inputs"]) -> tuple[Array, Array]:
+    return _outputs(step, z), jax.jacrev(_outputs, argnums=1)(step, z)
 
-    return _Programs(jax.jit(forward), jax.jit(reverse), jax.jit(outputs))
+
+@compiled
+def _outputs_at(step: StepMap, points: Float[Array, "points inputs"]) -> Array:
+    batch = copies_at_once(step, len(points))
+    return jax.lax.map(lambda at: _outputs(step, at), points, batch_size=batch)
 
 
 def copies_at_once(step: StepMap, most: int) -> int:
     """So many copies of the step's training, of ``most``, are made at once."""
-    trees = (step.state, step.around.params)
-    size = sum(np.size(leaf) for tree in trees for leaf in jax.tree.leaves(tree))
-    return int(np.clip(NUMBERS_AT_ONCE // max(size, 1), 1, most))
+    return int(np.clip(NUMBERS_AT_ONCE // step.size, 1, most))
 
 
 def _slopes_disagree(
-    programs: _Programs,
-    step: StepMap,
-    z: Float[np.ndarray, " inputs"],
-    value: Float[np.ndarray, " outputs"],
-    jacobian: Float[np.ndarray, "outputs inputs"],
-) -> np.ndarray:
-    """[outputs, inputs]: where one-sided slopes do not approach the derivative.
+    step: StepMap, z: Inputs, value: Outputs, jacobian: Jacobian
+) -> Bool[np.ndarray, "outputs inputs"]:
+    """Where one-sided slopes do not approach the derivative.
 
     The gap between them shrinks in proportion to the distance on a smooth function;
     at a kink it stays, at a jump it grows. Judged are entries with at least three
@@ -132,7 +113,7 @@ def _slopes_disagree(
     informative = np.zeros(jacobian.shape, int)
     moves = [(sign * distance * size) for distance in PROBE_DISTANCES for sign in (1.0, -1.0)]
     points = np.concatenate([z[None, :] + np.diag(move) for move in moves])
-    seen = np.asarray(programs.outputs(step, points)).reshape(len(moves), len(z), len(value))
+    seen = np.asarray(_outputs_at(step, points)).reshape(len(moves), len(z), len(value))
     for k in range(len(PROBE_DISTANCES)):
         gap, noise = np.zeros(jacobian.shape), np.zeros(jacobian.shape)
         for j in (2 * k, 2 * k + 1):
@@ -149,7 +130,7 @@ def _slopes_disagree(
     return (informative >= 3) & ~approached
 
 
-def _not_finite(step: StepMap, z: np.ndarray, value: np.ndarray) -> str:
+def _not_finite(step: StepMap, z: Inputs, value: Outputs) -> str:
     output = [*step.names, "Δx"][int(np.argwhere(~np.isfinite(value))[-1, 0])]
     return (
         f"operating point: {output} is not finite {_where(step, z)} (allowed: finite "
@@ -157,7 +138,7 @@ def _not_finite(step: StepMap, z: np.ndarray, value: np.ndarray) -> str:
     )
 
 
-def _undefined(step: StepMap, z: Float[np.ndarray, " inputs"], wrong: np.ndarray) -> str:
+def _undefined(step: StepMap, z: Inputs, wrong: np.ndarray) -> str:
     inputs, outputs = [*step.names, "gradient", "param"], [*step.names, "Δx"]
     row, column = np.argwhere(wrong)[-1]
     remedy = (

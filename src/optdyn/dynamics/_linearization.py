@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics import _words as words
+from optdyn.dynamics._clockwork import timing
 from optdyn.dynamics._influence import hold_common_factor
 from optdyn.dynamics._jacobians import value_and_jacobian
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
-from optdyn.dynamics._timing import timing
-from optdyn.dynamics._units import state_units
 from optdyn.errors import finite_number, whole_number
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision
@@ -30,6 +28,12 @@ if TYPE_CHECKING:
 
 MOST_POSITIONS = 10
 """State variables up to which every choice of positions among them is tried."""
+# Units of state variables are read from so many steps, and differ by powers of UNIT: a change of
+# units rounds nothing, and is not made for nothing.
+HORIZON, UNIT = 50, 2.0**10
+
+Vector: TypeAlias = "Float[np.ndarray, ' N']"
+Matrix: TypeAlias = "Float[np.ndarray, 'N N']"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,19 +162,13 @@ def linearize(
         found = _in_comoving_state(_one_step(step, z))
     else:
         found = _whole_cycle(step, z, time.period)
-    return dataclasses.replace(found, varies=time.varies, count=_count(step))
-
-
-def _count(step: StepMap) -> int | None:
-    """Where the counters stand: the largest, where they differ."""
-    parts = jax.tree.leaves(step.state)
-    return max((int(np.max(np.asarray(parts[i]))) for i in step.clock.counters), default=None)
+    count = max(step.counts.values(), default=None)
+    return dataclasses.replace(found, varies=time.varies, count=count)
 
 
 def _one_step(step: StepMap, z: Float[np.ndarray, " inputs"]) -> Linearization:
     value, jacobian = value_and_jacobian(step, z)
-    held = hold_common_factor(step, z, jacobian)
-    return _system(step.names, z, value, held.jacobian, held.words)
+    return _system(step.names, z, value, *hold_common_factor(step, z, jacobian))
 
 
 def _system(
@@ -221,11 +219,8 @@ def _whole_cycle(step: StepMap, z: Float[np.ndarray, " inputs"], period: int) ->
 
 
 def _positions(
-    condition: Float[np.ndarray, "M N"],
-    target: Float[np.ndarray, " M"],
-    units: Float[np.ndarray, " N"],
-    tolerance: float,
-) -> Float[np.ndarray, " N"] | None:
+    condition: Float[np.ndarray, "M N"], target: np.ndarray, units: Vector, tolerance: float
+) -> Vector | None:
     """Whole p that meets ``condition``, p in units of its own; None where there is none.
 
     A position moves as x does, so p is a whole number there and 0 elsewhere: any other
@@ -266,3 +261,33 @@ def _in_comoving_state(lin: Linearization) -> Linearization:
         state=lin.state - p * lin.param,
         comoving=p,
     )
+
+
+def state_units(A: Matrix, B: Vector, C: Vector) -> Vector:
+    """Units [N] in which a gradient moves each variable about as far as that then moves x.
+
+    Of ``h' = A h + B g``, ``Δx = C h``. A second moment of gradients of 1e-6, beside a mean
+    of them, has the unit 1e-6: in units of 1 what couples the two looks like nothing, or
+    like everything, to a solver of eigenvalues.
+    """
+    reach, sight = _largest(A, B), _largest(A.T, C)
+    relevance = np.sqrt(reach * sight)
+    most = np.max(relevance, initial=0.0)
+    if most == 0.0:
+        return np.ones(len(B))
+    # What is not driven, or not seen, comes in beside what is.
+    reach, sight = (np.where(size > 0.0, size, most) for size in (reach, sight))
+    unit = np.sqrt(reach / sight)
+    reference = unit[int(np.argmax(relevance))]
+    return UNIT ** np.round(np.log(unit / reference) / np.log(UNIT))
+
+
+def _largest(A: Matrix, v: Vector) -> Vector:
+    """The largest of |A^k v|, entry by entry, over the first steps."""
+    largest = np.abs(v)
+    for _ in range(HORIZON):
+        v = A @ v
+        if np.max(np.abs(v), initial=0.0) > 1e100:
+            break
+        largest = np.maximum(largest, np.abs(v))
+    return largest

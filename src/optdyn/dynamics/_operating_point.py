@@ -6,17 +6,26 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics._clockwork import under_gradients
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes
 from optdyn.dynamics._fixed_points import FixedPoints, find_fixed_points
 from optdyn.dynamics._linearization import linearize
-from optdyn.dynamics._step_map import StepMap
-from optdyn.errors import UserError
+from optdyn.dynamics._place import with_leaves
+from optdyn.dynamics._remembered import compiled
+from optdyn.dynamics._state_layout import initial_state
+from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
+from optdyn.errors import UserError, finite_number, require_number, whole_number
 from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from typing import Unpack
+
+    from jaxtyping import Array, Float, PyTree
+
+    from optdyn.dynamics._place import Place
 
 NUM_STARTS = 16
 
@@ -47,8 +56,7 @@ def operating_point(
 
     Raises `UserError` when no candidate converges, with the best residual.
     """
-    starts = _visited(step, gradients)
-    candidates = find_fixed_points(step, starts)
+    candidates = find_fixed_points(step, _visited(step, gradients))
     distinct = candidates.unique()
     if len(distinct.status) == 0:
         raise UserError(
@@ -65,24 +73,86 @@ def _visited(
     step: StepMap, gradients: Float[np.ndarray, "components steps"]
 ) -> Float[np.ndarray, "M N"]:
     """States visited along the gradient histories: after a quarter, half and all of the steps."""
-    with double_precision():
-        paths = np.asarray(_paths(step, step.h, np.asarray(gradients, np.float64)))
+    paths = states_along(step, gradients)[:, 1:]
     last = paths.shape[1] - 1
     states = paths[:, [last // 4, last // 2, last]].reshape(-1, paths.shape[2])
     states = states[np.all(np.isfinite(states), axis=1)]
     return np.concatenate([step.h[None], states])[:NUM_STARTS]
 
 
-@jax.jit
-def _paths(
-    step: StepMap,
-    h0: Float[jax.Array, " N"],
-    gradients: Float[jax.Array, "components steps"],
-) -> Float[jax.Array, "components steps N"]:
-    def advance(
-        h: Float[jax.Array, " N"], g: Float[jax.Array, ""]
-    ) -> tuple[Float[jax.Array, " N"], Float[jax.Array, " N"]]:
-        after = step(h, g)[0]
-        return after, after
+def states_along(
+    step: StepMap, gradients: Float[np.ndarray, "components steps"]
+) -> Float[np.ndarray, "components steps+1 N"]:
+    """The states of some components before each step of their gradient histories, and the last."""
+    return np.asarray(_states(step, step.h, np.asarray(gradients, np.float64)))
 
-    return jax.vmap(lambda history: jax.lax.scan(advance, h0, history)[1])(gradients)
+
+@compiled
+def _states(
+    step: StepMap, h0: Float[Array, " N"], gradients: Float[Array, "components steps"]
+) -> Float[Array, "components steps+1 N"]:
+    def path(history: Float[Array, " steps"]) -> Float[Array, "steps+1 N"]:
+        last, before = jax.lax.scan(lambda h, g: (step(h, g)[0], h), h0, history)
+        return jnp.concatenate([before, last[None]])
+
+    return jax.vmap(path)(gradients)
+
+
+def settle(
+    tx: Optimizer | StepMap,
+    gradient_scale: float = 1.0,
+    *,
+    alternating: bool = True,
+    steps: int = 20_000,
+    param: float | None = None,
+    **place: Unpack[Place],
+) -> PyTree:
+    """The state of ``tx`` that a long history of gradients of one size leads to.
+
+    ``gradient_scale`` is that size s. ``alternating``: gradients +s, −s, +s, … and the
+    mean of the last two vectors h, the stationary state of a zero-mean gradient: odd
+    moments are 0, even ones as under a constant |g| = s (for Adam: first moment 0, second
+    moment s²). Otherwise the last state under the constant gradient s. Every
+    component of ``params`` (see `Place`; by default there is one) gets those gradients.
+    Parameters are held where they are, or all at ``param``. Counters end at ``steps`` more than
+    they were. The result is a state to be given to `optdyn.dynamics.linearize`.
+    Raises `UserError` for what `step_map` refuses.
+
+    ``place``: which component of which training, see `Place`.
+
+    >>> import optax
+    >>> state = settle(optax.scale_by_rms(0.9), 0.5)
+    >>> round(float(state.nu[0]), 12)
+    0.25
+    """
+    gradient_scale = finite_number("gradient_scale", gradient_scale)
+    require_number("gradient_scale", gradient_scale, inclusive=True)
+    steps = whole_number("steps", steps, minimum=2)
+    step = step_map(tx, **place)
+    period = step.clock.period
+    # Within a cycle of steps the sign stays: what is gathered over it is not to cancel.
+    cycles = np.arange(-(-steps // period)).repeat(period)
+    signs = np.where(cycles % 2, -1.0 if alternating else 1.0, 1.0)
+    with double_precision():
+        params, start = step.around.params, step.state
+        if param is not None:
+            held = finite_number("param", param)
+            params = jax.tree.map(lambda p: jnp.full_like(p, held), params)
+            if place.get("state") is None and not isinstance(tx, StepMap):
+                start = initial_state(step.tx, params)
+        start = jax.tree.map(jnp.asarray, start)
+        gradients = gradient_scale * signs
+        previous = _settled(step, start, params, gradients[:-period])
+        last = _settled(step, previous, params, gradients[-period:])
+        if not alternating:
+            return last
+        pairs = list(zip(jax.tree.leaves(last), jax.tree.leaves(previous), strict=True))
+        moving = (*step.layout.memory, *step.layout.others)
+        return with_leaves(last, {i: (pairs[i][0] + pairs[i][1]) / 2 for i in moving})
+
+
+@compiled
+def _settled(
+    step: StepMap, start: PyTree, params: PyTree, gradients: Float[Array, " steps"]
+) -> PyTree:
+    return under_gradients(step.update_all, start, params, gradients)[0]

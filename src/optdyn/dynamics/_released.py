@@ -7,7 +7,7 @@ of the step with every ``stop_gradient`` that is left in its program taken for t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 STOP = "stop_gradient"
+PROGRAM = (core.Jaxpr, core.ClosedJaxpr)
 
 
 def released(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -28,57 +29,41 @@ def released(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
     def through(*args: Any) -> PyTree:
         program, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        if not stops(program.jaxpr):
+        if not _stops(program):
             return function(*args)
-        opened = core.ClosedJaxpr(_opened(program.jaxpr), program.consts)
-        flat = core.jaxpr_as_fun(opened)(*jax.tree.leaves(args))
+        flat = core.jaxpr_as_fun(_opened(program))(*jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shape), flat)
 
     return through
 
 
-def stops(program: core.Jaxpr) -> bool:
-    """Whether a ``stop_gradient`` stands in the program, or in one that it calls."""
+def _stops(program: core.Jaxpr | core.ClosedJaxpr) -> bool:
     return any(
-        step.primitive.name == STOP or any(map(stops, _called(step.params)))
+        step.primitive.name == STOP or any(map(_stops, programs_in(step.params)))
         for step in program.eqns
     )
 
 
-def _called(params: dict[str, Any]) -> list[core.Jaxpr]:
-    return [
-        _inner(part) for value in params.values() for part in _parts(value) if _is_program(part)
-    ]
+def programs_in(params: dict[str, Any]) -> Iterator[core.Jaxpr | core.ClosedJaxpr]:
+    """The programs that a step of a program calls, from its parameters."""
+    for value in params.values():
+        parts = value if isinstance(value, tuple | list) else (value,)
+        yield from (part for part in parts if isinstance(part, PROGRAM))
 
 
-def _parts(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
-
-
-def _is_program(value: Any) -> bool:
-    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
-
-
-def _inner(program: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
-    return program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
-
-
-def _opened(program: core.Jaxpr) -> core.Jaxpr:
+def _opened(value: Any) -> Any:
+    """``value`` without ``stop_gradient``, where it is a program, or several."""
+    if isinstance(value, tuple | list) and any(isinstance(part, PROGRAM) for part in value):
+        return type(value)(map(_opened, value))
+    if isinstance(value, core.ClosedJaxpr):
+        return core.ClosedJaxpr(_opened(value.jaxpr), value.consts)
+    if not isinstance(value, core.Jaxpr):
+        return value
     steps = []
-    for step in program.eqns:
+    for step in value.eqns:
         if step.primitive.name == STOP:
             steps.append(step.replace(primitive=primitives.copy_p, params={}))
         else:
-            params = {name: _open_parts(value) for name, value in step.params.items()}
+            params = {name: _opened(part) for name, part in step.params.items()}
             steps.append(step.replace(params=params))
-    return program.replace(eqns=steps)
-
-
-def _open_parts(value: Any) -> Any:
-    if isinstance(value, core.ClosedJaxpr):
-        return core.ClosedJaxpr(_opened(value.jaxpr), value.consts)
-    if isinstance(value, core.Jaxpr):
-        return _opened(value)
-    if isinstance(value, tuple | list) and any(map(_is_program, value)):
-        return type(value)(map(_open_parts, value))
-    return value
+    return value.replace(eqns=steps)

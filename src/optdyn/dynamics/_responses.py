@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optdyn.dynamics._clockwork import timing
 from optdyn.dynamics._jacobians import copies_at_once
-from optdyn.dynamics._remembered import Remembered
+from optdyn.dynamics._place import with_leaves
+from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
-from optdyn.dynamics._timing import timing
 from optdyn.errors import finite_number, require_number, require_positive_int, whole_number
-from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -30,8 +29,6 @@ DECADES = np.arange(-3.0, 4.0)
 KINDS = ("impulse", "constant", "increase", "alternating", "chirp")
 INCREASE = 10.0
 THRESHOLD_RANGE = (1e-6, 1e6)
-
-PROGRAMS: Remembered[Callable[..., Array]] = Remembered()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,29 +109,25 @@ def component_responses(
 
     Leaves of the state at the positions ``frozen`` stay as they are (a schedule's counters).
     """
-    run = PROGRAMS.recall((step.kind, frozen), lambda: _compiled(frozen))
-    with double_precision():
-        return np.asarray(run(step, jnp.asarray(h), jnp.asarray(gradients)))
+    return np.asarray(_updates(step, h, gradients, frozen=frozen))
 
 
-def _compiled(frozen: tuple[int, ...]) -> Callable[..., Array]:
-    def run(step: StepMap, h: Array, gradients: Float[Array, "P T"]) -> Float[Array, "P T"]:
-        start = jax.tree.map(jnp.asarray, step.state_with(h))
-        first = jax.tree.leaves(start)
-        x = step.around.of(step.around.params)
+@compiled
+def _updates(
+    step: StepMap, h: Array, gradients: Float[Array, "P T"], *, frozen: tuple[int, ...]
+) -> Float[Array, "P T"]:
+    start = jax.tree.map(jnp.asarray, step.state_with(h))
+    first = jax.tree.leaves(start)
+    x = step.around.of(step.around.params)
 
-        def advance(state: PyTree, g: Float[Array, ""]) -> tuple[PyTree, Float[Array, ""]]:
-            after, dx = step.advance(state, g, x)
-            parts, treedef = jax.tree.flatten(after)
-            parts = [first[i] if i in frozen else part for i, part in enumerate(parts)]
-            return jax.tree.unflatten(treedef, parts), dx
+    def advance(state: PyTree, g: Float[Array, ""]) -> tuple[PyTree, Float[Array, ""]]:
+        after, dx = step.advance(state, g, x)
+        return with_leaves(after, {i: first[i] for i in frozen}), dx
 
-        def probed(row: Float[Array, " T"]) -> Float[Array, " T"]:
-            return jax.lax.scan(advance, start, row)[1]
+    def probed(row: Float[Array, " T"]) -> Float[Array, " T"]:
+        return jax.lax.scan(advance, start, row)[1]
 
-        return jax.lax.map(probed, gradients, batch_size=copies_at_once(step, len(gradients)))
-
-    return jax.jit(run)
+    return jax.lax.map(probed, gradients, batch_size=copies_at_once(step, len(gradients)))
 
 
 def respond(

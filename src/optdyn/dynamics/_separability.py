@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ TOLERANCE = 1e-9
 # Some keep sums over rows and columns in the state, of matrices of this size and above alone.
 LARGE = 128
 
+Updates: TypeAlias = "Float[np.ndarray, 'steps others']"
+
 
 @dataclasses.dataclass(frozen=True)
 class Coupling:
@@ -46,11 +48,6 @@ class Coupling:
     common_factor: bool
     matrices_only: bool
     silent_up_to: float
-
-    @property
-    def avoidable(self) -> bool:
-        """Whether small gradients couple nothing, as below the threshold of a clip by norm."""
-        return self.silent_up_to > 0.0
 
     @property
     def reason(self) -> str:
@@ -106,7 +103,8 @@ def require_componentwise(tx: optax.GradientTransformation) -> Coupling:
     Raises `UserError` where it acts on gradients of every size, or turns them.
     """
     found = coupling(tx)
-    if found.response > TOLERANCE and not found.avoidable:
+    # Small gradients may couple nothing, as below the threshold of a clip by norm.
+    if found.response > TOLERANCE and found.silent_up_to == 0.0:
         raise UserError(
             "optimizer: not component-wise: changing the gradient of one component changed the "
             f"updates of others by {found.response:.2g} of their size: {found.reason} (allowed: "
@@ -200,9 +198,7 @@ def keep_precision(state: PyTree, before: PyTree) -> PyTree:
     return jax.tree.map(like, state, before)
 
 
-def _largest_change(
-    a: Float[np.ndarray, "steps others"], b: Float[np.ndarray, "steps others"]
-) -> float:
+def _largest_change(a: Updates, b: Updates) -> float:
     finite = np.isfinite(a)
     if not np.array_equal(finite, np.isfinite(b)):
         return float("inf")
@@ -211,9 +207,7 @@ def _largest_change(
     return float(change / size) if change > 0 else 0.0
 
 
-def _one_factor(
-    before: Float[np.ndarray, "steps others"], after: Float[np.ndarray, "steps others"]
-) -> bool:
+def _one_factor(before: Updates, after: Updates) -> bool:
     """Whether at every step ``after`` is ``before`` times one number."""
     if not (np.all(np.isfinite(before)) and np.all(np.isfinite(after))):
         return False

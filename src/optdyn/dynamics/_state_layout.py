@@ -58,10 +58,7 @@ def whole_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
 
 
 def state_layout(
-    tx: optax.GradientTransformation,
-    state: PyTree,
-    around: Surroundings,
-    counters: tuple[int, ...],
+    tx: optax.GradientTransformation, state: PyTree, around: Surroundings, counters: tuple[int, ...]
 ) -> tuple[StateLayout, tuple[Int[np.ndarray, " k"], ...]]:
     """Which float leaves of ``state`` are what, and the component's entries of each memory leaf.
 
@@ -76,9 +73,7 @@ def state_layout(
     everyone = _following(tx, state, around, range(count)) if count > 1 else own
     answers: list[np.ndarray] | None = None
     memory: dict[int, np.ndarray] = {}
-    others: list[int] = []
-    shared: list[int] = []
-    shown: list[str] = []
+    others, shared, shown = list[int](), list[int](), list[str]()
     for i, leaf in enumerate(jax.tree.leaves(state)):
         if own[i] and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise UserError(
@@ -159,7 +154,10 @@ def _answers(
     try:
         one, other = (tx.update(g, state, around.params)[1] for g in (gradients, moved))
     except Exception as error:  # the user's own code may raise anything
-        raise UserError(_cannot_run(error)) from error
+        raise UserError(
+            f"optimizer: cannot be run on these parameters: {first_line(error)} "
+            "(allowed: tx.init(params) and tx.update(gradients, state, params))"
+        ) from error
     found = []
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if not jnp.issubdtype(a.dtype, jnp.floating):
@@ -174,13 +172,6 @@ def _answers(
             )
         found.append(changed)
     return found
-
-
-def _cannot_run(error: Exception) -> str:
-    return (
-        f"optimizer: cannot be run on these parameters: {first_line(error)} "
-        "(allowed: tx.init(params) and tx.update(gradients, state, params))"
-    )
 
 
 def _is_flag(leaf: Any) -> bool:

@@ -13,14 +13,16 @@ import numpy as np
 import optax
 
 from optdyn.dynamics._clockwork import Clockwork, clockwork, widened
-from optdyn.dynamics._place import PLACE, Place, Surroundings, gradient_tree, surroundings
-from optdyn.dynamics._remembered import Remembered
-from optdyn.dynamics._separability import (
-    TOLERANCE,
-    hashable,
-    keep_precision,
-    require_componentwise,
+from optdyn.dynamics._place import (
+    PLACE,
+    Place,
+    Surroundings,
+    gradient_tree,
+    surroundings,
+    with_leaves,
 )
+from optdyn.dynamics._remembered import Remembered
+from optdyn.dynamics._separability import TOLERANCE, hashable, keep_precision, require_componentwise
 from optdyn.dynamics._state_layout import StateLayout, initial_state, state_layout
 from optdyn.errors import UserError, first_line, whole_number
 from optdyn.inner_loop import eval_params_of, with_extra_args
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 # Where one factor may couple components, they are looked at among others: an array of this shape.
 AMONG_OTHERS = (3, 3)
 CLOCKS: Remembered[Clockwork] = Remembered()
+STATIC = {"static": True}
 
 
 class HasOptax(Protocol):
@@ -45,7 +48,7 @@ class HasOptax(Protocol):
 Optimizer: TypeAlias = optax.GradientTransformation | HasOptax
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepMap:
     """``(h [N], g, x) -> (h' [N], Δx)``: one step of one component. Made by `step_map`.
@@ -69,20 +72,11 @@ class StepMap:
     state: PyTree
     around: Surroundings
     entries: tuple[Int[np.ndarray, " k"], ...]
-    build: Callable[[PyTree], optax.GradientTransformation]
-    layout: StateLayout
-    clock: Clockwork
-    alone: bool
-    silent_up_to: float
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        children = (self.parameters, self.state, self.around, self.entries)
-        fixed = (self.build, self.layout, self.clock, self.alone, self.silent_up_to)
-        return children, fixed
-
-    @classmethod
-    def tree_unflatten(cls, fixed: tuple[Any, ...], children: tuple[Any, ...]) -> StepMap:
-        return cls(*children, *fixed)
+    build: Callable[[PyTree], optax.GradientTransformation] = dataclasses.field(metadata=STATIC)
+    layout: StateLayout = dataclasses.field(metadata=STATIC)
+    clock: Clockwork = dataclasses.field(metadata=STATIC)
+    alone: bool = dataclasses.field(metadata=STATIC)
+    silent_up_to: float = dataclasses.field(metadata=STATIC)
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -93,21 +87,6 @@ class StepMap:
     def kind(self) -> tuple[Any, ...]:
         """What programs compiled for this step map depend on."""
         return (self.build, self.layout, self.clock)
-
-    def with_parameters(self, parameters: PyTree) -> StepMap:
-        """The same optimizer with other parameters, in its initial state."""
-        with double_precision():
-            wide = to_float64(parameters)
-            state = initial_state(self.build(wide), self.around.params)
-        return dataclasses.replace(self, parameters=wide, state=state)
-
-    def fresh_state(self, params: PyTree) -> PyTree:
-        """``state`` with the memory that components of ``params`` start with."""
-        start = jax.tree.leaves(initial_state(self.tx, params))
-        parts, treedef = jax.tree.flatten(self.state)
-        for i in (*self.layout.memory, *self.layout.others):
-            parts[i] = start[i]
-        return jax.tree.unflatten(treedef, parts)
 
     @property
     def h(self) -> Float[np.ndarray, " N"]:
@@ -121,10 +100,61 @@ class StepMap:
         return self.layout.names
 
     @property
+    def memory(self) -> tuple[int, ...]:
+        """Positions of the float leaves of the state that belong to components."""
+        return (*self.layout.memory, *self.layout.others)
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Where each counter stands (its largest entry), by its position."""
+        parts = jax.tree.leaves(self.state)
+        return {i: int(np.max(np.asarray(parts[i]))) for i in self.clock.counters}
+
+    @property
+    def size(self) -> int:
+        """How many numbers the whole training is: state and parameters; at least 1."""
+        return max(sum(map(np.size, jax.tree.leaves((self.state, self.around.params)))), 1)
+
+    @property
     def precision(self) -> float:
         """The unit roundoff of the least precise part of h."""
         parts = [jax.tree.leaves(self.state)[i] for i in self.layout.memory]
         return max([float(jnp.finfo(part.dtype).eps) for part in parts], default=2.0**-52)
+
+    def with_parameters(self, parameters: PyTree) -> StepMap:
+        """The same optimizer with other parameters, in its initial state."""
+        with double_precision():
+            wide = to_float64(parameters)
+            state = initial_state(self.build(wide), self.around.params)
+        return dataclasses.replace(self, parameters=wide, state=state)
+
+    def among(self, params: PyTree, gradients: PyTree) -> StepMap:
+        """The same component where all components have these values and gradients."""
+        around = dataclasses.replace(self.around, params=params, gradients=gradients)
+        return dataclasses.replace(self, around=around)
+
+    def at_count(self, count: int, counters: tuple[int, ...] | None = None) -> StepMap:
+        """With those counters (default: all) at ``count``, or at the most they can hold.
+
+        Raises `UserError` where one counts down.
+        """
+        if self.clock.countdowns:
+            raise UserError(
+                f"count: the optimizer's {self.clock.countdowns[0]} counts down (allowed: state= "
+                "with it as it is at the step wanted)"
+            )
+        parts, moved = jax.tree.leaves(self.state), {}
+        with double_precision():
+            for i in self.clock.counters if counters is None else counters:
+                whole = jnp.issubdtype(parts[i].dtype, jnp.integer)
+                most = int((jnp.iinfo if whole else jnp.finfo)(parts[i].dtype).max)
+                moved[i] = jnp.full_like(parts[i], min(count, most))
+        return dataclasses.replace(self, state=with_leaves(self.state, moved))
+
+    def fresh_state(self, params: PyTree) -> PyTree:
+        """``state`` with the memory that components of ``params`` start with."""
+        start = jax.tree.leaves(initial_state(self.tx, params))
+        return with_leaves(self.state, {i: start[i] for i in self.memory})
 
     def __call__(
         self,
@@ -141,13 +171,11 @@ class StepMap:
     ) -> tuple[PyTree, PyTree]:
         """One step of the optimizer, all components: updates and the state after it."""
         gradients = self.around.put(self.around.gradients, g)
-        return self.update_all(state, gradients, self.around.put(self.around.params, x))
+        return self.update_all(gradients, state, self.around.put(self.around.params, x))
 
-    def update_all(self, state: PyTree, gradients: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    def update_all(self, gradients: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         """The optimizer's own update, counters as wide as `Clockwork.wide` says."""
-        parts, treedef = jax.tree.flatten(state)
-        wide = jax.tree.unflatten(treedef, widened(parts, self.clock))
-        return self.tx.update(gradients, wide, params)
+        return self.tx.update(gradients, widened(state, self.clock), params)
 
     def advance(
         self, state: PyTree, g: Float[Array, ""] | float, x: Float[Array, ""] | float
@@ -165,15 +193,13 @@ class StepMap:
 
     def state_with(self, h: Float[Array, " N"]) -> PyTree:
         """``state`` with the vector h."""
-        parts, treedef = jax.tree.flatten(self.state)
-        start = 0
+        parts, moved, start = jax.tree.leaves(self.state), {}, 0
         for i, at in zip(self.layout.memory, self.entries, strict=True):
-            stop = start + len(at)
             part = jnp.asarray(parts[i])
-            flat = jnp.ravel(part).at[at].set(h[start:stop].astype(part.dtype))
-            parts[i] = flat.reshape(part.shape)
-            start = stop
-        return jax.tree.unflatten(treedef, parts)
+            own = h[start : start + len(at)].astype(part.dtype)
+            moved[i] = jnp.ravel(part).at[at].set(own).reshape(part.shape)
+            start += len(at)
+        return with_leaves(self.state, moved)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,17 +242,12 @@ def step_map(tx: Optimizer | StepMap, **place: Unpack[Place]) -> StepMap:
     unknown = sorted(set(place) - PLACE)
     if unknown:
         raise UserError(f"{unknown[0]}: unknown (allowed: {', '.join(sorted(PLACE))})")
-    if isinstance(tx, StepMap):
-        step = _moved(tx, place)
-    else:
-        step = _initial_step_map(tx, place)
+    step = _moved(tx, place) if isinstance(tx, StepMap) else _initial_step_map(tx, place)
     state, count = place.get("state"), place.get("count")
     if state is not None:
         step = dataclasses.replace(step, state=_conform(state, step.state))
     if count is not None:
-        step = dataclasses.replace(
-            step, state=set_counters(step, whole_number("count", count, minimum=0))
-        )
+        step = step.at_count(whole_number("count", count, minimum=0))
     return step
 
 
@@ -244,22 +265,6 @@ def state_vector(step: StepMap, h: object) -> Float[np.ndarray, " N"]:
     return vector
 
 
-def set_counters(step: StepMap, count: int, counters: tuple[int, ...] | None = None) -> PyTree:
-    """The state with those counters (default: all) at ``count``, or at the most they can hold."""
-    if step.clock.countdowns:
-        raise UserError(
-            f"count: the optimizer's {step.clock.countdowns[0]} counts down (allowed: state= "
-            "with it as it is at the step wanted)"
-        )
-    parts, treedef = jax.tree.flatten(step.state)
-    with double_precision():
-        for i in step.clock.counters if counters is None else counters:
-            whole = jnp.issubdtype(parts[i].dtype, jnp.integer)
-            most = int((jnp.iinfo if whole else jnp.finfo)(parts[i].dtype).max)
-            parts[i] = jnp.full_like(parts[i], min(count, most))
-    return jax.tree.unflatten(treedef, parts)
-
-
 def _moved(step: StepMap, place: Place) -> StepMap:
     if any(place.get(name) is not None for name in ("params", "leaf", "index")):
         raise UserError(
@@ -270,7 +275,7 @@ def _moved(step: StepMap, place: Place) -> StepMap:
         return step
     with double_precision():
         gradients = gradient_tree(place["gradient"], step.around.params)
-    return dataclasses.replace(step, around=dataclasses.replace(step.around, gradients=gradients))
+    return step.among(step.around.params, gradients)
 
 
 def _initial_step_map(optimizer: Optimizer, place: Place) -> StepMap:

@@ -67,15 +67,12 @@ def track_modes(checkpoints: Sequence[Eigenmodes]) -> Tracks:
     order = np.argsort(-np.max([_share(m)[i] for m, i in rows], axis=0), kind="stable")
     places = np.stack(index)[:, order]
 
-    def picked(name: str) -> np.ndarray:
-        rows = zip(checkpoints, places, strict=True)
-        return np.stack([getattr(modes, name)[row] for modes, row in rows])
-
+    pairs = list(zip(checkpoints, places, strict=True))
     return Tracks(
         index=places,
-        beta=picked("beta"),
-        alpha=picked("alpha"),
-        gain=picked("gain"),
+        beta=np.stack([modes.beta[row] for modes, row in pairs]),
+        alpha=np.stack([modes.alpha[row] for modes, row in pairs]),
+        gain=np.stack([modes.gain[row] for modes, row in pairs]),
         step=np.array(steps).reshape(len(steps), places.shape[1])[:, order],
     )
 

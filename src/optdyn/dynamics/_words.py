@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from optdyn.dynamics._eigenmodes import Eigenmodes
     from optdyn.dynamics._identification import Identification
     from optdyn.dynamics._linearization import Linearization
-    from optdyn.dynamics._stability import StabilityMap
+    from optdyn.dynamics._theory import StabilityMap
 
 SHOWN = 4
 LEAST_GAIN = 1e-4

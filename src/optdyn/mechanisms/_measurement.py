@@ -7,10 +7,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics import Eigenmodes, StepMap
+from optdyn.dynamics._operating_point import states_along
 from optdyn.errors import UserError
 from optdyn.inner_loop._statistics import MeanAndError, mean_and_error, mean_and_error_along
 from optdyn.inner_loop._unroll import unroll
@@ -34,11 +34,10 @@ from optdyn.mechanisms._nonlinear import (
     update_function,
     updates_at,
 )
-from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
     import optax
-    from jaxtyping import Array, Float
+    from jaxtyping import Float
 
     from optdyn.tasks import Problem
 
@@ -229,17 +228,5 @@ def _ratio(
 
 def _paths(step: StepMap, gradients: Float[np.ndarray, "P M T"]) -> Float[np.ndarray, "P M T N"]:
     """The state before each step, for every component's history of gradients."""
-    with double_precision():
-        flat = jnp.asarray(gradients.reshape(-1, gradients.shape[-1]), jnp.float64)
-        states = np.asarray(_states(step, jnp.asarray(step.h, jnp.float64), flat))
-    return states.reshape(*gradients.shape, -1)
-
-
-@jax.jit
-def _states(
-    step: StepMap, h0: Float[Array, " N"], gradients: Float[Array, "M T"]
-) -> Float[Array, "M T N"]:
-    def advance(h: Float[Array, " N"], g: Float[Array, ""]) -> tuple[Array, Array]:
-        return step(h, g)[0], h
-
-    return jax.vmap(lambda history: jax.lax.scan(advance, h0, history)[1])(gradients)
+    flat = gradients.reshape(-1, gradients.shape[-1])
+    return states_along(step, flat)[:, :-1].reshape(*gradients.shape, -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HISTORIES = 8
 """Gradient histories whose states the fixed-point search starts from."""
+Losses: TypeAlias = "Float[np.ndarray, 'problems steps']"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ class MomentumComparison:
         step = self._step.with_parameters(optimizer)
         return operating_point(step, self._gradients(optimizer))
 
-    def one_mode_curves(self, point: OperatingPoint) -> Float[np.ndarray, "problems steps"]:
+    def one_mode_curves(self, point: OperatingPoint) -> Losses:
         """Losses [problems, T + 1] of the optimizer made of the leading mode alone."""
         return self.learned_curves(reduced_system(point.modes, keep=[0], h0=point.h0))
 
@@ -158,11 +159,7 @@ class MomentumComparison:
         return self.row(meta_step, point, full, one_mode)
 
     def row(
-        self,
-        meta_step: int,
-        point: OperatingPoint,
-        full: Float[np.ndarray, "problems steps"],
-        one_mode: Float[np.ndarray, "problems steps"],
+        self, meta_step: int, point: OperatingPoint, full: Losses, one_mode: Losses
     ) -> StageRow:
         """Measure one checkpoint by its losses, and its leading mode's, on the problems."""
         validation, modes = self.validation, point.modes

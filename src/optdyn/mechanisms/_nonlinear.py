@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from optdyn.dynamics._fixed_points import find_fixed_points
+from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, require_positive_int
-from optdyn.precision import double_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
@@ -89,22 +89,17 @@ def update_function(
     """
     sizes = _ascending(gradients)
     step = step_map(tx, state=state, count=count)
-    with double_precision():
-        at = jnp.asarray(step.h if h is None else h, jnp.float64)
-        both = np.asarray(_updates(step, at, jnp.asarray(np.stack([sizes, -sizes]))))
-    return UpdateFunction(gradient=sizes, response=(both[1] - both[0]) / 2)
+    at = np.asarray(step.h if h is None else h, np.float64)
+    rising, falling = np.split(updates_at(step, at[None], np.concatenate([sizes, -sizes]))[0], 2)
+    return UpdateFunction(gradient=sizes, response=(falling - rising) / 2)
 
 
 def updates_at(
-    tx: Optimizer | StepMap,
-    states: Float[np.ndarray, "M N"],
-    gradients: Float[np.ndarray, " G"],
+    tx: Optimizer | StepMap, states: Float[np.ndarray, "M N"], gradients: Float[np.ndarray, " G"]
 ) -> Float[np.ndarray, "M G"]:
     """Δx of each state h (a row of ``states``) at each gradient, counters as in ``tx``."""
-    step = step_map(tx)
-    with double_precision():
-        at = jnp.asarray(states, jnp.float64)
-        return np.asarray(_updates_at(step, at, jnp.asarray(gradients, jnp.float64)))
+    states, gradients = np.asarray(states, np.float64), np.asarray(gradients, np.float64)
+    return np.asarray(_updates_at(step_map(tx), states, gradients))
 
 
 def autonomous_schedule(
@@ -124,8 +119,7 @@ def autonomous_schedule(
     """
     require_positive_int("steps", steps)
     step = step_map(tx, state=state)
-    with double_precision():
-        return np.asarray(_schedule(step, steps))
+    return np.asarray(_schedule(step, steps=steps))
 
 
 def effective_rates(
@@ -137,12 +131,8 @@ def effective_rates(
 
     ``gradients``: take the slope ``−∂Δx/∂g`` at these instead of at 0.
     """
-    step = step_map(tx)
-    at = np.zeros(len(states)) if gradients is None else gradients
-    with double_precision():
-        return np.asarray(
-            _rates(step, jnp.asarray(states, jnp.float64), jnp.asarray(at, jnp.float64))
-        )
+    at = np.zeros(len(states)) if gradients is None else np.asarray(gradients, np.float64)
+    return np.asarray(_rates(step_map(tx), np.asarray(states, np.float64), at))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,16 +172,17 @@ def adaptation(
     start, points, converged = step.h, [], []
     if not np.size(gradients):
         raise UserError("gradients: none given (at least one)")
-    for gradient in np.asarray(gradients, np.float64):
+    gradients = np.asarray(gradients, np.float64)
+    for gradient in gradients:
         found = find_fixed_points(step, start[None], float(gradient), iterations=iterations)
         converged.append(bool(found.converged[0]))
         points.append(found.h[0])
         start = found.h[0] if converged[-1] else step.h
     reached = np.array(points).reshape(len(points), -1)
     rates = effective_rates(step, reached)
-    slopes = effective_rates(step, reached, np.asarray(gradients, np.float64))
+    slopes = effective_rates(step, reached, gradients)
     return Adaptation(
-        gradient=np.asarray(gradients, np.float64),
+        gradient=gradients,
         h=reached,
         rate=np.where(converged, rates, np.nan),
         slope=np.where(converged, slopes, np.nan),
@@ -251,21 +242,14 @@ def portrait(states: Float[np.ndarray, "M N"], components: int = 3) -> Portrait:
     return Portrait(mean, axes[:components], explained[:components])
 
 
-@jax.jit
-def _updates(
-    step: StepMap, h: Float[Array, " N"], gradients: Float[Array, "2 G"]
-) -> Float[Array, "2 G"]:
-    return jax.vmap(jax.vmap(lambda g: step(h, g)[1]))(gradients)
-
-
-@jax.jit
+@compiled
 def _updates_at(
     step: StepMap, states: Float[Array, "M N"], gradients: Float[Array, " G"]
 ) -> Float[Array, "M G"]:
     return jax.lax.map(lambda h: jax.vmap(lambda g: step(h, g)[1])(gradients), states)
 
 
-@jax.jit
+@compiled
 def _rates(
     step: StepMap, states: Float[Array, "M N"], gradients: Float[Array, " M"]
 ) -> Float[Array, " M"]:
@@ -276,15 +260,16 @@ def _rates(
     return jax.lax.map(rate, (states, gradients), batch_size=256)
 
 
-def _schedule(step: StepMap, steps: int) -> Float[Array, " steps"]:
-    x = step.around.own_param
+@compiled
+def _schedule(step: StepMap, *, steps: int) -> Float[Array, " steps"]:
+    x = step.around.of(step.around.params)
 
     def advance(state: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
         rate = -_slope(lambda g: step.advance(state, g, x)[1], jnp.zeros((), jnp.float64))
         return step.advance(state, 0.0, x)[0], rate
 
     start = jax.tree.map(jnp.asarray, step.state)
-    return jax.jit(lambda state: jax.lax.scan(advance, state, None, length=steps)[1])(start)
+    return jax.lax.scan(advance, start, None, length=steps)[1]
 
 
 def _slope(
