@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from optdyn.distillation._parts import (
     AdaptiveScaling,
@@ -20,9 +21,6 @@ from optdyn.distillation._parts import (
 )
 from optdyn.errors import UserError
 from optdyn.optimizers._state_precision import compute_in
-
-if TYPE_CHECKING:
-    from jaxtyping import PyTree
 
 
 @jax.tree_util.register_dataclass

@@ -5,22 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
+from optdyn.distillation._chain import Distilled
 from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.meta_training._trainer import MetaTraining, make_meta_step, start_training
 from optdyn.meta_training._unroll_options import MetaOptimizer
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
-
-    from optdyn.distillation._chain import Distilled
-    from optdyn.tasks import Task
+from optdyn.tasks import Task
 
 Fitted = TypeVar("Fitted", bound=MetaOptimizer)
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optdyn.distillation._chain import Distilled
 from optdyn.distillation._parts import AdaptiveScaling, Forgetting, Momenta, Saturation, Schedule
+from optdyn.dynamics import Eigenmodes
 from optdyn.errors import require_choice
-
-if TYPE_CHECKING:
-    from optdyn.dynamics import Eigenmodes
 
 LADDER = ("momentum", "second momentum", "saturation", "schedule", "adaptive scaling", "forgetting")
 """What each size adds to the one before."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
+import optax
+from jaxtyping import Float
 
 from optdyn.dynamics import reduce
+from optdyn.dynamics._operating_point import OperatingPoint
 from optdyn.errors import UserError
+from optdyn.inner_loop import ProblemSet
 from optdyn.inner_loop._statistics import MeanAndError, mean_and_error
 from optdyn.mechanisms._momentum_stage import deviation
-
-if TYPE_CHECKING:
-    import optax
-    from jaxtyping import Float
-
-    from optdyn.dynamics._operating_point import OperatingPoint
-    from optdyn.inner_loop import ProblemSet
-    from optdyn.meta_training._unroll_options import MetaOptimizer
+from optdyn.meta_training._unroll_options import MetaOptimizer
 
 STEPS = ("baseline", "linear at rest", "linear", "full")
 """The optimizers on the way from a baseline to the learned one.

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import optax
 
 from optdyn.distillation._fitting import Fitting, fit
 from optdyn.distillation._parts import Momenta
 from optdyn.errors import require_positive_int
-
-if TYPE_CHECKING:
-    import optax
-
-    from optdyn.meta_training import MetaTraining
-    from optdyn.tasks import Task
+from optdyn.meta_training import MetaTraining
+from optdyn.tasks import Task
 
 SIZES = (1, 2, 4)
 """Numbers of modes that are tuned, each from the one before."""

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.errors import UserError, finite_number
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
-
 SMALLEST_SQUARE = 1e-30
 """Keeps powers of |g| differentiable at g = 0."""
-Entries: TypeAlias = "Float[Array, '...']"
+Entries = Float[Array, "..."]
 
 
 @jax.tree_util.register_dataclass

@@ -5,25 +5,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.linalg
+from jaxtyping import Array, Float
 
 from optdyn.dynamics._responses import Responses, reversal_threshold
+from optdyn.dynamics._step_map import StepMap
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.optimizers._baselines import gradient_descent, momentum, nesterov
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
-
-    from optdyn.dynamics._step_map import StepMap
-
-
-Starts: TypeAlias = "Callable[[StepMap, Responses], list[tuple[float, ...]]]"
+Starts = Callable[[StepMap, Responses], list[tuple[float, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)

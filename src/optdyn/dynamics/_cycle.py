@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, PyTree
 
 from optdyn.dynamics._separability import keep_precision
 from optdyn.inner_loop._evaluated import with_extra_args
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, PyTree
 
 LONGEST = 64
 """Cycles of up to so many steps are found."""

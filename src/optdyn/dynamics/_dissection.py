@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.dynamics import _words as words
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch
 from optdyn.dynamics._identification import Identification, identify
 from optdyn.dynamics._linearization import Linearization, linearize
 from optdyn.dynamics._operating_point import operating_point, settle
+from optdyn.dynamics._place import Place
 from optdyn.dynamics._schedules import LONG, Counting, Schedule, at_counts, counting
-from optdyn.dynamics._step_map import StepMap, step_map
+from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.dynamics._theory import StabilityMap, learning_rate, stability_map
 from optdyn.errors import UserError, finite_number, require_number
 from optdyn.in_words import InWords
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from jaxtyping import Array, Float, PyTree
-
-    from optdyn.dynamics._place import Place
-    from optdyn.dynamics._step_map import Optimizer
 
 # A state that a long history of zero-mean gradients leaves this near to where it was is at rest.
 AT_REST = 1e-6

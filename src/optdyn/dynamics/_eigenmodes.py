@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
+from jaxtyping import Bool, Complex, Float, Int
 
 from optdyn.dynamics import _words as words
 from optdyn.dynamics._linearization import Linearization, Matrix, Vector, state_units
 from optdyn.errors import UserError, whole_number
 from optdyn.in_words import InWords
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Bool, Complex, Float, Int
 
 # So far, relatively, a matrix without a full set of eigenvectors is moved to have one: so little
 # that the sum of the modes keeps ACCURATE, but a solver takes very small entries for zero.
@@ -33,8 +29,8 @@ CANCELLED = 1e-12
 # A mode whose response is this small beside the largest is not driven.
 UNDRIVEN = 1e-14
 
-ModeValues: TypeAlias = "Complex[np.ndarray, ' N']"
-ModeVectors: TypeAlias = "Complex[np.ndarray, 'N N']"
+ModeValues = Complex[np.ndarray, " N"]
+ModeVectors = Complex[np.ndarray, "N N"]
 
 
 def timescale(beta: Complex[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.precision import double_precision
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
 
 # Newton steps are tried in full and cut by these factors; the best is taken.
 STEP_FACTORS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001)
@@ -23,8 +20,8 @@ STEP_FACTORS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001)
 RUNAWAY = 1e8
 ROWS = ("h", "residual", "error_estimate", "spectral_radius", "update")
 
-States: TypeAlias = "Float[Array, 'M N']"
-Each: TypeAlias = "Float[Array, ' M']"
+States = Float[Array, "M N"]
+Each = Float[Array, " M"]
 
 
 class Status(enum.StrEnum):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Complex, Float, Int, PyTree
 
 from optdyn.dynamics._dissection import Dissection, dissect
 from optdyn.dynamics._jacobians import copies_at_once
@@ -19,9 +19,6 @@ from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_number
 from optdyn.in_words import InWords
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Complex, Float, Int, PyTree
 
 STEPS = 12
 # Gradients of these sizes tell thresholds apart.

@@ -5,28 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+from jaxtyping import Array, Float
 
 from optdyn.dynamics import _words as words
 from optdyn.dynamics._candidates import CANDIDATES, Candidate
+from optdyn.dynamics._place import Place
 from optdyn.dynamics._responses import DECADES, Responses, respond, responses
 from optdyn.dynamics._schedules import Schedule, counting
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_choice, require_number
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from jaxtyping import Array, Float
-
-    from optdyn.dynamics._place import Place
 
 REFINED = 2
 MOST_EVALUATIONS = 60
@@ -39,9 +34,9 @@ COINCIDENT = 1e-6
 # Responses this far below the largest are rounding, not behaviour.
 NEGLIGIBLE = 1e-12
 
-Point: TypeAlias = "Float[np.ndarray, ' n']"
-Target: TypeAlias = "Float[np.ndarray, ' PT']"
-Weights: TypeAlias = "Float[np.ndarray, 'P 1']"
+Point = Float[np.ndarray, " n"]
+Target = Float[np.ndarray, " PT"]
+Weights = Float[np.ndarray, "P 1"]
 
 
 @dataclasses.dataclass(frozen=True)

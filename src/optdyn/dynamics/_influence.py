@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
 
 from optdyn.dynamics._jacobians import Inputs, Jacobian, value_and_jacobian
 from optdyn.dynamics._place import with_leaves
 from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._state_layout import state_layout
+from optdyn.dynamics._step_map import StepMap
 from optdyn.errors import UserError
 from optdyn.precision import double_precision
 from optdyn.random_streams import stream
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, PyTree
-
-    from optdyn.dynamics._step_map import StepMap
 
 # What treats each component by itself has no influence at all, not even by rounding.
 NOTHING = 1e-14

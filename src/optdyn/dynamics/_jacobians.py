@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from optdyn.dynamics._released import released
 from optdyn.dynamics._remembered import compiled
+from optdyn.dynamics._step_map import StepMap
 from optdyn.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
-
-    from optdyn.dynamics._step_map import StepMap
 
 # One-sided slopes are taken at these distances from the operating point, and have
 # to come this near to the derivative, relative to the largest slope seen.
@@ -24,9 +19,9 @@ SLOPE_TOLERANCE = 1e-2
 # So many numbers of moved copies of a training are held at once.
 NUMBERS_AT_ONCE = 2**24
 
-Inputs: TypeAlias = "Float[np.ndarray, ' inputs']"
-Outputs: TypeAlias = "Float[np.ndarray, ' outputs']"
-Jacobian: TypeAlias = "Float[np.ndarray, 'outputs inputs']"
+Inputs = Float[np.ndarray, " inputs"]
+Outputs = Float[np.ndarray, " outputs"]
+Jacobian = Float[np.ndarray, "outputs inputs"]
 
 
 def value_and_jacobian(step: StepMap, z: Inputs) -> tuple[Outputs, Jacobian]:

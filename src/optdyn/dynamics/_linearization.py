@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Unpack
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from optdyn.dynamics import _words as words
 from optdyn.dynamics._clockwork import timing
 from optdyn.dynamics._influence import hold_common_factor
 from optdyn.dynamics._jacobians import value_and_jacobian
+from optdyn.dynamics._place import Place
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
 from optdyn.errors import finite_number, whole_number
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from jaxtyping import Float
-
-    from optdyn.dynamics._place import Place
-
 
 MOST_POSITIONS = 10
 """State variables up to which every choice of positions among them is tried."""
@@ -32,8 +26,8 @@ MOST_POSITIONS = 10
 # units rounds nothing, and is not made for nothing.
 HORIZON, UNIT = 50, 2.0**10
 
-Vector: TypeAlias = "Float[np.ndarray, ' N']"
-Matrix: TypeAlias = "Float[np.ndarray, 'N N']"
+Vector = Float[np.ndarray, " N"]
+Matrix = Float[np.ndarray, "N N"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from jaxtyping import Complex, Float
 from scipy.linalg import matrix_balance
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
 from optdyn.errors import UserError
 
-if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
-
-Product: TypeAlias = "Callable[[Float[np.ndarray, ' dim']], Float[np.ndarray, ' dim']]"
+Product = Callable[[Float[np.ndarray, " dim"]], Float[np.ndarray, " dim"]]
 
 OFF_AXIS = 1e-5
 """An eigenvalue is complex where its imaginary part is above this part of its modulus."""

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.dynamics._clockwork import under_gradients
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes
 from optdyn.dynamics._fixed_points import FixedPoints, find_fixed_points
 from optdyn.dynamics._linearization import linearize
-from optdyn.dynamics._place import with_leaves
+from optdyn.dynamics._place import Place, with_leaves
 from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._state_layout import initial_state
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_number, whole_number
 from optdyn.precision import double_precision
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from jaxtyping import Array, Float, PyTree
-
-    from optdyn.dynamics._place import Place
 
 NUM_STARTS = 16
 

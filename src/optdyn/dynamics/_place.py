@@ -6,16 +6,14 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from optdyn.errors import UserError, finite_number, first_line, shown
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, PyTree
 
 LEAVES_LISTED = 12
 

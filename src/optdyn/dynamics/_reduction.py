@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Complex, Float, PyTree
 
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, modal_coordinates, truncate
+from optdyn.dynamics._linearization import Linearization
 from optdyn.errors import UserError
 from optdyn.optimizers._state_precision import compute_in
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Array, Complex, Float, PyTree
-
-    from optdyn.dynamics._linearization import Linearization
-
 
 SYSTEM = ("A", "B", "C", "D", "E", "weight_decay", "residual", "drift", "gradient", "param")
 """The parts of a `Linearization` that say how it moves."""

@@ -8,14 +8,12 @@ of the step with every ``stop_gradient`` that is left in its program taken for t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.extend import core
 from jax.extend.core import primitives
-
-if TYPE_CHECKING:
-    from jaxtyping import PyTree
+from jaxtyping import PyTree
 
 STOP = "stop_gradient"
 PROGRAM = (core.Jaxpr, core.ClosedJaxpr)

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.dynamics._clockwork import timing
 from optdyn.dynamics._jacobians import copies_at_once
-from optdyn.dynamics._place import with_leaves
+from optdyn.dynamics._place import Place, with_leaves
 from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._separability import keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, state_vector, step_map
 from optdyn.errors import finite_number, require_number, require_positive_int, whole_number
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    import optax
-    from jaxtyping import Array, Float, PyTree
-
-    from optdyn.dynamics._place import Place
 
 DECADES = np.arange(-3.0, 4.0)
 KINDS = ("impulse", "constant", "increase", "alternating", "chirp")

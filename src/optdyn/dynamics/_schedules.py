@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
+from jaxtyping import Array, Float, Int
 
 from optdyn.dynamics._clockwork import timing
 from optdyn.dynamics._jacobians import copies_at_once
@@ -21,9 +22,6 @@ from optdyn.dynamics._released import programs_in
 from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._step_map import StepMap
 from optdyn.precision import double_precision
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
 
 LONG = 20_000
 """So many steps a history is long."""
@@ -47,8 +45,8 @@ NEAR, NEARER = 1e-2, 1e-7
 EXPONENTIAL = 0.05
 CHUNK = 128
 
-Counts: TypeAlias = "Int[np.ndarray, ' K']"
-Curve: TypeAlias = "Float[np.ndarray, ' K']"
+Counts = Int[np.ndarray, " K"]
+Curve = Float[np.ndarray, " K"]
 Counters = tuple[int, ...]
 """Positions of counters in the flattened state."""
 

@@ -7,20 +7,18 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.dynamics._state_layout import whole_state
 from optdyn.errors import UserError, first_line, require_positive_int
 from optdyn.precision import double_precision
 from optdyn.random_streams import stream
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
 
 # Norm clipping is silent on small gradients: look at every order of magnitude.
 GRADIENT_SCALES = (1e-6, 1e-3, 1.0, 1e3, 1e6)
@@ -30,7 +28,7 @@ TOLERANCE = 1e-9
 # Some keep sums over rows and columns in the state, of matrices of this size and above alone.
 LARGE = 128
 
-Updates: TypeAlias = "Float[np.ndarray, 'steps others']"
+Updates = Float[np.ndarray, "steps others"]
 
 
 @dataclasses.dataclass(frozen=True)

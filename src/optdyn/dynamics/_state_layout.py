@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jaxtyping import Int, PyTree
 
 from optdyn.dynamics._place import Surroundings, leaf_names
 from optdyn.errors import UserError, first_line
 from optdyn.inner_loop import with_later_leaves
-
-if TYPE_CHECKING:
-    import optax
-    from jaxtyping import Int, PyTree
 
 # So far a gradient is moved to see which entries of the state answer.
 MOVE = 0.37

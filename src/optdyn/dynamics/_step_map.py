@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int, PyTree
 
 from optdyn.dynamics._clockwork import Clockwork, clockwork, widened
 from optdyn.dynamics._place import (
@@ -27,11 +28,6 @@ from optdyn.dynamics._state_layout import StateLayout, initial_state, state_layo
 from optdyn.errors import UserError, first_line, whole_number
 from optdyn.inner_loop import eval_params_of, with_extra_args
 from optdyn.precision import double_precision, to_float64
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from jaxtyping import Array, Float, Int, PyTree
 
 # Where one factor may couple components, they are looked at among others: an array of this shape.
 AMONG_OTHERS = (3, 3)

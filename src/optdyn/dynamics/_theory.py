@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Unpack
 
 import numpy as np
+from jaxtyping import Float
 
 from optdyn.dynamics import _words as words
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, require_linear, truncate
 from optdyn.dynamics._linearization import Linearization, linearize
+from optdyn.dynamics._place import Place
+from optdyn.dynamics._step_map import Optimizer, StepMap
 from optdyn.errors import UserError, require_number, require_positive_int
 from optdyn.in_words import InWords
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from jaxtyping import Float
-
-    from optdyn.dynamics._place import Place
-    from optdyn.dynamics._step_map import Optimizer, StepMap
 
 # Coarse enough for large states, fine enough not to step over an unstable window.
 STEP_UP = 1.5
@@ -30,8 +25,8 @@ MARGIN = 1e-13
 VECTORS = ("B", "C", "E", "residual", "state", "comoving")
 DECADES_BELOW_EDGE, DECADES_ABOVE_EDGE = 5.0, 0.5
 
-Linear: TypeAlias = "Linearization | Eigenmodes"
-Curvatures: TypeAlias = "Float[np.ndarray, ' K']"
+Linear = Linearization | Eigenmodes
+Curvatures = Float[np.ndarray, " K"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,18 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.optimize
+from jaxtyping import Complex, Float
 
-from optdyn.dynamics._eigenmodes import timescale
+from optdyn.dynamics._eigenmodes import Eigenmodes, timescale
 from optdyn.errors import UserError
-
-if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
-
-    from optdyn.dynamics._eigenmodes import Eigenmodes
 
 OVERLAP_WEIGHT = 1.0
 """What eigenvectors at a right angle cost, in the unit of a distance 1 between eigenvalues."""

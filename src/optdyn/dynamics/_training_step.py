@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from optdyn.dynamics._cycle import steps_in_cycle
 from optdyn.dynamics._place import leaf_names, with_leaves
@@ -27,9 +28,6 @@ from optdyn.dynamics._separability import keep_precision
 from optdyn.errors import UserError
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
 from optdyn.tasks import Problem
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, PyTree
 
 LossFn = Callable[..., Any]
 

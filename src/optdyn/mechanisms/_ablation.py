@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import optax
 
 from optdyn.dynamics import reduce
-
-if TYPE_CHECKING:
-    import optax
-
-    from optdyn.dynamics._operating_point import OperatingPoint
-    from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
+from optdyn.dynamics._operating_point import OperatingPoint
+from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 
 ABLATIONS = {
     "no schedule": "started at the fixed point instead of its initial state",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jaxtyping import Float
 
 from optdyn.dynamics import Eigenmodes, StepMap
 from optdyn.dynamics._operating_point import states_along
@@ -34,12 +36,7 @@ from optdyn.mechanisms._nonlinear import (
     update_function,
     updates_at,
 )
-
-if TYPE_CHECKING:
-    import optax
-    from jaxtyping import Float
-
-    from optdyn.tasks import Problem
+from optdyn.tasks import Problem
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 HISTOGRAM_BINS = 40

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from optdyn.dynamics import Eigenmodes, linear_optimizer, truncate
 from optdyn.dynamics._eigenmodes import modal_coordinates
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Float
-
-    from optdyn.dynamics._operating_point import OperatingPoint
-    from optdyn.inner_loop._problem_set import ProblemSet
+from optdyn.dynamics._operating_point import OperatingPoint
+from optdyn.inner_loop._problem_set import ProblemSet
 
 NESTED = (1, 2, 4, 8)
 SINGLES = (2,)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import optax
+from jaxtyping import Float
 
 from optdyn.dynamics import Eigenmodes, StepMap, step_map, timescale
 from optdyn.dynamics._operating_point import OperatingPoint, operating_point
@@ -16,13 +17,9 @@ from optdyn.inner_loop._problem_set import ProblemSet
 from optdyn.meta_training._unroll_options import MetaOptimizer
 from optdyn.optimizers._baselines import momentum
 
-if TYPE_CHECKING:
-    import optax
-    from jaxtyping import Float
-
 HISTORIES = 8
 """Gradient histories whose states the fixed-point search starts from."""
-Losses: TypeAlias = "Float[np.ndarray, 'problems steps']"
+Losses = Float[np.ndarray, "problems steps"]
 
 
 @dataclasses.dataclass(frozen=True)

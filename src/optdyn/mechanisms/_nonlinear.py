@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.dynamics._fixed_points import find_fixed_points
 from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, require_positive_int
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
 
 HALF = 0.5
 """The threshold is read where the update is this part of what it would be without saturation."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optdyn.errors import UserError, require_positive_int
 from optdyn.mechanisms._momentum_stage import (
@@ -19,11 +18,7 @@ from optdyn.mechanisms._momentum_stage import (
 from optdyn.meta_training._trainer import INIT_STREAM, MetaTraining, make_meta_step, start_training
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import stream
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from optdyn.tasks import Task
+from optdyn.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)

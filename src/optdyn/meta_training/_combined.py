@@ -9,10 +9,9 @@ say little about one entry. (Metz et al. 2019.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key, PyTree
 
 from optdyn.inner_loop._batching import map_runs
 from optdyn.meta_training._components import COMPONENT_AXIS
@@ -20,9 +19,6 @@ from optdyn.meta_training._evolution import Moments, at_once, estimates, moments
 from optdyn.meta_training._exact import chunk_sums, judged
 from optdyn.meta_training._unroll_options import Diagnostics, Estimator, MetaOptimizer, Setting
 from optdyn.random_streams import derived
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Key, PyTree
 
 OTHER_PROBLEMS = "problems of evolution strategies beside the exact meta-gradient"
 """Problems of their own make the two estimates independent."""

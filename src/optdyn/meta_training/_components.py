@@ -11,18 +11,16 @@ is gathered, and of what all have computed alike each takes its part.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.errors import UserError
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
 
 BATCH_AXIS = "batch"
 COMPONENT_AXIS = "components"

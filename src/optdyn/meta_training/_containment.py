@@ -11,16 +11,14 @@ where a bound is set, the whole is scaled down to it. Every such event is counte
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float, PyTree
 
 from optdyn.inner_loop._evaluated import eval_params_of, with_eval_params, with_extra_args
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, PyTree
 
 LIMIT = 1e6
 """Parameters beyond this magnitude count as exploded."""

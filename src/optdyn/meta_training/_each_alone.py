@@ -8,20 +8,17 @@ leaves unlike) must be given each problem's own pytree, as where it is run alone
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.errors import UserError
 from optdyn.inner_loop._evaluated import eval_params_of, with_eval_params, with_extra_args
 from optdyn.inner_loop._unroll import gradients_for
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
-
-    from optdyn.tasks._base import Problem
+from optdyn.tasks._base import Problem
 
 
 def side_by_side(optimizer: Any, batch: Problem, parts: int) -> bool:

@@ -11,11 +11,12 @@ optimizers".)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._unroll import unroll
@@ -37,9 +38,6 @@ from optdyn.optimizers._state_precision import store_state_in
 from optdyn.random_streams import derived
 from optdyn.tasks._base import Problem, joint, unravel_one
 from optdyn.tasks._gate import sample_batch
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key, PyTree
 
 PERTURBATIONS = "perturbations of the meta-parameters"
 

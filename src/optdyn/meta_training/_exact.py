@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from optdyn.errors import UserError, first_line
 from optdyn.inner_loop._unroll import unroll
@@ -37,10 +39,6 @@ from optdyn.optimizers._state_precision import store_state_in
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks._base import Problem, Task, joint, unravel_one
 from optdyn.tasks._gate import sample_batch
-
-if TYPE_CHECKING:
-    import optax
-    from jaxtyping import Array, Bool, Float, Key, PyTree
 
 SIZE_STREAM = "problems traced for their size"
 

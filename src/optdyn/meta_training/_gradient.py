@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key, PyTree
 
 from optdyn.errors import UserError
 from optdyn.meta_training._combined import COMBINED, FEWEST
@@ -25,9 +26,6 @@ from optdyn.meta_training._unroll_options import (
 )
 from optdyn.random_streams import keys_at
 from optdyn.tasks._base import Task
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key, PyTree
 
 ESTIMATORS: dict[str, Estimator] = {"exact": EXACT, "es": EVOLUTION, "combined": COMBINED}
 

@@ -9,15 +9,13 @@ memory and less time. On problems whose intermediate values are few it is not wo
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
+from jaxtyping import Array, Float
 
 from optdyn.inner_loop._unroll import losses_and_gradients
 from optdyn.tasks._base import Problem
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 ONE_WAY = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "stop_gradient"}
 """Primitives of losses that have no forward derivative, or whose gradient is no true one."""

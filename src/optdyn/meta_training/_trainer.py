@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PyTree
 
 from optdyn.errors import require_number, require_positive_int
 from optdyn.inner_loop._objective import Objective
@@ -16,13 +18,8 @@ from optdyn.inner_loop._problem_set import first_losses
 from optdyn.meta_training._gradient import meta_value_and_grad, require_gradient
 from optdyn.meta_training._unroll_options import MetaOptimizer, UnrollOptions
 from optdyn.random_streams import keys_at, stream
+from optdyn.tasks._base import Task
 from optdyn.tasks._gate import sample_batch
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-    from jaxtyping import Array, Float, Int, PyTree
-
-    from optdyn.tasks._base import Task
 
 INIT_STREAM = "initial meta-parameters"
 TRAIN_STREAM = "meta-training problems"

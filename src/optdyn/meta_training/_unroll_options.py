@@ -5,27 +5,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import optax
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from optdyn.errors import require_choice, require_number, require_positive_int
 from optdyn.inner_loop._objective import Objective
 from optdyn.optimizers._state_precision import STATE_DTYPES
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
-
-    from optdyn.tasks._base import Task
+from optdyn.tasks._base import Task
 
 LARGEST_MEMORY = 2**63 - 1
 GRADIENTS = ("exact", "es", "combined")
 
-Keys: TypeAlias = "Key[Array, ' batch']"
-Counts: TypeAlias = "Bool[Array, ' batch'] | None"
+Keys = Key[Array, " batch"]
+Counts = Bool[Array, " batch"] | None
 """Which of some problems are of the batch (None: all)."""
-Tallies: TypeAlias = "tuple[Array, Array, Array]"
+Tallies = tuple[Array, Array, Array]
 """Over problems: the meta-losses, which are counted, and which were contained."""
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, PyTree
 
 from optdyn.errors import UserError
 from optdyn.optimizers._state_precision import compute_in
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Array, Float, PyTree
 
 
 class AggregatedMomentumState(NamedTuple):

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from optdyn.errors import require_choice
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.optimizers._search_space import Axis
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
-
-    Hyperparameter = float | Float[Array, ""]
+Hyperparameter = float | Float[Array, ""]
 
 AGGMO_BETAS = (0.0, 0.9, 0.99)
 """The decay rates that Lucas et al. (2018) recommend for three velocities."""

@@ -14,20 +14,17 @@ import itertools
 import operator
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from optdyn.errors import UserError, require_positive_int, shown
 from optdyn.optimizers import _fused_gru as fused_gru
 from optdyn.optimizers import _fused_update as fused_update
 from optdyn.optimizers._gru_kernel import Inputs, State, Weights, gru_reference, gru_step
 from optdyn.random_streams import stream
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
-
 
 CELL_METHODS = ("init", "step", "state_size")
 # So many rows are compared, up to this part of the largest number.

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Key, PyTree
 
 from optdyn.errors import UserError, require_choice, require_number, shown
 from optdyn.optimizers._cells import CELLS, Cell, cell_class, require_rows_apart, step_and_readout
 from optdyn.optimizers._encodings import Encoding
 from optdyn.optimizers._gradient_range import GradientRange, OneWarning
+from optdyn.optimizers._gru_kernel import Weights
 from optdyn.optimizers._state_precision import STATE_DTYPES
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key, PyTree
-
-    from optdyn.optimizers._gru_kernel import Weights
 
 
 @dataclasses.dataclass(frozen=True)

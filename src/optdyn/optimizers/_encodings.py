@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from optdyn.errors import require_choice, require_number
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 ENCODINGS = ("linear", "log_sign", "asinh")
 

@@ -12,19 +12,17 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
 
 from optdyn.optimizers._gru_kernel import GATES, Weights, gru_reference, gru_step
 from optdyn.optimizers.native.build import targets
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
-
-StepAndReadout: TypeAlias = "Callable[[Array, Array], tuple[Array, Array]]"
+StepAndReadout = Callable[[Array, Array], tuple[Array, Array]]
 
 SMALLEST_UNITS = 16
 SMALLEST_ROWS = 8

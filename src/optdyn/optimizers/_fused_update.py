@@ -7,11 +7,12 @@ bfloat16 with sums in float32. For a batch inside `jax.vmap` the plain step is u
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
 
 from optdyn.optimizers._fused_gru import (
     PANEL_BYTES,
@@ -23,9 +24,6 @@ from optdyn.optimizers._fused_gru import (
 )
 from optdyn.optimizers._gru_kernel import GATES, Weights, gru_reference
 from optdyn.optimizers.native.build import targets
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 FEW_UNITS, FEW = 16, 4
 """Up to so many units are worked on so many at a time, with components side by side."""

@@ -6,16 +6,14 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float, PyTree
 
 from optdyn.errors import require_number
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, PyTree
 
 SLACK = 3.0
 """Sizes this factor outside the range are still taken for familiar."""

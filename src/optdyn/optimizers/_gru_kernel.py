@@ -9,17 +9,14 @@ same step.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
-
-Weights: TypeAlias = "dict[str, Float[Array, '...']]"
-State: TypeAlias = "Float[Array, 'N state']"
-Inputs: TypeAlias = "Float[Array, 'N inputs']"
+Weights = dict[str, Float[Array, "..."]]
+State = Float[Array, "N state"]
+Inputs = Float[Array, "N inputs"]
 
 GATES = "zrc"
 """Update gate, reset gate, candidate: the suffixes of their weights' names."""

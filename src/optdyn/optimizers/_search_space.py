@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float64
 
 from optdyn.errors import UserError, require_choice, require_number, require_positive_int, shown
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
 
 KINDS = ("log", "one_minus_log")
 SIDES = ("low", "high")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-
-if TYPE_CHECKING:
-    from jaxtyping import PyTree
+from jaxtyping import PyTree
 
 STATE_DTYPES = ("float32", "bfloat16")
 

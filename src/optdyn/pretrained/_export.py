@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from optdyn.errors import UserError
 from optdyn.pretrained._shipped import (
@@ -26,10 +25,7 @@ from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_bytes, write_bytes, write_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS, load_trained
 from optdyn.runs._tuning_run import load_tables, table_path
-from optdyn.search import is_finished
-
-if TYPE_CHECKING:
-    from optdyn.search import SearchSettings, SearchTable
+from optdyn.search import SearchSettings, SearchTable, is_finished
 
 SEARCH_COMMAND = "optdyn search-lr"
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import Literal, overload
+
+import optax
 
 from optdyn.distillation import from_values
 from optdyn.errors import UserError, require_choice, shown
@@ -29,9 +31,6 @@ from optdyn.runs._store import read_bytes, read_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS
 from optdyn.runs._tuning_run import TUNING, load_tuned, table_path
 from optdyn.search import SearchTable, is_finished
-
-if TYPE_CHECKING:
-    import optax
 
 FOLDER = Path(__file__).parent
 """What ships with the package itself."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from optdyn.errors import UserError
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key, PyTree
 
 
 @jax.tree_util.register_dataclass

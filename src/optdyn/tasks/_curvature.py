@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from optdyn.errors import UserError, require_positive_int
 from optdyn.precision import double_precision, to_float64
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks._base import Problem, Task
 from optdyn.tasks._gate import require_sample
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 CURVATURE_STREAM = "curvature problems"
 LARGEST_DENSE = 256

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int, Key
 
 from optdyn.errors import UserError, require_positive_int
 from optdyn.random_streams import derived
 from optdyn.tasks._base import Problem
 from optdyn.tasks._mlp import Layers, apply_mlp, init_mlp, linear
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
 
 FEATURES = 64
 CLASSES = 10

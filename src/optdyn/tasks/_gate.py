@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key, PyTree
 
 from optdyn.errors import UserError, first_line, shown
 from optdyn.tasks._base import Problem, Task
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Key, PyTree
 
 
 def require_task(task: object) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from optdyn.errors import (
     LARGEST_NUMBER,
@@ -16,9 +16,6 @@ from optdyn.errors import (
     require_positive_int,
 )
 from optdyn.tasks._base import Problem
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
 
 
 def least_squares(

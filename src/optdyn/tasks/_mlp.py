@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key
 
 Layers = list[dict[str, "Float[Array, '...']"]]
 

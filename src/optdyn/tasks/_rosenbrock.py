@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from optdyn.tasks._base import Problem
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
 
 X_RANGE = (-2.0, 2.0)
 Y_RANGE = (-1.0, 3.0)

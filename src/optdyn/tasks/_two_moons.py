@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Key
 
 from optdyn.errors import require_number, require_positive_int
 from optdyn.tasks._base import Problem
 from optdyn.tasks._mlp import Layers, apply_mlp, init_mlp
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
 
 DATA_SEED = 0
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from jaxtyping import Array, Float, PyTree
 
 import optdyn.dynamics
 from optdyn.dynamics import Dissection, Linearization, settle, step_map
@@ -18,9 +19,6 @@ from optdyn.errors import UserError
 from optdyn.precision import double_precision
 from optdyn.torch._aten import Moved, plain
 from optdyn.torch._own_step import OwnStep, export_step, first_state, run_own, step_of_class
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
 
 CHECKED_STEPS = 8
 CHECKED_COMPONENTS = 3

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from jaxtyping import Bool, Float, PyTree
 from torch import Tensor
 
 from optdyn.dynamics._closed_loop import ClosedLoop, loop_of
@@ -22,9 +23,6 @@ from optdyn.torch._analysis import exported_pair, require_own
 from optdyn.torch._learned_optimizer import STATE, LearnedOptimizer
 from optdyn.torch._loss import LossOfModel, joined, wide_array
 from optdyn.torch._own_step import clock_names, living_state, run_from, step_of_optimizer
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
