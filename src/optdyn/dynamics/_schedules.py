@@ -282,18 +282,16 @@ def _schedule(
     counters: Counters, sampled: Counts, at: Callable[[Any], np.ndarray], exact: bool
 ) -> Schedule:
     curve = at(sampled)
-    best = int(np.argmax(curve >= np.max(curve) * (1.0 - ENDED)))
-    low, high = int(sampled[max(best - 1, 0)]), int(sampled[min(best + 1, len(sampled) - 1)])
-    peak, height = int(sampled[best]), float(curve[best])
-    while True:
-        counts = np.unique(np.linspace(low, high, CHUNK).astype(np.int64))
-        seen = at(counts)
+    counts, seen, peak, height = sampled, curve, 0, 0.0
+    while True:  # nearer and nearer about the highest
         k = int(np.argmax(seen >= np.max(seen) * (1.0 - ENDED)))
         if seen[k] >= height * (1.0 - ENDED):
             peak, height = int(counts[k]), float(seen[k])
-        if len(counts) >= high - low + 1:
+        if len(counts) > counts[-1] - counts[0]:
             break
         low, high = int(counts[max(k - 1, 0)]), int(counts[min(k + 1, len(counts) - 1)])
+        counts = np.unique(np.linspace(low, high, CHUNK).astype(np.int64))
+        seen = at(counts)
     allowed = (ENDED if exact else ENDED_ROUNDED) * height
     differs = np.flatnonzero(np.abs(curve - curve[-1]) > allowed)
     last = int(differs[-1]) if len(differs) else 0

@@ -51,6 +51,9 @@ PATH_STATES = 24
 PATH_DECADES = 6
 """Of gradient sizes at which updates along the path are told."""
 
+Sizes = Float[np.ndarray, " G"]
+EachProblem = Float[np.ndarray, " problems"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Visited:
@@ -147,7 +150,7 @@ def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
     )
 
 
-def over_problems(values: Float[np.ndarray, " problems"]) -> MeanAndError[float]:
+def over_problems(values: EachProblem) -> MeanAndError[float]:
     """Mean and standard error over problems, of those where the number exists."""
     known = values[np.isfinite(values)]
     return mean_and_error(known) if len(known) else MeanAndError(math.nan, math.nan)
@@ -182,11 +185,7 @@ def _adaptation(step: StepMap, low: float, high: float) -> Adaptation:
 
 
 def _path(
-    step: StepMap,
-    rest: Float[np.ndarray, " N"],
-    seen: Portrait,
-    sizes: Float[np.ndarray, " G"],
-    num_steps: int,
+    step: StepMap, rest: np.ndarray, seen: Portrait, sizes: Sizes, num_steps: int
 ) -> MeasuredPath:
     """The autonomous path's states, and the update at every other one of the upper ``sizes``."""
     states = _paths(step, np.zeros((1, 1, num_steps)))[0, 0]
@@ -203,12 +202,7 @@ def _path(
     )
 
 
-def _ratio(
-    gradient: Float[np.ndarray, " G"],
-    rates: Float[np.ndarray, " G"],
-    low: Float[np.ndarray, " problems"],
-    high: Float[np.ndarray, " problems"],
-) -> Float[np.ndarray, " problems"]:
+def _ratio(gradient: Sizes, rates: Sizes, low: EachProblem, high: EachProblem) -> EachProblem:
     """Rate at |g| = high over that at low, the mean of both signs where both are known."""
     half = len(gradient) // 2
     sizes = np.log(gradient[half:])

@@ -25,6 +25,8 @@ from optdyn.errors import UserError
 BATCH_AXIS = "batch"
 COMPONENT_AXIS = "components"
 
+Rows = Float[Array, "batch n"]
+
 
 def make_mesh(devices: Sequence[Any], components: int = 1) -> Mesh:
     """A mesh over ``devices``, ``components`` of which share each problem.
@@ -50,12 +52,10 @@ def spread_components(tx: optax.GradientTransformation, count: int) -> optax.Gra
     if count == 1:
         return tx
 
-    def init(params: Float[Array, "batch n"]) -> PyTree:
+    def init(params: Rows) -> PyTree:
         return tx.init(_own_part(count, params))
 
-    def update(
-        g: Float[Array, "batch n"], state: PyTree, params: Float[Array, "batch n"] | None = None
-    ) -> tuple[Float[Array, "batch n"], PyTree]:
+    def update(g: Rows, state: PyTree, params: Rows | None = None) -> tuple[Rows, PyTree]:
         own_params = None if params is None else _own_part(count, params)
         updates, following = tx.update(_own_part(count, g), state, own_params)
         return _whole(count, g.shape[1], updates), following
@@ -63,14 +63,14 @@ def spread_components(tx: optax.GradientTransformation, count: int) -> optax.Gra
     return optax.GradientTransformation(init, update)
 
 
-def _cut(count: int, whole: Float[Array, "batch n"]) -> Float[Array, "batch part"]:
+def _cut(count: int, whole: Rows) -> Rows:
     size = -(-whole.shape[1] // count)
     padded = jnp.pad(whole, ((0, 0), (0, count * size - whole.shape[1])))
     begin = size * jax.lax.axis_index(COMPONENT_AXIS)
     return jax.lax.dynamic_slice_in_dim(padded, begin, size, axis=1)
 
 
-def _gather(count: int, n: int, part: Float[Array, "batch part"]) -> Float[Array, "batch n"]:
+def _gather(count: int, n: int, part: Rows) -> Rows:
     del count
     return jax.lax.all_gather(part, COMPONENT_AXIS, axis=1, tiled=True)[:, :n]
 

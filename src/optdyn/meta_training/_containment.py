@@ -26,6 +26,8 @@ LIMIT = 1e6
 GRADIENT_LIMIT = 1e15
 """Gradients beyond this magnitude count as exploded."""
 
+Rows = Float[Array, "batch n"]
+
 
 class Contained(NamedTuple):
     """An optimizer's state and, for each problem, at how many steps it was contained.
@@ -46,7 +48,7 @@ def contain_gradients(tx: optax.GradientTransformation) -> optax.GradientTransfo
     is zero, because 0·∞ is not 0.
     """
 
-    def init(params: Float[Array, "batch n"]) -> Contained:
+    def init(params: Rows) -> Contained:
         batch = params.shape[0]
         events = jnp.zeros((batch, 2), counting_dtype(params))
         return Contained(jnp.ones((batch,), bool), events, tx.init(params))
@@ -54,10 +56,7 @@ def contain_gradients(tx: optax.GradientTransformation) -> optax.GradientTransfo
     wide = with_extra_args(tx)
 
     def update(
-        g: Float[Array, "batch n"],
-        state: Contained,
-        params: Float[Array, "batch n"] | None = None,
-        **extra: Any,
+        g: Rows, state: Contained, params: Rows | None = None, **extra: Any
     ) -> tuple[PyTree, Contained]:
         sane = jnp.all(jnp.abs(g) <= _within(GRADIENT_LIMIT, g), axis=1)
         let_through = _choose(sane, g, jnp.zeros_like(g))
@@ -84,9 +83,8 @@ def counting_dtype(params: PyTree) -> jnp.dtype:
 
 
 def hold_exploded(
-    previous: tuple[Float[Array, "batch n"], Contained],
-    following: tuple[Float[Array, "batch n"], Contained],
-) -> tuple[Float[Array, "batch n"], Contained]:
+    previous: tuple[Rows, Contained], following: tuple[Rows, Contained]
+) -> tuple[Rows, Contained]:
     """``following``, with the parameters of exploded problems taken from ``previous``; counts them.
 
     The optimizer's state goes on: it was given finite gradients alone.
@@ -98,9 +96,7 @@ def hold_exploded(
 
 
 @jax.custom_vjp
-def _choose(
-    chosen: Bool[Array, " batch"], left: Float[Array, "batch n"], right: Float[Array, "batch n"]
-) -> Float[Array, "batch n"]:
+def _choose(chosen: Bool[Array, " batch"], left: Rows, right: Rows) -> Rows:
     """Problem by problem ``left`` where ``chosen``, else ``right``.
 
     For its reverse pass it keeps ``chosen`` alone; `jnp.where` by itself would

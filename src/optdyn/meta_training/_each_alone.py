@@ -20,6 +20,8 @@ from optdyn.inner_loop._evaluated import eval_params_of, with_eval_params, with_
 from optdyn.inner_loop._unroll import gradients_for
 from optdyn.tasks._base import Problem
 
+Row = Float[Array, "1 n"]
+
 
 def side_by_side(optimizer: Any, batch: Problem, parts: int) -> bool:
     """Whether ``optimizer`` can take a batch of problems as one array, spread in ``parts``.
@@ -47,24 +49,24 @@ def on_own_pytree(
     """
     wide, evaluated = with_extra_args(tx), eval_params_of(tx)
 
-    def tree_of(rows: Float[Array, "1 n"]) -> PyTree:
+    def tree_of(rows: Row) -> PyTree:
         return unravel(rows[0])
 
-    def rows_of(tree: PyTree) -> Float[Array, "1 n"]:
+    def rows_of(tree: PyTree) -> Row:
         return ravel_pytree(tree)[0][None]
 
-    def init(params: Float[Array, "1 n"]) -> PyTree:
+    def init(params: Row) -> PyTree:
         return jax.tree.map(_with_axis, tx.init(tree_of(params)))
 
     def update(
-        g: Float[Array, "1 n"],
+        g: Row,
         state: PyTree,
-        params: Float[Array, "1 n"],
+        params: Row,
         *,
-        value: Float[Array, " 1"],
-        value_fn: Callable[[Float[Array, "1 n"]], Float[Array, " 1"]],
+        value: Array,
+        value_fn: Callable[[Row], Array],
         **_: Any,
-    ) -> tuple[Float[Array, "1 n"], PyTree]:
+    ) -> tuple[Row, PyTree]:
         own = tree_of(params)
         gradients = gradients_for(own, tree_of(g))
         updates, following = wide.update(
@@ -84,7 +86,7 @@ def on_own_pytree(
     if evaluated is None:
         return joint
 
-    def at(state: PyTree, params: Float[Array, "1 n"]) -> Float[Array, "1 n"]:
+    def at(state: PyTree, params: Row) -> Row:
         return rows_of(evaluated(jax.tree.map(lambda leaf: leaf[0], state), tree_of(params)))
 
     return with_eval_params(joint, at)
