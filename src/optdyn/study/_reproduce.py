@@ -93,7 +93,7 @@ def reproduce(out: Path, study: Study, mesh: Mesh | None = None) -> Path:
                     _run_task(run, recipe, study, mesh)
             return report(run, absent)
 
-        return interruptible(work, "study stopped; run the same command again to resume")
+        return interruptible(work, "study stopped; finished parts are saved")
 
 
 def report(run: runs.RunFolder, absent: Sequence[Recipe] | None = None) -> Path:
@@ -119,7 +119,7 @@ def distill(out: Path, study: Study, mesh: Mesh | None = None) -> runs.Distillat
     with runs.open_run(out, create=False) as run:
         return interruptible(
             lambda: runs.distill_task(run, recipe.task, study.distilling(recipe), mesh=mesh),
-            "distillation stopped; run the same command again to resume",
+            "distillation stopped; finished sizes are saved",
         )
 
 
