@@ -28,9 +28,8 @@ from optdyn.optimizers import BASELINES, GradientRange
 from optdyn.optimizers._gradient_range import largest_size
 from optdyn.pretrained import PRETRAINED, load_pretrained, load_shipped, other_trainings
 from optdyn.pretrained._card import MEASURED, Cost, Measured, Measurements, Tried
-from optdyn.pretrained._shipped import FOLDER, READABLE, shipped_card
+from optdyn.pretrained._shipped import FOLDER, shipped_card
 from optdyn.random_streams import stream
-from optdyn.runs._distillation_fit import FITTED
 from optdyn.runs._store import write_result
 from optdyn.search import best
 from optdyn.tasks import Digits, Problem, Task, make_task
@@ -47,11 +46,9 @@ LARGEST_LEVEL = 1e30
 
 def main(names: list[str]) -> None:
     """Measure the optimizers called ``names`` (default: all that ship)."""
-    for name in names or [*PRETRAINED, *other_trainings()]:
-        stages = {**PRETRAINED, **other_trainings()}[name]
-        if (FOLDER / name / FITTED).is_file():
-            stages = (*stages, READABLE)
-        found = {stage: measure(name, stage) for stage in stages}
+    ships = {**PRETRAINED, **other_trainings()}
+    for name in names or ships:
+        found = {stage: measure(name, stage) for stage in ships[name]}
         sha = _sha256(name)
         result = Measurements(sha, f"python -m benchmarks.cards {name}", found)
         write_result(FOLDER / name / MEASURED, result)

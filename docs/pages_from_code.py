@@ -223,7 +223,8 @@ def registries_page() -> str:
         "## Hand-designed optimizers that `identify` knows",
         table(("name", "hyperparameters"), map(_candidate_row, CANDIDATES.values())),
         "## Pretrained optimizers",
-        "`optdyn.load_pretrained(name, stage)`, `optdyn analyze NAME --stage STAGE`.",
+        "`optdyn.load_pretrained(name, stage)`. `optdyn analyze NAME --stage STAGE` takes the stages "
+        "`final` and `momentum`.",
         table(("name", "stages"), ((f"`{k}`", ", ".join(_code(v))) for k, v in PRETRAINED.items())),
         "## Figures",
         "Files in a run's `figures` folder begin with these names; each has its numbers beside "

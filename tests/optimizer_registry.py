@@ -25,7 +25,7 @@ from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.optimizers._baselines import Baseline
 from optdyn.optimizers._state_precision import store_state_in
 from optdyn.precision import double_precision
-from optdyn.pretrained import PRETRAINED, load_pretrained, other_trainings
+from optdyn.pretrained import load_pretrained, other_trainings, shipped_stages
 
 Make = Callable[[], optax.GradientTransformation]
 
@@ -60,7 +60,7 @@ def distilled() -> optax.GradientTransformation:
 
 TRAINED = [
     (name, stage)
-    for each in (PRETRAINED, other_trainings())
+    for each in (shipped_stages(), other_trainings())
     for name in each
     for stage in each[name]
 ]

@@ -31,7 +31,7 @@ from optdyn.pretrained import (
     shipped_stages,
 )
 from optdyn.pretrained import _shipped as shipped
-from optdyn.pretrained._shipped import MANIFEST, Manifest, read_manifest
+from optdyn.pretrained._shipped import FOLDER, MANIFEST, Manifest, read_manifest
 from optdyn.runs._checkpoints import (
     analysis_checkpoints,
     fingerprint,
@@ -324,7 +324,13 @@ def test_export_needs_a_folder_outside_a_checkout(
 
 
 def test_the_package_ships_what_it_lists() -> None:
-    assert optdyn.PRETRAINED == PRETRAINED == shipped_stages()
+    assert optdyn.PRETRAINED == PRETRAINED
+    for task, stages in PRETRAINED.items():
+        readable = (FOLDER / task / FITTED).is_file()
+        assert stages == (*shipped_stages()[task], *(["readable"] if readable else []))
+        for stage in stages:
+            optdyn.load_pretrained(task, stage)
+    assert "readable" in PRETRAINED["digits"]
     for task, recipe in LAPTOP.items():
         found = load_shipped(task)
         assert set(found.tables) >= set(recipe.baselines)

@@ -103,8 +103,15 @@ def _stages_in(root: Path, places: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-PRETRAINED = shipped_stages()
-"""The stages that ship with the package, by task."""
+def _loadable() -> dict[str, tuple[str, ...]]:
+    return {
+        task: (*stages, READABLE) if (FOLDER / task / FITTED).is_file() else stages
+        for task, stages in shipped_stages().items()
+    }
+
+
+PRETRAINED = _loadable()
+"""The stages that `load_pretrained` takes, by task. Other trainings: `other_trainings`."""
 
 
 @overload
@@ -173,7 +180,7 @@ def pretrained_card(
     numbers, file = None, f"{stage}{CHECKPOINT_SUFFIX}"
     if readable:
         if FITTED not in manifest.files:
-            others = ", ".join(n for n in PRETRAINED if (FOLDER / n / FITTED).is_file())
+            others = ", ".join(n for n in PRETRAINED if READABLE in PRETRAINED[n])
             raise UserError(
                 f"stage of {name}: no readable optimizer ships for it (for these: {others}; "
                 "optdyn distill fits one)"
@@ -273,8 +280,9 @@ def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[Componen
     if not known:
         raise UserError(f"pretrained name: {shown(name)}: no weights are in {_place(folder)}")
     require_choice("pretrained name", name, list(known))
-    require_choice(f"stage of {name}", stage, list(known[name]))
     source, file = _place(folder) / name, f"{stage}{CHECKPOINT_SUFFIX}"
+    readable = [READABLE] if (source / FITTED).is_file() else []
+    require_choice(f"stage of {name}", stage, [*known[name], *readable])
     read_listed(source, file)
     path = source / file
     optimizer, card = load_optimizer(path)
