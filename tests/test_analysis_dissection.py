@@ -44,8 +44,38 @@ def test_each_kind_has_its_operating_point(tx: optax.GradientTransformation, whe
 
 
 def test_second_moments_are_those_of_the_gradients() -> None:
-    lin, _ = naturally(optax.rmsprop(0.1, eps=1e-12), gradient_scale=0.02, count=7)
+    lin, _ = naturally(optax.rmsprop(0.1, eps=1e-12), gradient_scale=0.02)
     assert pytest.approx(-0.1 / (np.sqrt(0.9) * 0.02), rel=1e-6) == lin.D
+    lin, _ = naturally(optax.rmsprop(0.1, eps=1e-12), gradient_scale=0.02, count=7)
+    nu = 0.9 * (1 - 0.9**7) * 0.02**2
+    assert pytest.approx(-0.1 / np.sqrt(nu), rel=1e-6) == lin.D
+
+
+@pytest.mark.parametrize("scale", [0.5, 1e-7])
+@pytest.mark.parametrize("count", [1, 10, 30_000])
+def test_moments_and_bias_corrections_are_of_one_step(count: int, scale: float) -> None:
+    lin, where = naturally(optax.adam(0.1, eps=0.0), gradient_scale=scale, count=count)
+    # After 'count' gradients ±s, a zero gradient is the next.
+    rate = (1 - 0.9) / (1 - 0.9 ** (count + 1))
+    second = 0.999 * (1 - 0.999**count) / (1 - 0.999 ** (count + 1)) * scale**2
+    assert pytest.approx(-0.1 * rate / np.sqrt(second), rel=1e-6) == lin.D
+    steps = min(count, 20_000)
+    assert where == (
+        f"the state after {steps} gradients ±{scale:.4g}, at zero gradient, counters at {count}"
+    )
+
+
+def test_what_an_optimizer_is_does_not_depend_on_the_count() -> None:
+    found = dissect(optax.adam(0.1), count=10).identification
+    assert (found.nearest.name, found.exact) == ("adam", True)
+
+
+def test_gradients_are_of_the_size_that_no_clip_acts_on() -> None:
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
+    found = dissect(tx, gradient_scale=50.0)
+    assert found.gradient_scale < 1.0
+    assert found.summary()["gradient_scale"] == found.gradient_scale
+    assert dissect(tx, gradient_scale=0.01).gradient_scale == 0.01
 
 
 def test_flags_settle_and_counters_do_not() -> None:

@@ -22,6 +22,12 @@ import optax
 def momentum():
     return optax.sgd(0.1, momentum=0.9)
 
+def adam():
+    return optax.adam(0.1, eps=1e-12)
+
+def clipped():
+    return optax.chain(optax.clip_by_global_norm(1.0), adam())
+
 def lion():
     return optax.lion(0.01)
 
@@ -109,6 +115,27 @@ def test_json_of_an_optimizer_without_a_response(capsys: pytest.CaptureFixture[s
     assert fit["hyperparameters"]["beta2"] == pytest.approx(0.99, rel=1e-9)
 
 
+def test_a_step_count_is_of_moments_and_bias_corrections(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["analyze", "a_zoo:adam", "--count", "10"]) == 0
+    text = capsys.readouterr().out
+    assert "linearised at the state after 10 gradients ±1, at zero gradient, counters at 10" in text
+    second = 0.999 * (1 - 0.999**10) / (1 - 0.999**11)
+    rate = 0.1 / (1 - 0.9**11) / second**0.5
+    assert f"learning rate {rate:.4g} a step in all" in text
+    assert "\nadam (alpha 0.1, beta1 0.9, beta2 0.999, " in text
+
+
+def test_what_is_done_and_at_which_gradients_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["analyze", "a_zoo:clipped", "--gradient-scale", "50"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("taking a_zoo:clipped apart: ")
+    assert re.fullmatch(r"gradients of size 0\.\d+ \(a clip acts on larger ones\)", lines[2])
+
+
 def test_a_callable_inside_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "a_zoo:Made.momentum", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stability"]["edge"] == pytest.approx(38.0)
@@ -122,8 +149,25 @@ def test_groups_of_a_tree_of_ones_own(capsys: pytest.CaptureFixture[str]) -> Non
     assert [group["weight_decay"] for group in groups] == pytest.approx([1e-3, 0.0], abs=1e-12)
     assert main(argv) == 0
     text = capsys.readouterr().out
+    assert "taking a_zoo:masked apart: " in text
+    assert "optimizer: a_zoo:masked\ngradients of size 1\n" in text
     assert re.search(r"\nw: .*decay 0\.001 a step\n", text)
     assert "\nb: momentum" in text
+
+
+def test_groups_are_read_at_gradients_of_the_size_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["analyze", "a_zoo:adam", "--params", "a_zoo:tree", "--gradient-scale", "0.01"]
+    assert main([*argv, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (group,) = told["groups"]
+    assert told["gradient_scale"] == group["gradient_scale"] == 0.01
+    # Rate 0.1 over the root of the second moment; the step itself decays that by 0.999.
+    alpha = sum(mode["alpha"][0] for mode in group["modes"])
+    assert alpha == pytest.approx(0.1 * 0.1 / (0.01 * 0.999**0.5), rel=1e-3)
+    assert main(argv) == 0
+    assert "\ngradients of size 0.01\n" in capsys.readouterr().out
 
 
 def test_a_leaf_of_a_tree_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +248,12 @@ def test_bad_options(capsys: pytest.CaptureFixture[str], options: list[str], exp
 def test_options_of_one_optimizer_need_a_target(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "--count", "3"]) == 2
     assert "--count: needs a TARGET" in capsys.readouterr().err
+
+
+def test_a_stored_optimizer_counts_no_steps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "step-000001.safetensors")
+    assert main(["analyze", str(path), "--count", "3"]) == 2
+    assert "--count: a learned optimizer counts no steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["pair", "Made.pair"])

@@ -41,13 +41,17 @@ class TargetOptions:
     """How one optimizer is taken apart.
 
     Attributes:
-        stage: which of the pretrained weights
-        gradient_scale: size of the gradients that it meets; none: its task's, or 1
-        count: freeze schedules and bias corrections at this step
-        params: module:object, the tree of parameters that it trains, or a function that returns
-            it: one row is printed for each group of leaves that behave alike
-        leaf: the one leaf of --params to take apart, by its path, such as layers.0.w
-        index: the component within that leaf, such as 3,5 (none: the first)
+        stage: which weights of a pretrained name: final (the end of meta-training), or momentum
+            (where it did as well as the best tuned momentum)
+        gradient_scale: size of the gradients, in your loss's units (none: of a stored optimizer
+            the median on its own task, else 1)
+        count: number of steps taken before, from 0: moments, bias corrections and schedules are
+            as after so many gradients of that size (none: schedules at their peak, all else as
+            after 20000 steps)
+        params: module:object, your model's parameters (a pytree of arrays), or a function that
+            returns them: prints a line for each group of arrays that is treated alike
+        leaf: name of the one array of --params to look at, such as layers.0.w
+        index: position of the number in that array, such as 3,5 (none: the first)
     """
 
     stage: Annotated[Literal["final", "momentum"], one_of(STAGES)] = "final"
@@ -127,30 +131,38 @@ def _taken_apart(
     out: Path | None,
     seed: int,
 ) -> Result:
-    from optdyn.dynamics._dissection import dissect
+    from optdyn.dynamics import dissect, step_map
     from optdyn.tasks._curvature import task_curvatures
 
     target, place = load_target(text, one.stage), one.place()
+    if target.card is not None and one.count is not None:
+        raise UserError("--count: a learned optimizer counts no steps (leave --count out)")
     task = None if chosen is None else chosen.make()
     if out is not None:
         make_folder(out)
     gradients, scale = None, one.gradient_scale
     if target.card is not None:
-        print(f"running {target.name} on its own task", flush=True)
+        print(f"running {target.name} on its own task: some seconds", flush=True)
         own = task_from(target.card.task, **target.card.task_options)
         gradients = _gradients(target.optimizer, target.card, own, seed)
         scale = scale or _typical_size(gradients)
         task = task or own
+    scale = scale or 1.0
     if one.params is not None and one.leaf is None:
-        return _groups(target, place, scale or 1.0, out)
+        return _groups(target, place, scale, out)
+    count = place.pop("count")
+    step = step_map(target.optimizer, **place)
+    print(f"taking {target.name} apart: compiling, ten seconds to a minute", flush=True)
     found = dissect(
-        target.optimizer,
-        gradient_scale=scale or 1.0,
+        step,
+        gradient_scale=scale,
         gradients=gradients,
         spectrum=None if task is None else task_curvatures(task, seed=seed),
-        **place,
+        count=count,
     )
     lines = describe(found, target.name)
+    clipped = " (a clip acts on larger ones)" if found.gradient_scale < scale else ""
+    lines.insert(1, f"gradients of size {found.gradient_scale:.4g}{clipped}")
     if out is not None:
         from optdyn.study._optimizer_drawing import save_dissection
 
@@ -165,6 +177,7 @@ def _groups(target: Target, place: Place, scale: float, out: Path | None) -> Res
 
     if out is not None or "index" in place:
         raise UserError("--out, --index: are of one leaf (give --leaf, or leave them out)")
+    print(f"taking {target.name} apart: compiling, some seconds for each group", flush=True)
     groups = param_groups(
         target.optimizer, place["params"], gradient_scale=scale, count=place["count"]
     )
@@ -177,8 +190,9 @@ def _groups(target: Target, place: Place, scale: float, out: Path | None) -> Res
         }
         for group in groups.groups
     ]
-    lines = [f"optimizer: {target.name}", *groups.verdict()]
-    return Result({"optimizer": target.name, "groups": values}, lines)
+    size = f"gradients of size {scale:.4g}"
+    lines = [f"optimizer: {target.name}", size, *groups.verdict()]
+    return Result({"optimizer": target.name, "gradient_scale": scale, "groups": values}, lines)
 
 
 def _gradients(optimizer: ComponentwiseRNN, card: Card, task: Task, seed: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from optdyn.dynamics import _words as words
 from optdyn.dynamics._eigenmodes import Eigenmodes, eigenmodes, impulse_mismatch
 from optdyn.dynamics._identification import Identification, identify
 from optdyn.dynamics._linearization import Linearization, linearize
-from optdyn.dynamics._operating_point import operating_point, settle
+from optdyn.dynamics._operating_point import operating_point, settle, settle_from_start
 from optdyn.dynamics._place import Place
 from optdyn.dynamics._schedules import LONG, Counting, Schedule, at_counts, counting
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
@@ -38,6 +38,8 @@ class Dissection(InWords):
     ``decay_schedule``: how the weight decay follows the step count, where the rate does not
     explain it. Phases of a schedule that are shorter than the steps between the counts that were
     looked at (``schedule.counts``: at most 0.63 % of the count for small trees) may be missed.
+    ``gradient_scale``: the size of the gradients that it was taken apart at: the one asked for,
+    or less where a clip by norm would act.
     """
 
     where: str
@@ -48,6 +50,7 @@ class Dissection(InWords):
     schedule: Schedule | None = None
     part_of_peak: float = 1.0
     decay_schedule: Schedule | None = None
+    gradient_scale: float = 1.0
 
     def verdict(self) -> list[str]:
         """What it is like, where that was seen, at what rate, and up to where it is stable."""
@@ -100,6 +103,7 @@ class Dissection(InWords):
         curves = ("curvature", "radius", "spectrum")
         return {
             "operating_point": self.where,
+            "gradient_scale": self.gradient_scale,
             "state": list(lin.names),
             "modes": [
                 {
@@ -155,7 +159,8 @@ def dissect(
     convergence. ``spectrum``: the task's curvatures. ``place``: which component, see
     `Place`; of a ``state`` given, and at a ``gradient`` given, that is the operating point.
     Without a ``count`` a schedule is looked at where it is at its peak, and bias corrections
-    long after they died out. See `natural_linearization`, `identify` and `stability_map`.
+    long after they died out. With one, the memory too is that of so many steps (see
+    `natural_linearization`); what it is (`identify`) does not depend on the count.
 
     Raises `UserError` for an optimizer that is not component-wise, or has a derivative at
     none of the operating points tried.
@@ -165,8 +170,12 @@ def dissect(
     step = step_map(optimizer, **place)
     gradient_scale = min(gradient_scale, step.silent_up_to)
     found = counting(step, gradient_scale)
-    given = place.get("state") is not None
+    given, fresh = place.get("state") is not None, step
     here = given or place.get("count") is not None
+    if here and not given:
+        start = place.copy()
+        start["count"] = None
+        fresh = step_map(optimizer, **start)
     if given:
         lin, where = linearize(step), "the given state, at the given gradient" + _at(step)
     else:
@@ -185,11 +194,12 @@ def dissect(
         mismatch=impulse_mismatch(lin, modes),
         stability=stability_map(lin, spectrum=spectrum),
         identification=identify(
-            step, gradient_scale=gradient_scale, h=lin.state if converged else None
+            fresh, gradient_scale=gradient_scale, h=lin.state if converged else None
         ),
         schedule=found.schedule,
         decay_schedule=found.decay,
         part_of_peak=found.schedule.part_at(step) if here and found.schedule else 1.0,
+        gradient_scale=gradient_scale,
     )
 
 
@@ -219,10 +229,13 @@ def natural_linearization(
     3. the stationary state of gradients ±s (`settle`), where second moments are s²;
     4. the same under the constant gradient s, at that gradient (for signs).
 
-    Counters are at ``count`` if that is given. Otherwise those of a schedule stand at its peak,
-    those of a bias correction where it has died out (``found``: see `counting`), and all others
-    where the history leads them. The words say where counters stand that are neither asked for
-    nor at their start. Raises `UserError` when none is smooth, with what is wrong at the last.
+    With a ``count`` these are the states after so many gradients (after the last 20 000 where it
+    is larger), counters at ``count``: moments and their bias corrections are of one step.
+    Otherwise counters of a schedule stand at its peak, those of a bias correction where it has
+    died out (``found``: see `counting`), and all others where the history leads them. The words
+    say where counters stand that are not at their start.
+
+    Raises `UserError` when none is smooth, with what is wrong at the last.
     """
     s = gradient_scale
     if gradients is not None:
@@ -231,23 +244,45 @@ def natural_linearization(
             return lin, "the fixed point at zero gradient that the task's gradients lead to"
     if found is None:
         found = counting(step, s)
-    noisy, pushed = (settle(step, s, alternating=a, steps=LONG) for a in (True, False))
+    noisy, pushed = _histories(step, s, count)
     settled, driven = (_placed(step, state, found, count) for state in (noisy, pushed))
     there = _counters_in_words(step, found, count)
     start = "the initial state, at zero gradient"
     if not np.all(np.isfinite(settled.h)):  # it grows without bound
         return linearize(step, count=count), start + there
-    point, h = settled, settled.h
-    where = f"the stationary state of gradients ±{s:.4g}, at zero gradient" + there
-    if np.all(np.abs(settled.h - step.h) <= AT_REST * s):
+    alternating, constant = _histories_in_words(s, count)
+    point, h, where = settled, settled.h, alternating + there
+    # Memory is in units of the gradient, or of its square.
+    if np.all(np.abs(settled.h - step.h) <= AT_REST * min(s, s * s)):
         # Flags such as "is this the first step" have settled; all else starts anew.
         point, h = _placed(step, _with_flags_of(noisy, step.state), found, count), step.h
         moved = count is not None or found.transient or found.schedule or found.decay
         where = start + there if moved else start
     with contextlib.suppress(UserError):
         return linearize(point, h=h, gradient=0.0), where
-    where = f"the stationary state of a constant gradient {s:.4g}, at it" + there
-    return linearize(driven, h=driven.h, gradient=s), where
+    return linearize(driven, h=driven.h, gradient=s), constant + there
+
+
+def _histories(step: StepMap, s: float, count: int | None) -> tuple[PyTree, PyTree]:
+    """The states that gradients ±s, and a constant gradient s, lead to."""
+    if count is None:
+        noisy, pushed = (settle(step, s, alternating=a, steps=LONG) for a in (True, False))
+        return noisy, pushed
+    steps = min(count, LONG)
+    return settle_from_start(step.at_count(count - steps), s, steps)
+
+
+def _histories_in_words(s: float, count: int | None) -> tuple[str, str]:
+    if count is None:
+        return (
+            f"the stationary state of gradients ±{s:.4g}, at zero gradient",
+            f"the stationary state of a constant gradient {s:.4g}, at it",
+        )
+    steps = min(count, LONG)
+    return (
+        f"the state after {steps} gradients ±{s:.4g}, at zero gradient",
+        f"the state after {steps} steps of a constant gradient {s:.4g}, at it",
+    )
 
 
 def _placed(step: StepMap, state: PyTree, found: Counting, count: int | None) -> StepMap:

@@ -138,11 +138,33 @@ def settle(
         gradients = gradient_scale * signs
         previous = _settled(step, start, params, gradients[:-period])
         last = _settled(step, previous, params, gradients[-period:])
-        if not alternating:
-            return last
-        pairs = list(zip(jax.tree.leaves(last), jax.tree.leaves(previous), strict=True))
-        moving = (*step.layout.memory, *step.layout.others)
-        return with_leaves(last, {i: (pairs[i][0] + pairs[i][1]) / 2 for i in moving})
+        return _mean_memory(step, last, previous) if alternating else last
+
+
+def settle_from_start(step: StepMap, gradient_scale: float, steps: int) -> tuple[PyTree, PyTree]:
+    """Two states: after ``steps`` gradients ±s of mean zero, and after as many gradients s.
+
+    s is ``gradient_scale``. The first state is the mean over two histories, +s, −s, … and
+    −s, +s, …: its odd moments are exactly 0, its even ones those of that many steps. Where
+    steps come in cycles, each of them is a cycle.
+    """
+    signs = np.where(np.arange(steps) % 2, -1.0, 1.0).repeat(step.clock.period)
+    with double_precision():
+        start = jax.tree.map(jnp.asarray, step.state)
+        if not steps:
+            return start, start
+        one, other, pushed = (
+            _settled(step, start, step.around.params, gradient_scale * each)
+            for each in (signs, -signs, np.ones(len(signs)))
+        )
+        return _mean_memory(step, one, other), pushed
+
+
+def _mean_memory(step: StepMap, one: PyTree, other: PyTree) -> PyTree:
+    """``one``, its memory the mean of both states'."""
+    pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    moving = (*step.layout.memory, *step.layout.others)
+    return with_leaves(one, {i: (pairs[i][0] + pairs[i][1]) / 2 for i in moving})
 
 
 @compiled
