@@ -2,47 +2,71 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
+from optdyn.cli import _options as options
 from optdyn.cli._devices import start
-from optdyn.cli._options import Devices, Output, OutputOptions, Scale, Seed, TaskName
 from optdyn.cli._output import Result, present
-from optdyn.cli._reading import one_of
-from optdyn.tasks import TASKS
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from optdyn.distillation import Kept
-    from optdyn.study import Study
+    from optdyn.study import Recipe, Study
+    from optdyn.tasks import Task
+
+PLAIN = "rosenbrock"
+"""The built-in task whose numbers of steps and problems suit a task of one's own."""
 
 
 def distill(
     *,
-    out: Path = Path("runs/reproduce"),
-    task: Annotated[TaskName, one_of(TASKS)] = "linear_regression",
-    scale: Scale = "laptop",
-    seed: Seed = 0,
-    devices: Devices = None,
-    output: Output = OutputOptions(),
+    out: Path = options.STUDY,
+    task: options.ChosenTask = options.TaskOptions(),
+    scale: options.Scale = "laptop",
+    seed: options.Seed = 0,
+    devices: options.Devices = None,
+    output: options.Output = options.OutputOptions(),
 ) -> None:
     """Fit readable optimizers, and print what part of the advantage each size has.
 
     Args:
-        out: run folder
+        out: run folder, with a trained and evaluated optimizer
         task: whose learned optimizer
-        scale: whose recipe: smoke, laptop or paper
-        seed: seed of every random number
-        devices: devices to spread problems over (none: every core, or every accelerator)
+        scale: how long fits are, and on how many problems: smoke (seconds, to try it out),
+            laptop or paper
+        seed: seed of all random numbers
+        devices: cores or accelerators that share the problems (none: all)
         output: what is printed
     """
-    mesh = start(devices)
-    from optdyn.study import Study, recipes_for
+    mesh, chosen = start(devices), task.make()
+    from optdyn.study import Study
 
-    study = Study(recipes_for(task, scale), scale, seed)
+    study = Study((_recipe(out, chosen, scale),), scale, seed)
     present(output, lambda: distilled(out, study, mesh))
+
+
+def _recipe(out: Path, task: Task, scale: str) -> Recipe:
+    """How the optimizer that was trained on ``task`` in ``out`` is distilled.
+
+    As the built-in task's recipe, where it was trained and is judged as that says; else for the
+    task and the objective that it was trained with.
+    """
+    from optdyn.runs._run_folder import RunFolder
+    from optdyn.runs._training_run import training_card
+    from optdyn.study import recipe_for
+    from optdyn.tasks import TASKS, describe_task
+
+    described = describe_task(task)
+    usual = recipe_for(described.name if described.name in TASKS else PLAIN, scale)
+    card = training_card(RunFolder(out), described.name)  # it is read alone
+    protocol = usual.protocol if card is None else card.protocol
+    if (describe_task(usual.task), usual.protocol.objective) == (described, protocol.objective):
+        return usual
+    return dataclasses.replace(usual, task=task, protocol=protocol)
 
 
 def distilled(out: Path, study: Study, mesh: Mesh | None = None) -> Result:

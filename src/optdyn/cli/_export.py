@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from optdyn.cli._options import Output, OutputOptions, TaskName
+from optdyn.cli._options import STUDY, Output, OutputOptions, TaskName
 from optdyn.cli._output import Result, present
 from optdyn.cli._reading import one_of
 from optdyn.cli._settings import option_texts
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def export(
     *,
-    out: Path = Path("runs/reproduce"),
+    out: Path = STUDY,
     task: Annotated[TaskName, one_of(TASKS)] = "linear_regression",
     to: Path | None = None,
     output: Output = OutputOptions(),

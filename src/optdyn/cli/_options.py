@@ -42,7 +42,7 @@ Seed = Annotated[int, whole(minimum=0, maximum=LARGEST_SEED)]
 Devices = Annotated[int | None, whole(maximum=LARGEST_DEVICES)]
 Count = Annotated[int, whole()]
 MaybeCount = Annotated[int | None, whole()]
-RUN = Path("runs/default")
+RUN, STUDY = Path("runs/default"), Path("runs/reproduce")
 Scale = Annotated[Literal["smoke", "laptop", "paper"], one_of(SCALES), Parameter(name="--scale")]
 
 

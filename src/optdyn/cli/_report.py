@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optdyn.cli._options import Output, OutputOptions
+from optdyn.cli._options import STUDY, Output, OutputOptions
 from optdyn.cli._output import Result, present
 from optdyn.runs._run_folder import open_run, require_own
 
 
-def report(*, out: Path = Path("runs/reproduce"), output: Output = OutputOptions()) -> None:
+def report(*, out: Path = STUDY, output: Output = OutputOptions()) -> None:
     """Write the report and print where it is.
 
     Args:

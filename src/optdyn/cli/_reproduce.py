@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from optdyn.cli._devices import start
-from optdyn.cli._options import Devices, Output, OutputOptions, Scale, Seed, flat
+from optdyn.cli._options import STUDY, Devices, Output, OutputOptions, Scale, Seed, flat
 from optdyn.cli._output import Result, present
 from optdyn.cli._reading import one_of
 from optdyn.meta_training import MetaTraining
@@ -41,7 +41,7 @@ class TrainingsOptions:
 
 def reproduce(
     *,
-    out: Path = Path("runs/reproduce"),
+    out: Path = STUDY,
     task: Annotated[Which, one_of(WHICH)] = "all",
     scale: Scale = "laptop",
     seed: Seed = 0,

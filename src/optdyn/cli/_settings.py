@@ -48,7 +48,9 @@ def complete(app: App, commands: tuple[str, ...], options: ArgumentCollection) -
     if command == "search-lr":
         why = "is what the search draws (give its range by --lowest and --highest)"
         _refuse(options, ("--learning-rate",), why)
-    settings = _recorded(Path(_text(options, "out") or "runs/default"))
+    usual = "runs/reproduce" if command == "distill" else "runs/default"
+    out = Path(_text(options, "out") or usual)
+    settings = _recorded(out)
     if not options["--task"].tokens:
         _fill(options, {"task": _only_task(settings)}, "the run folder")
     _fill(options, {"task": ("linear_regression",)}, "the default")
@@ -68,7 +70,10 @@ def complete(app: App, commands: tuple[str, ...], options: ArgumentCollection) -
             "its recipe",
         )
     _fill(options, {"seed": ("0",)}, "the default")
-    _import_cells(settings.get(f"train/{task}", {}), options)
+    trained = settings.get(f"train/{task}", {})
+    if command == "train" and trained.get("initial"):
+        _fill(options, _initial(out, task), "the run folder")
+    _import_cells(trained, options)
 
 
 PARTS = {
@@ -77,6 +82,7 @@ PARTS = {
     "tune": "tune/{task}/{baseline}",
     "evaluate": "evaluate/{task}",
     "analyze": "analyze/{task}",
+    "distill": "distill/{task}",
 }
 """Under which name a run folder records what each command did."""
 
@@ -93,6 +99,16 @@ def _recorded(out: Path) -> dict[str, Any]:
     require_own(out)
     settings = read_config(out).settings
     return {part: plain for part, plain in settings.items() if isinstance(plain, dict)}
+
+
+def _initial(out: Path, task: str) -> Texts:
+    """Where a training of given meta-parameters, as Python's `meta_train` starts one, has them."""
+    from optdyn.runs._checkpoints import analysis_path
+    from optdyn.runs._run_folder import folder_name
+    from optdyn.runs._training_run import CHECKPOINTS
+
+    start = analysis_path(out / folder_name(task) / CHECKPOINTS, 0)
+    return {"initial": (str(start),)} if start.is_file() else {}
 
 
 def _import_cells(trained: dict[str, Any], options: ArgumentCollection) -> None:
