@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import os
 import re
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import task_results
 from optdyn import figures
-from optdyn.runs import open_run
-from optdyn.study import Claim, Verdict, _stories, read_ledger, report
+from optdyn.runs import open_run, read_analysis
+from optdyn.study import Claim, Verdict, _drawing, _stories, read_ledger, report
 from optdyn.study._results import read_results
 from optdyn.study._stories import STORIES, Placed
 from optdyn.study.page import Contents, write_page
+from optdyn.study.page._findings import IS_MOMENTUM, findings
 from optdyn.study.page._page import LARGEST, SIGNS
 from optdyn.study.page._pictures import LEVELS, Album
 
@@ -154,7 +157,15 @@ def test_every_claim_has_a_cell_a_row_and_a_figure(
     assert cells.count("<a ") == len(claims)
 
 
-def test_figures_stand_under_the_papers_numbers_for_all_tasks(whole: tuple[str, Page]) -> None:
+def has_two(run: Path) -> bool:
+    """Whether the momentum stage on Rosenbrock is another checkpoint than the last."""
+    analysis = read_analysis(run / "rosenbrock" / "analysis.json")
+    return analysis.momentum_stage != analysis.final
+
+
+def test_figures_stand_under_the_papers_numbers_for_all_tasks(
+    whole: tuple[str, Page], tiny_study: Path
+) -> None:
     html, page = whole
     headings = re.findall(r'<h3 id="story-[^"]*">([^<]*)', html)
     known = [f"{story.number}. {story.title}" for story in STORIES if story.number]
@@ -162,11 +173,47 @@ def test_figures_stand_under_the_papers_numbers_for_all_tasks(whole: tuple[str, 
         heading for heading in known if "Fig. 9. " not in heading
     ]
     chapter = html.partition('id="story-fig07b"')[2].partition("</section>")[0]
+    ends = ["linear_regression_final", *(["rosenbrock_final"] if has_two(tiny_study) else [])]
     assert re.findall(r'<figure id="(\w+)"', chapter) == [
-        "fig07b_rosenbrock_stage", "fig07b_linear_regression_final", "fig07b_rosenbrock_final"
-    ]  # fmt: skip
+        f"fig07b_{one}" for one in ("rosenbrock_stage", *ends)
+    ]
     assert re.search(r"Rosenbrock, meta-step \d, (momentum stage|nearest checkpoint \()", chapter)
     assert "linear regression: loss on the same 4 test problems" in page.text
+
+
+def test_a_stage_that_is_the_last_checkpoint_is_drawn_once(tiny_study: Path) -> None:
+    with open_run(tiny_study) as run:
+        result = read_results(run, "rosenbrock")
+    analysis = result.analysis
+    assert analysis is not None
+    for stage, count in ((0, 2), (analysis.final, 1)):
+        moved = dataclasses.replace(analysis, momentum_stage=stage)
+        drawn = list(_drawing.eigenvalues(dataclasses.replace(result, analysis=moved)))
+        assert len(drawn) == count
+        assert drawn[-1].note.endswith("last checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("off", "missed", "told"),
+    [
+        (0.02, None, "it passes through momentum: "),
+        (0.02, "one_mode_stands_out", "(loss within 2.0 %), but by other modes"),
+        (0.2, None, "no stored checkpoint performs like tuned momentum"),
+    ],
+)
+def test_momentum_is_told_as_the_claims_have_it(
+    tiny_study: Path, off: float, missed: str | None, told: str
+) -> None:
+    with open_run(tiny_study) as run:
+        result = read_results(run, "rosenbrock")
+    analysis = result.analysis
+    assert analysis is not None
+    level = (1 + off) * analysis.judged.tuned.meta_objective
+    row = dataclasses.replace(analysis.stage, meta_objective=level)
+    judged = dataclasses.replace(analysis.judged, row=row)
+    alone = task_results(analysis=dataclasses.replace(analysis, judged=judged))
+    claims = [dataclasses.replace(CLAIM, row=r, passed=r != missed) for r in IS_MOMENTUM]
+    assert told in findings([alone], claims)[0].text
 
 
 def test_the_page_needs_nothing_from_outside(whole: tuple[str, Page]) -> None:
@@ -193,7 +240,7 @@ def test_links_lead_somewhere(whole: tuple[str, Page], tiny_study: Path) -> None
 
 def test_a_single_command_has_its_part_of_the_report(partial: Path) -> None:
     _, page = built(partial)
-    assert "Rosenbrock no stored checkpoint equals" in page.text or "passes through" in page.text
+    assert "tuned momentum" in page.text.partition("On Rosenbrock ")[2].partition(".")[0]
     rows = {claim.row for claim in read_ledger(partial / "claims.json")}
     assert {"momentum_stage", "one_mode_stands_out"} <= rows
     assert not rows & {"update_saturates", "learned_beats_{}"}

@@ -25,7 +25,7 @@ ROWS = (
         "appendix A", "fig09", "summary", measure.advantage, at_least(0.25),
         subjects=lambda results: ("momentum",), asked_of=APPENDIX_A,
         spread=measure.over_seeds("advantage_over_{}")),
-    Row("momentum_stage", "passes through tuned momentum",
+    Row("momentum_stage", "performs like tuned momentum once",
         "Meta-training passes a stage at which the learned optimizer performs like the best "
         "tuned momentum (relative difference of meta-objectives).",
         "appendix A", "momentum_stage", "analysis", measure.off_momentum, at_most(0.05),

@@ -317,8 +317,13 @@ def advantage_kept(result: TaskResults) -> Iterator[Drawn]:
 
 
 def _two_checkpoints(analysis: AnalysisResult) -> list[tuple[CheckpointRow, str, str]]:
-    """The momentum stage and the last checkpoint, with a note and a variant's name."""
-    last = analysis.row(analysis.final)
+    """The momentum stage and the last checkpoint, with a note and a variant's name.
+
+    One alone where they are the same checkpoint.
+    """
+    last, own = analysis.row(analysis.final), not analysis.judged.training
+    if own and analysis.momentum_stage == analysis.final:
+        return [(analysis.stage, f"{stage_name(analysis)}, last checkpoint", STAGE)]
     return [
         (analysis.stage, stage_name(analysis), STAGE),
         (last, f"meta-step {analysis.final:,}, last checkpoint", FINAL),
