@@ -53,7 +53,7 @@ def _remembered() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Lens:
-    """Looks at a training from beside it; the training itself stays as it is.
+    """Measures a training from outside; the training itself stays as it is.
 
     ``loss_fn(params)`` or ``loss_fn(params, batch)``; `scalars` takes the batch. Parameters
     are any pytree of real floats (a Flax NNX state, the arrays of an Equinox model), in
@@ -62,7 +62,11 @@ class Lens:
 
     >>> import jax.numpy as jnp, optax
     >>> tx, x = optax.sgd(0.1, momentum=0.5), jnp.ones(2)
-    >>> lens = Lens(tx, lambda x: jnp.sum(jnp.array([1.0, 4.0]) * x**2))
+    >>> def loss(x):
+    ...     return jnp.sum(jnp.array([1.0, 4.0]) * x**2)
+    >>> lens = Lens(tx, loss)
+    >>> lens
+    Lens(tx, loss, lanczos_steps=20)
     >>> found = lens.scalars(tx.init(x), x)
     >>> round(found["sharpness"], 3), round(found["sharpness_edge"], 3), round(found["margin"], 2)
     (0.8, 3.0, 3.75)
@@ -77,6 +81,10 @@ class Lens:
 
     def __post_init__(self) -> None:
         require_positive_int("lanczos_steps", self.lanczos_steps, minimum=2)
+
+    def __repr__(self) -> str:
+        loss = getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__)
+        return f"Lens(tx, {loss}, lanczos_steps={self.lanczos_steps})"
 
     def scalars(
         self,
