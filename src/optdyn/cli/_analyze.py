@@ -94,12 +94,14 @@ def analyze(
     """Take apart one optimizer if a target is named, else each stage of a run.
 
     Args:
-        target: a checkpoint file, a pretrained name, or module:object
-        task: what the run is trained on; with TARGET, whose curvatures its stability is shown on
-        held_out: on which problems stages are judged
+        target: one optimizer: a checkpoint file, a pretrained name, or module:object
+        task: what the run was trained on; with TARGET, the task whose curvatures its stability is
+            shown for
+        held_out: on which problems stages are tried
         one: how one optimizer is taken apart
-        out: run folder; with TARGET, a folder for figures and their data (none: print only)
-        devices: devices to spread problems over (none: every core, or every accelerator)
+        out: run folder (none: runs/default); with TARGET, a folder for figures and their data
+            (none: nothing is drawn)
+        devices: how many cores or accelerators share the problems (none: all)
         output: what is printed
     """
     if target is not None:

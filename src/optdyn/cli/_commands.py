@@ -3,54 +3,59 @@
 from __future__ import annotations
 
 COMMANDS: dict[str, str] = {
-    "train": """Meta-train a learned optimizer; the same command goes on where it was left.
+    "train": """Train a learned optimizer on a task.
 
-What is not given is as in the run folder, else as in the built-in task's recipe for
-optdyn reproduce; the defaults shown are the paper's. --meta-steps may be raised later.""",
-    "launch": """Run one command in several processes of this machine.
+Each meta-step samples problems of the task, lets the learned optimizer work on each for some
+inner steps, and updates its weights so that the mean loss falls (this is meta-training). The
+same command goes on where it was stopped; a larger --meta-steps extends a finished training.
+
+An option that is left out is as in the run folder, else as in optdyn reproduce for a built-in
+task, else the default shown, which is the paper's.""",
+    "launch": """Run one training in several processes of this machine.
 
 The command, train with its options, follows after --.""",
-    "search-lr": """Search the meta learning rate at random.
+    "search-lr": """Search the best meta learning rate at random.
 
-Short trainings, then the best at full length.""",
-    "sweep": """Meta-train over tasks, cells, sizes, seeds and learning rates.
+Many learning rates are tried in short trainings, the best again at full length. Options that
+are left out are taken as by optdyn train.""",
+    "sweep": """Train one optimizer for each combination of the settings listed.
 
-Every combination of what is listed; the same command goes on. Whatever else a training
-needs is as in its task's recipe for optdyn reproduce.""",
-    "tune": """Tune a baseline by random search over its grid of hyperparameters.
+Settings are tasks, cells, sizes, seeds and meta learning rates; what else a training needs is as
+in optdyn reproduce. The same command goes on where it was stopped.""",
+    "tune": """Tune a hand-designed optimizer by random search.
 
-What is not given is as in the run folder, else as in the built-in task's recipe.""",
-    "evaluate": """Compare a run's learned optimizer and tuned baselines on unseen problems.
+Options that are left out are taken as by optdyn train.""",
+    "evaluate": """Compare the learned optimizer and the tuned ones on unseen problems.
 
-What is not given is as in the run folder, else as in the built-in task's recipe.""",
-    "analyze": """Take an optimizer apart: a run's stages, or any one optimizer.
+Options that are left out are taken as by optdyn train.""",
+    "analyze": """Take apart a run's learned optimizer, or any one optimizer.
 
-Without TARGET: each stage of the run's learned optimizer (fixed point, modes, reduction).
-TARGET is one optimizer: a checkpoint file, a pretrained name, or module:object, an optax
-optimizer or a function that returns one (the current folder is searched).""",
+Without TARGET: the learned optimizer at each stored stage of its training (fixed point, modes,
+one mode run alone). With TARGET: one optimizer, which is a checkpoint file, a pretrained name, or
+module:object, your own optax optimizer or a function that returns one, from a file module.py in
+the current folder.""",
     "reproduce": "Do the whole study: train, tune, evaluate, analyze, draw and report.",
-    "distill": """Fit readable optimizers to a run's learned one.
+    "distill": """Fit optimizers of a few readable numbers to a run's learned one.
 
-As optdyn reproduce --retrain does. The run holds an evaluated optimizer, trained there or
-shipped with the package.""",
-    "report": "Write a run's report: one page with claims, figures, settings and timings.",
-    "export": "Copy a run's weights, tables and fits to where they ship from.",
+The run folder must hold a learned optimizer and a tuned one, both evaluated.""",
+    "report": "Write a run's report: one page with results, figures and settings.",
+    "export": "Copy a run's weights and tables to a folder that load_pretrained reads.",
     "doctor": "Check this installation: versions, devices, caches, weights, a self-test.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (
-        ("optdyn train --task rosenbrock --meta-steps 500", "half a minute or so"),
-        ("optdyn train --task rosenbrock --meta-steps 1000", "goes on for 500 more"),
+        ("optdyn train --task rosenbrock --meta-steps 500", "about half a minute"),
+        ("optdyn train --task rosenbrock --meta-steps 1000", "extends it by 500 meta-steps"),
         ("optdyn train --task mymodule:MyTask --out runs/mine", "a task of yours"),
     ),
     "launch": (
-        ("optdyn launch --processes 2 -- train --task rosenbrock --out runs/mine", "one training"),
+        ("optdyn launch --processes 2 -- train --task rosenbrock --out runs/mine", "one training in two processes"),
     ),
     "search-lr": (
         ("optdyn search-lr --task rosenbrock --draws 8 --horizon 200", "short trainings"),
-        ("optdyn search-lr --json > search.json", "for a script; progress stays on the screen"),
+        ("optdyn search-lr --json > search.json", "for a script; progress still shows on the screen"),
     ),
     "sweep": (
         ("optdyn sweep --cells gru,lstm --units 8,16 --meta-steps 500", "in this process"),
@@ -80,7 +85,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "distill": (
         ("optdyn distill --task digits --out runs/reproduce", "minutes; after optdyn reproduce"),
     ),
-    "report": (("optdyn report --out runs/reproduce", "the page again"),),
+    "report": (("optdyn report --out runs/reproduce", "writes the page again"),),
     "export": (
         (
             "optdyn export --task rosenbrock --out runs/reproduce --to weights",

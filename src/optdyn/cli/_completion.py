@@ -13,7 +13,7 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], one_of(SHELLS)],
     """Print the script for a shell.
 
     Args:
-        shell: whose script
+        shell: bash, zsh or fish
     """
     from optdyn.cli.main import make_app
 

@@ -27,11 +27,11 @@ def evaluate(
     """Evaluate, and print each optimizer's meta-objective.
 
     Args:
-        task: what is optimised
+        task: what the optimizers work on
         held_out: on which problems
-        out: run folder
-        checkpoint: checkpoint of a learned optimizer; none: the last one of the run
-        devices: devices to spread problems over (none: every core, or every accelerator)
+        out: run folder, with a trained optimizer or a tuned baseline
+        checkpoint: file of the learned optimizer to compare (none: the last of the run folder)
+        devices: how many cores or accelerators share the problems (none: all)
         output: what is printed
     """
     chosen, mesh = task.make(), devices_.start(devices)

@@ -30,9 +30,9 @@ def export(
     """Copy what ships, and print each file's size.
 
     Args:
-        out: run folder
-        task: whose weights and tables
-        to: folder to copy into; none: the package's own, in a source checkout
+        out: run folder to copy from
+        task: the task whose weights and tables are copied
+        to: folder to copy into (none: the package's own, in a source checkout)
         output: what is printed
     """
     from optdyn.pretrained import export_task

@@ -21,8 +21,8 @@ def launch(*command: str, processes: Annotated[int, whole(maximum=LARGEST_LAUNCH
     """Run the command after ``--`` in several processes, and end when they have.
 
     Args:
-        command: after --: train, with its options
-        processes: processes to start
+        command: after --: train and its options
+        processes: number of processes to start
     """
     if not command or command[0] != "train":
         raise UserError("launch: needs -- and a command (allowed: train)")

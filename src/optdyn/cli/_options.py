@@ -50,7 +50,7 @@ def _texts(hint: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(token.value for token in tokens)
 
 
-Texts = Annotated[tuple[str, ...], Parameter(converter=_texts)]
+Texts = Annotated[tuple[str, ...], Parameter(converter=_texts, show_default=False)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,8 @@ class OutputOptions:
     """What is printed.
 
     Attributes:
-        json: print the result as one JSON object; progress and messages go to standard error
-        quiet: print the result alone: no progress, no messages
+        json: print the result as one JSON object; progress goes to standard error
+        quiet: print the result alone, without progress
     """
 
     json: bool = False
@@ -71,9 +71,10 @@ class RunOptions:
     """The run folder, and how its work is done.
 
     Attributes:
-        out: run folder: made if absent, continued if present
-        devices: devices to spread problems over (none: every core, or every accelerator)
-        seed: seed of every random number
+        out: folder for all results; in one that has some, the command goes on from there
+        devices: how many cores or accelerators share the problems (none: as many as
+            divide the batch evenly)
+        seed: seed of all random numbers; the same seed gives the same results
     """
 
     out: Path = RUN
@@ -86,8 +87,9 @@ class TaskOptions:
     """What is optimised.
 
     Attributes:
-        task: a built-in task, or module:Task for one of yours (the current folder is searched)
-        task_option: NAME=VALUE, an option of the task, such as n=10; may be repeated
+        task: what the optimizer works on: a built-in task, or module:Task for one of yours, from a
+            file module.py in the current folder
+        task_option: an option of the task as NAME=VALUE, such as n=10; may be given several times
     """
 
     task: AnyTaskName = "linear_regression"
@@ -123,8 +125,8 @@ class EngineOptions:
     """Many workers.
 
     Attributes:
-        engine: what does the chunks of work: this process, or Ray
-        address: Ray cluster to join, such as auto or host:6379; none: one on this machine
+        engine: where the work is done: local (in this process) or ray (on a Ray cluster)
+        address: the Ray cluster, such as auto or host:6379 (none: one is started on this machine)
     """
 
     engine: Annotated[Literal["local", "ray"], one_of(ENGINES)] = "local"
@@ -140,10 +142,11 @@ class DistributedOptions:
     """Several processes.
 
     Attributes:
-        distributed: be one of several processes that train together, each started with this command
-        coordinator: host:port of process 0 (none: $OPTDYN_COORDINATOR)
-        num_processes: how many processes there are (none: $OPTDYN_NUM_PROCESSES)
-        process_id: which of them this is, from 0 (none: $OPTDYN_PROCESS_ID)
+        distributed: train together with other processes that run this same command; see also
+            optdyn launch
+        coordinator: host:port at which process 0 listens (none: from $OPTDYN_COORDINATOR)
+        num_processes: number of processes (none: from $OPTDYN_NUM_PROCESSES)
+        process_id: number of this process, from 0 (none: from $OPTDYN_PROCESS_ID)
     """
 
     distributed: bool = False

@@ -13,7 +13,7 @@ def report(*, out: Path = STUDY, output: Output = OutputOptions()) -> None:
     """Write the report and print where it is.
 
     Args:
-        out: run folder
+        out: run folder with the results to report
         output: what is printed
     """
     require_own(out)

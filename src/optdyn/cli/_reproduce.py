@@ -30,9 +30,10 @@ class TrainingsOptions:
     """What is trained.
 
     Attributes:
-        retrain: train and tune everything here, using nothing that ships with the package
-        seeds: trainings per task, to see how claims spread over seeds (1: as measured before
-            the release, where that ships)
+        retrain: train and tune everything here, instead of taking the weights and searches that
+            ship with the package for some tasks
+        seeds: trainings of each task with other seeds, to see how far results spread (1: the
+            spread that ships with the package is shown)
     """
 
     retrain: bool = False
@@ -52,12 +53,14 @@ def reproduce(
     """Do the whole study, and print which claims hold and where the report is.
 
     Args:
-        out: run folder: made if absent, continued if present
-        task: the task, or all of them
-        scale: seconds, minutes, or the paper's sizes
-        seed: seed of every random number
+        out: folder for all results; in one that has some, the command goes on from there
+        task: one task, or all
+        scale: smoke (a test of seconds; its numbers mean nothing), laptop (minutes) or paper (the
+            paper's sizes, for a GPU)
+        seed: seed of all random numbers; the same seed gives the same results
         trainings: what is trained
-        devices: devices to spread problems over (none: every core, or every accelerator)
+        devices: how many cores or accelerators share the problems (none: as many as
+            divide the batch evenly)
         output: what is printed
     """
     mesh = start(devices, MetaTraining().batch_size)

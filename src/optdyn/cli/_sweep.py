@@ -30,15 +30,15 @@ class SweepOptions:
     """What is varied.
 
     Attributes:
-        tasks: what is optimised: built-in tasks, or module:Task for one of yours
-        cells: recurrent cells
-        units: sizes of the cell
+        tasks: what the optimizers work on: built-in tasks, or module:Task for one of yours
+        cells: kinds of recurrent network
+        units: numbers of hidden units
         seeds: seeds of all random numbers
-        learning_rates: meta learning rates at the start
-        num_meta_steps: meta-steps; none: the recipe's
-        unroll_length: inner steps; none: the recipe's
-        batch_size: problems a meta-step; none: the recipe's
-        num_problems: validation problems that judge each training
+        learning_rates: meta learning rates, at the start of a training
+        num_meta_steps: meta-steps of each training (none: as in optdyn reproduce)
+        unroll_length: inner steps on each problem (none: as in optdyn reproduce)
+        batch_size: problems sampled for each meta-step (none: as in optdyn reproduce)
+        num_problems: unseen problems that each trained optimizer is tried on
     """
 
     tasks: tuple[str, ...] = ("linear_regression",)
@@ -106,9 +106,9 @@ def sweep(
 
     Args:
         trainings: what is varied
-        out: run folder: made if absent, continued if present
-        devices: devices to spread problems over, in this process (none: every core or accelerator)
-        workers: what does the trainings
+        out: folder for all results; in one that has some, the command goes on from there
+        devices: how many cores or accelerators share the problems, with --engine local (none: all)
+        workers: where the trainings are done
         output: what is printed
     """
     what, engine = trainings.sweep(), workers.start()

@@ -27,8 +27,8 @@ class StartOptions:
     """How a training starts, and how it is spread.
 
     Attributes:
-        initial: checkpoint (of the same architecture) to fine-tune from; none: random weights
-        components: devices that share the components of each problem, where one is too small for it
+        initial: file of a checkpoint to start from, of the same architecture (none: random weights)
+        components: devices that share the parameters of each problem, where it is too large for one
     """
 
     initial: Path | None = None

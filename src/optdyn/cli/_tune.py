@@ -33,13 +33,13 @@ class SearchOptions:
     """The search.
 
     Attributes:
-        baseline: optimizer to tune
-        num_samples: combinations to draw
-        num_problems: problems that score each combination
-        rescore_top: best combinations to score again, on fresh problems
-        rescore_problems: fresh problems for that
-        stand_in: NAME=VALUE, an option of the task for all combinations but the best, which are
-            scored again on the task itself, such as points=256 to save time; may be repeated
+        baseline: hand-designed optimizer to tune
+        num_samples: combinations of hyperparameters to try, drawn at random
+        num_problems: problems on which each combination is tried
+        rescore_top: how many of the best are tried again, on other problems
+        rescore_problems: number of those other problems
+        stand_in: an option of the task as NAME=VALUE that makes problems cheaper, such as
+            points=256, for the first trials alone; may be given several times
     """
 
     baseline: Annotated[BaselineName, one_of(BASELINES)] = "momentum"

@@ -31,12 +31,12 @@ OUT_OF_MEMORY = (
     "out of memory (lower --units, --batch-size, --problems, --unroll-length or the task's size, "
     "or set --chunk)"
 )
-DESCRIPTION = "Optimizers as dynamical systems: learn them, tune their rivals, take them apart."
+DESCRIPTION = "Train optimizers, tune others to compare with, and read both as dynamical systems."
 EPILOGUE = """\
-optdyn COMMAND --help lists a command's options, with examples. Start with: optdyn reproduce
+optdyn COMMAND --help lists the options of a command, with examples. Start with: optdyn reproduce
 
 Results go to standard output (with --json as one JSON object, and progress to standard
-error). A command that was stopped goes on where it was left when repeated.
+error). Repeat a command that was stopped: it goes on from there.
 Exit codes: 0 done, 1 optdyn doctor found a fault, 2 bad input (one line on standard
 error), 130 or 143 stopped by SIGINT (Ctrl-C) or SIGTERM, 75 lost another process."""
 HELP_WIDTH = 100

@@ -27,9 +27,9 @@ class Objective:
     """What an inner loop is judged by: its length and the average of its losses.
 
     Attributes:
-        num_steps: inner steps T, none of them truncated
-        normalization: none, or first: divide each problem's losses by its first one,
-            which must be positive
+        num_steps: inner steps for which an optimizer works on each problem
+        normalization: none, or first: divide the losses of each problem by its first loss, which
+            must be positive
 
     Raises `UserError` for a bad step count or an unknown normalization.
     """

@@ -29,31 +29,37 @@ TRAIN_STREAM = "meta-training problems"
 class MetaTraining:
     """The protocol of meta-training; every default is the paper's (appendix C.2).
 
-    From ``normalization`` on, see `UnrollOptions`.
+    For the options from ``normalization`` on, see also `UnrollOptions`; for ``average_over``,
+    `TrainingState`.
 
     Attributes:
-        num_meta_steps: meta-steps
-        unroll_length: inner steps, none of them truncated
-        batch_size: fresh problems a meta-step
-        learning_rate: meta learning rate at the start, the one number that the paper tunes
-        decay: factor on the meta learning rate ...
-        decay_every: ... every so many meta-steps
-        clip: bound on each entry of the meta-gradient
-        l2: penalty on the squared meta-parameters
-        average_over: meta-steps whose meta-parameters are averaged in a running average, which
-            is then what training gives (none: the last ones), see `TrainingState`
-        normalization: none, or first: divide each problem's losses by its first one
-        max_cotangent_norm: bound on each problem's back-propagated cotangent at every inner
-            step, for tasks where it explodes: no longer the exact meta-gradient
-        segment: inner steps between stored states; others are recomputed, saving memory
-        chunk: problems in memory at once on a device; others follow, saving memory
-        memory_budget: bytes that a meta-step may store for its reverse pass, from which
-            segment and chunk follow
-        state_dtype: how the state is stored between steps: float32 or bfloat16
-        gradient: how the meta-gradient is estimated: exact (backpropagation, the paper's), es
-            (antithetic evolution strategies) or combined (both, by inverse variances)
-        es_sigma: standard deviation of evolution strategies' perturbations
-        es_pairs: antithetic pairs of perturbations for each problem
+        num_meta_steps: meta-steps in all; each updates the learned optimizer's weights once
+        unroll_length: inner steps for which the learned optimizer works on each problem
+        batch_size: problems sampled for each meta-step
+        learning_rate: meta learning rate: of the updates of the learned optimizer's weights, at
+            the start
+        decay: factor by which the meta learning rate falls
+        decay_every: meta-steps between two such falls
+        clip: largest size of an entry of the meta-gradient; larger ones are cut to it
+        l2: factor on the penalty, the sum of the squared weights
+        average_over: meta-steps whose weights are averaged, with falling shares; training then
+            gives that average (none: the last weights)
+        normalization: none, or first: divide the losses of each problem by its first loss
+        max_cotangent_norm: largest norm of the gradient that is passed back from one inner step to
+            the one before, for tasks where it explodes; the meta-gradient is then not exact (none:
+            no limit)
+        segment: inner steps between two stored states; the others are computed twice, which saves
+            memory (none: all are stored)
+        chunk: problems that a device works on at once, one chunk after another, which saves memory
+            (none: all of its problems)
+        memory_budget: bytes that a meta-step may store; segment and chunk are chosen to fit (none:
+            no limit)
+        state_dtype: how numbers of the optimizer's state are stored between steps: float32 or
+            bfloat16
+        gradient: how the meta-gradient is computed: exact (backpropagation, as in the paper), es
+            (evolution strategies) or combined (both, weighted by their variances)
+        es_sigma: standard deviation of the random changes of each weight in evolution strategies
+        es_pairs: pairs of opposite random changes for each problem in evolution strategies
     """
 
     num_meta_steps: int = 5000

@@ -24,11 +24,11 @@ class Architecture:
     """Everything about a learned optimizer but its meta-parameters.
 
     Attributes:
-        cell: recurrent cell: gru, gru_reset_after, lstm, rnn, ugrnn, or a class of cells of
-            one's own (see `Cell`; module:Cell on the command line)
-        units: size of the cell (the authors' largest: 256)
-        encoding: how a gradient enters it
-        output_scale: factor on the network's update, the size of a first step
+        cell: kind of recurrent network: gru, gru_reset_after (as in PyTorch), lstm, rnn, ugrnn, or
+            a class of your own (on the command line module:Class)
+        units: hidden units of the network (the largest published one has 256)
+        encoding: how a gradient enters the network
+        output_scale: factor on the network's output; a larger one makes larger steps
 
     Raises `UserError` for an unknown cell, no `Encoding`, or a size or scale not positive.
     """

@@ -23,8 +23,9 @@ class Encoding:
       logarithmic above, smooth everywhere (so it can be linearised at g = 0).
 
     Attributes:
-        kind: how a gradient enters the network: linear, log_sign or asinh
-        gain: factor on the gradient before encoding
+        kind: what the network sees of a gradient g: linear (g), log_sign (the pair log(1 + |g|),
+            sign of g) or asinh (linear for small g, logarithmic for large)
+        gain: factor on the gradient before it is encoded
         scale: factor on the encoded gradient
     """
 

@@ -33,8 +33,8 @@ class HeldOut:
     Raises `UserError` for a seed or a number of problems that cannot be.
 
     Attributes:
-        seed: seed of the problems
-        num_problems: problems that judge each optimizer
+        seed: seed of the problems: the same seed gives the same ones
+        num_problems: unseen problems that each optimizer is tried on
         objective: the meta-objective
     """
 

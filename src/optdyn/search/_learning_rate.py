@@ -37,12 +37,12 @@ class LearningRateSearch:
     """What to search: short trainings, then the best draws at the protocol's full length.
 
     Attributes:
-        num_draws: meta learning rates to draw, log-uniformly
-        low: lowest meta learning rate
-        high: highest meta learning rate
-        horizon: meta-steps of a short training
-        num_finalists: draws to train at full length
-        num_problems: validation problems that judge each training, the same for all
+        num_draws: meta learning rates to try, drawn evenly on a logarithmic axis
+        low: smallest meta learning rate
+        high: largest meta learning rate
+        horizon: meta-steps of each short training
+        num_finalists: how many of the best to train again, for all meta-steps
+        num_problems: unseen problems that each trained optimizer is tried on, the same for all
     """
 
     num_draws: int = 16
