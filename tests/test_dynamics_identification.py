@@ -200,7 +200,7 @@ def test_bad_input() -> None:
         identify(optax.sgd(0.1), candidates=["sgd"])
     with pytest.raises(UserError, match="none given"):
         identify(optax.sgd(0.1), candidates=[])
-    with pytest.raises(UserError, match="zero or not finite"):
+    with pytest.raises(UserError, match="are zero, or some are not finite"):
         identify(optax.set_to_zero())
     with pytest.raises(UserError, match="gradient_scale"):
         identify(optax.sgd(0.1), gradient_scale=0.0)

@@ -178,7 +178,7 @@ def _groups(target: Target, place: Place, scale: float, out: Path | None) -> Res
     from optdyn.dynamics import param_groups
 
     if out is not None or "index" in place:
-        raise UserError("--out, --index: are of one leaf (give --leaf, or leave them out)")
+        raise UserError("--out, --index: need --leaf (give it, or leave them out)")
     print(f"taking {target.name} apart: compiling, some seconds for each group", flush=True)
     groups = param_groups(
         target.optimizer, place["params"], gradient_scale=scale, count=place["count"]

@@ -85,7 +85,7 @@ def called(text: str, function: Any) -> Any:
     if missing:
         raise UserError(
             f"{text[:LETTERS]}: needs {', '.join(missing)} (write a function without arguments "
-            "in a module of yours that returns what it makes, and name that: mymodule:function)"
+            "in a module of yours that returns the result, and give mymodule:function)"
         )
     try:
         return function()

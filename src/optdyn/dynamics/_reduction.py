@@ -66,7 +66,7 @@ class LinearSystem:
             gradients: PyTree, state: LinearState, params: PyTree | None = None
         ) -> tuple[PyTree, LinearState]:
             if self.sees_params and params is None:
-                raise UserError("params: needed by this optimizer's update (it depends on x)")
+                raise UserError("params: this optimizer's update needs them (give tx.update(gradients, state, params))")
             leaves, treedef = jax.tree.flatten(gradients)
             states = jax.tree.leaves(state.deviation)
             values = jax.tree.leaves(params) if self.sees_params else [None] * len(leaves)

@@ -136,8 +136,8 @@ class StepMap:
         """
         if self.clock.countdowns:
             raise UserError(
-                f"count: the optimizer's {self.clock.countdowns[0]} counts down (allowed: state= "
-                "with it as it is at the step wanted)"
+                f"count: the optimizer's {self.clock.countdowns[0]} counts down, so no count sets "
+                "it (allowed: state= of the step wanted)"
             )
         parts, moved = jax.tree.leaves(self.state), {}
         with double_precision():
@@ -264,7 +264,7 @@ def state_vector(step: StepMap, h: object) -> Float[np.ndarray, " N"]:
 def _moved(step: StepMap, place: Place) -> StepMap:
     if any(place.get(name) is not None for name in ("params", "leaf", "index")):
         raise UserError(
-            "params, leaf and index: not allowed beside a StepMap, which has its own (allowed: "
+            "params, leaf and index: not allowed with a StepMap, which has its own (allowed: "
             "the optimizer itself, or step_map(tx, params=..., leaf=...))"
         )
     if place.get("gradient") is None:
@@ -339,8 +339,8 @@ def _conform(state: PyTree, template: PyTree) -> PyTree:
         with double_precision(), contextlib.suppress(TypeError, ValueError):  # not numbers
             return jax.tree.map(_in_precision, state, template)
     raise UserError(
-        "state: not a state of this optimizer for these parameters (allowed: what tx.init(params) "
-        "gives, with params= the parameters, by default one of shape (1,); or settle(tx))"
+        "state: not a state of this optimizer for these parameters (allowed: tx.init(params) with "
+        "params= those parameters, or without params= for one of shape (1,); settle(tx))"
     )
 
 

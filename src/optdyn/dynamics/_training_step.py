@@ -157,8 +157,7 @@ def linearized_step(
     after = np.asarray(_flatten(moved, following))
     if not np.all(np.isfinite(after)):
         raise UserError(
-            "closed loop: the next step from here is not finite (give the parameters and the "
-            "state of a step at which the training still ran)"
+            "closed loop: the next step is not finite (give parameters and state of an earlier step)"
         )
     step = dataclasses.replace(step, frozen=_without_derivative(step))
     _require_its_derivative(step)

@@ -97,7 +97,7 @@ def measure(step: StepMap, modes: Eigenmodes, visited: Visited) -> Mechanisms:
     sizes = np.abs(visited.gradients)
     top = float(np.max(sizes))
     if not top > 0:
-        raise UserError("mechanisms: no gradient but zero was met")
+        raise UserError("mechanisms: all gradients of the problems are zero")
     rest = modes.linearization.state
     grid = np.geomspace(SMALLEST_PART * top, 10.0 * top, GRID_POINTS)
     start, at_rest = update_function(step, grid), update_function(step, grid, h=rest)

@@ -33,8 +33,8 @@ def side_by_side(optimizer: Any, batch: Problem, parts: int) -> bool:
         return True
     if parts > 1:
         raise UserError(
-            "components: only those of a component-wise optimizer can be spread over devices, "
-            "on parameters of one type (leave --components out)"
+            "components: devices can share a problem only with a component-wise optimizer and "
+            "parameters of one type (leave --components out)"
         )
     return False
 

@@ -73,7 +73,7 @@ class RunFolder:
             name, there, here = difference
             raise UserError(
                 f"--out: {self.path} holds {part} with {name} = {there!r}, not {here!r} "
-                "(repeat its settings to go on, or choose another folder)"
+                "(give the same settings to resume it, or choose another folder)"
             )
 
     def settle(self, part: str, settings: Any) -> None:

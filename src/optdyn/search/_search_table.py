@@ -211,7 +211,7 @@ class SearchTable:
         if top.size == 0:
             raise UserError(
                 f"tuning {self.settings.baseline} on {self.settings.task}: every combination "
-                "diverged (a grid with smaller learning rates is needed)"
+                "diverged (give a grid with smaller learning rates)"
             )
         return top[np.isnan(self.rescores[top])]
 

@@ -85,12 +85,12 @@ def task_from(text: str, **options: Any) -> Task:
         found = operator.attrgetter(name)(importlib.import_module(where))
     except Exception as error:
         raise UserError(
-            f"task: cannot find {text} ({first_line(error)}); give a class or a task that a "
-            "module holds at its top level, as module:Object, and start where the module is found"
+            f"task: cannot find {text} ({first_line(error)}); give module:Object, where Object is a "
+            "class or a task at the top level of a module that Python finds from here"
         ) from None
     if not isinstance(found, type) and callable(getattr(found, "sample", None)):
         if options:
-            raise UserError(f"task {text}: it is a task already and takes no options")
+            raise UserError(f"task {text}: takes no options (it is a task, not a class of tasks)")
         return found
     if not callable(found):
         raise UserError(f"task: {text} is {shown(found)}, not a task (it has no method sample)")
