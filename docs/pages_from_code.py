@@ -223,7 +223,7 @@ def registries_page() -> str:
         "## Hand-designed optimizers that `identify` knows",
         table(("name", "hyperparameters"), map(_candidate_row, CANDIDATES.values())),
         "## Pretrained optimizers",
-        "`optdyn.load_pretrained(name, stage)`. `optdyn analyze NAME --stage STAGE` takes the stages "
+        "`optdyn.load_pretrained(name, stage)`. `optdyn analyze NAME --stage STAGE` takes "
         "`final` and `momentum`.",
         table(("name", "stages"), ((f"`{k}`", ", ".join(_code(v))) for k, v in PRETRAINED.items())),
         "## Figures",

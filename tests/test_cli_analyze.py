@@ -250,7 +250,9 @@ def test_options_of_one_optimizer_need_a_target(capsys: pytest.CaptureFixture[st
     assert "--count: needs a TARGET" in capsys.readouterr().err
 
 
-def test_a_stored_optimizer_counts_no_steps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_stored_optimizer_counts_no_steps(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     path = checkpoint(tmp_path / "step-000001.safetensors")
     assert main(["analyze", str(path), "--count", "3"]) == 2
     assert "--count: a learned optimizer counts no steps" in capsys.readouterr().err

@@ -51,11 +51,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("optdyn train --task mymodule:MyTask --out runs/mine", "a task of yours"),
     ),
     "launch": (
-        ("optdyn launch --processes 2 -- train --task rosenbrock --out runs/mine", "one training in two processes"),
+        (
+            "optdyn launch --processes 2 -- train --task rosenbrock --out runs/mine",
+            "one training in two processes",
+        ),
     ),
     "search-lr": (
         ("optdyn search-lr --task rosenbrock --draws 8 --horizon 200", "short trainings"),
-        ("optdyn search-lr --json > search.json", "for a script; progress still shows on the screen"),
+        ("optdyn search-lr --json > search.json", "for a script; progress is on the screen"),
     ),
     "sweep": (
         ("optdyn sweep --cells gru,lstm --units 8,16 --meta-steps 500", "in this process"),

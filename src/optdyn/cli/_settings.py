@@ -128,7 +128,7 @@ def _only_task(settings: dict[str, Any]) -> tuple[str, ...]:
     """The task of all that the folder holds; nothing if it holds none yet."""
     tasks = sorted({part.split("/")[1] for part in settings if "/" in part})
     if len(tasks) > 1:
-        raise UserError(f"--task: the run folder holds several (give --task with one of {', '.join(tasks)})")
+        raise UserError(f"--task: the run folder holds several (give one: {', '.join(tasks)})")
     return tuple(tasks)
 
 

@@ -137,8 +137,8 @@ def identify(
     norms = np.linalg.norm(seen.updates, axis=1)
     if not np.all(np.isfinite(norms)) or np.max(norms) == 0.0:
         raise UserError(
-            "optimizer: its updates to all test gradients are zero, or some are not finite (allowed: "
-            "optimizers whose updates depend on gradients)"
+            "optimizer: its updates to all test gradients are zero, or some are not finite "
+            "(allowed: optimizers whose updates depend on gradients)"
         )
     # Every probe counts alike, whatever its amplitude.
     weights = 1.0 / (_sizes(norms, seen.amplitudes) * np.sqrt(len(norms)))

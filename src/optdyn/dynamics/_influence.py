@@ -164,9 +164,9 @@ def _require_no_turning(step: StepMap, z: Inputs) -> None:
     )
     if float(_update_at(step.among(step.around.params, gradients), np.zeros_like(z))) != 0.0:
         raise UserError(
-            "optimizer: not component-wise here: the update of this component depends on others, as in "
-            "Muon, Shampoo and centred gradients (allowed: leaves that are treated component by "
-            "component; for any optimizer: optdyn.closed_loop)"
+            "optimizer: not component-wise here: the update of this component depends on others, "
+            "as in Muon, Shampoo and centred gradients (allowed: leaves that are treated component "
+            "by component; for any optimizer: optdyn.closed_loop)"
         )
 
 

@@ -126,8 +126,8 @@ class Lens:
         require_real(params)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((state, params))):
             raise UserError(
-                "Lens.scalars: called within jax.jit or another transformation (call it outside, between "
-                "two compiled steps)"
+                "Lens.scalars: called within jax.jit or another transformation (call it outside, "
+                "between two compiled steps)"
             )
         found = self._by_leaf(state, params)
         if not curvature:

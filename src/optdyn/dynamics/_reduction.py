@@ -66,7 +66,9 @@ class LinearSystem:
             gradients: PyTree, state: LinearState, params: PyTree | None = None
         ) -> tuple[PyTree, LinearState]:
             if self.sees_params and params is None:
-                raise UserError("params: this optimizer's update needs them (give tx.update(gradients, state, params))")
+                raise UserError(
+                    "params: this optimizer's update needs them (give them as its third argument)"
+                )
             leaves, treedef = jax.tree.flatten(gradients)
             states = jax.tree.leaves(state.deviation)
             values = jax.tree.leaves(params) if self.sees_params else [None] * len(leaves)

@@ -157,7 +157,8 @@ def linearized_step(
     after = np.asarray(_flatten(moved, following))
     if not np.all(np.isfinite(after)):
         raise UserError(
-            "closed loop: the next step is not finite (give parameters and state of an earlier step)"
+            "closed loop: the next step is not finite (give the parameters and the state of an "
+            "earlier step)"
         )
     step = dataclasses.replace(step, frozen=_without_derivative(step))
     _require_its_derivative(step)

@@ -122,7 +122,9 @@ def load_optimizer(path: Path) -> tuple[ComponentwiseRNN, Card]:
     """
     optimizer, card = read_optimizer(path)
     if card is None:
-        raise UserError(f"{path}: has no card of a training (it was written by optdyn.save; optdyn.load reads it)")
+        raise UserError(
+            f"{path}: has no card of a training (optdyn.save wrote it; optdyn.load reads it)"
+        )
     return optimizer, card
 
 

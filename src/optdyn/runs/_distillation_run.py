@@ -60,8 +60,8 @@ def distill_task(
     if not checkpoints or LEARNED not in scores or not rivals:
         missing = "train" if not checkpoints else "evaluate" if load_tables(folder) else "tune"
         raise UserError(
-            f"--out: {folder} has no learned optimizer and baseline that are evaluated (next: optdyn "
-            f"{missing} --task {described.name} --out {run.path})"
+            f"--out: {folder} has no learned optimizer and baseline that are evaluated (next: "
+            f"optdyn {missing} --task {described.name} --out {run.path})"
         )
     baseline = min(rivals, key=lambda name: _or_inf(scores[name].mean))
     optimizer, card = load_trained(run, task, checkpoints[-1])

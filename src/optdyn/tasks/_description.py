@@ -85,8 +85,8 @@ def task_from(text: str, **options: Any) -> Task:
         found = operator.attrgetter(name)(importlib.import_module(where))
     except Exception as error:
         raise UserError(
-            f"task: cannot find {text} ({first_line(error)}); give module:Object, where Object is a "
-            "class or a task at the top level of a module that Python finds from here"
+            f"task: cannot find {text} ({first_line(error)}); give module:Object, where Object is "
+            "a class or a task at the top level of a module that Python finds from here"
         ) from None
     if not isinstance(found, type) and callable(getattr(found, "sample", None)):
         if options:
