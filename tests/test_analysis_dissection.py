@@ -75,7 +75,7 @@ def test_gradients_are_of_the_size_that_no_clip_acts_on() -> None:
     found = dissect(tx, gradient_scale=50.0)
     assert found.gradient_scale < 1.0
     assert found.summary()["gradient_scale"] == found.gradient_scale
-    assert dissect(tx, gradient_scale=0.01).gradient_scale == 0.01
+    assert dissect(tx, gradient_scale=1e-4).gradient_scale == 1e-4
 
 
 def test_flags_settle_and_counters_do_not() -> None:

@@ -165,8 +165,10 @@ def _taken_apart(
         count=count,
     )
     lines = describe(found, target.name)
-    clipped = " (a clip acts on larger ones)" if found.gradient_scale < scale else ""
-    lines.insert(1, f"gradients of size {found.gradient_scale:.4g}{clipped}")
+    size = f"gradients of size {found.gradient_scale:.4g}"
+    if found.gradient_scale < scale:
+        size += f", not {scale:.4g}, on which a clip by norm may act (--params looks at that)"
+    lines.insert(1, size)
     if out is not None:
         from optdyn.study._optimizer_drawing import save_dissection
 

@@ -39,7 +39,7 @@ class Dissection(InWords):
     explain it. Phases of a schedule that are shorter than the steps between the counts that were
     looked at (``schedule.counts``: at most 0.63 % of the count for small trees) may be missed.
     ``gradient_scale``: the size of the gradients that it was taken apart at: the one asked for,
-    or less where a clip by norm would act.
+    or a smaller one where a clip by norm may act on those.
     """
 
     where: str

@@ -13,7 +13,6 @@ from optdyn.study._ledger import Claim
 from optdyn.study._measures import AT_THE_STAGE, distance_to_momentum, there
 from optdyn.study._results import TaskResults
 
-
 IS_MOMENTUM = {
     "one_mode_stands_out",
     "mode_has_tuned_momentums_numbers",
