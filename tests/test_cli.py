@@ -230,8 +230,21 @@ def test_help_lists_every_option_and_ends_with_examples(
     assert "\nExamples:\n  " in shown
     listed = re.findall(r"^  ((?:source|optdyn) .*)$", shown, re.M)
     assert listed == [text for text, _ in EXAMPLES[command]]
+    assert not re.search(r"`|\[default: (None|False)?\]", shown)
     assert main(["--help"]) == 0
     assert f" {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_breaks_lines_only_where_the_terminal_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")
+    monkeypatch.setattr(importlib.import_module("optdyn.cli.main"), "HELP_WIDTH", 2000)
+    assert main([command, "--help"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert rows
+    assert all(re.match(r"│ (\*  )?(--|[A-Z]+ )", row) for row in rows)
 
 
 def given(*argv: str) -> dict[str, Any]:

@@ -8,8 +8,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
-
 from optdyn.cli import _devices as devices_
 from optdyn.cli import _options as options
 from optdyn.cli._names import Target, load_target, tree_from
@@ -61,7 +59,7 @@ class TargetOptions:
     count: Annotated[int | None, whole(minimum=0)] = None
     params: str | None = None
     leaf: str | None = None
-    index: Annotated[tuple[int, ...], Parameter(show_default=False)] = ()
+    index: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for i in self.index:

@@ -21,7 +21,8 @@ are left out are taken as by optdyn train.""",
     "sweep": """Train one optimizer for each combination of the settings listed.
 
 Settings are tasks, cells, sizes, seeds and meta learning rates; what else a training needs is as
-in optdyn reproduce. The same command goes on where it was stopped.""",
+in optdyn reproduce. Several values are separated by commas. The same command goes on where it was
+stopped.""",
     "tune": """Tune a hand-designed optimizer by random search.
 
 Options that are left out are taken as by optdyn train.""",

@@ -50,7 +50,7 @@ def _texts(hint: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(token.value for token in tokens)
 
 
-Texts = Annotated[tuple[str, ...], Parameter(converter=_texts, show_default=False)]
+Texts = Annotated[tuple[str, ...], Parameter(converter=_texts)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,8 +158,10 @@ def one_of(names: Iterable[str]) -> Parameter:
     return checked(lambda value: require_choice("", value, list(names)))
 
 
-def shown_default(value: Any) -> str:
-    """A default as the help shows it, and as it may be given."""
+def shown_default(value: Any) -> str | None:
+    """A default as the help shows it, and as it may be given; None where there is none to show."""
+    if value is None or value is False or value == ():
+        return None
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -20,6 +20,7 @@ import optdyn
 from optdyn.cli import _streams as streams
 from optdyn.cli._commands import COMMANDS, examples, module_of
 from optdyn.cli._devices import use_large_pages
+from optdyn.cli._help import Paragraphs
 from optdyn.cli._reading import in_one_line, option_name, read
 from optdyn.cli._settings import complete
 from optdyn.distributed._group import unfinished
@@ -123,7 +124,7 @@ def make_app(help_text: IO[str] | None = None) -> App:
         help=DESCRIPTION,
         help_epilogue=EPILOGUE,
         help_format="plaintext",
-        help_formatter="default",
+        help_formatter=Paragraphs(),
         console=Console(file=help_text, width=width, highlight=False),
         default_parameter=Parameter(
             converter=read,

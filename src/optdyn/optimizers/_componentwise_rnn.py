@@ -26,7 +26,7 @@ class Architecture:
     Attributes:
         cell: kind of recurrent network: gru, gru_reset_after (as in PyTorch), lstm, rnn, ugrnn, or
             a class of your own (on the command line module:Class)
-        units: hidden units of the network (the largest published one has 256)
+        units: hidden units of the network (the paper's largest has 256)
         encoding: how a gradient enters the network
         output_scale: factor on the network's output; a larger one makes larger steps
 
