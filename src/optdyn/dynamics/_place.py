@@ -27,7 +27,8 @@ class Place(TypedDict, total=False):
     component within that leaf, by default the first. ``state``: the optimizer's state of that
     training, by default what ``tx.init(params)`` gives. ``gradient``: one number for every
     component, or a tree like ``params``; by default 0. ``count``: sets every counter of the
-    state, and with it schedules and bias corrections.
+    state, and with it schedules and bias corrections. The memory stays as it is; `dissect` and
+    `param_groups` take that of so many steps.
     """
 
     params: PyTree
