@@ -58,7 +58,7 @@ class Dissection(InWords):
         lines += words.point_in_words(self.linearization)[1:]
         if self.schedule is not None:
             lines = [line for line in lines if line != words.VARIES]
-            lines.append(self.schedule_in_words + "; count= takes it elsewhere")
+            lines.append(self.schedule_in_words + " (give a count to see another step)")
         if self.decay_schedule is not None:
             lines.append(self.decay_in_words)
         return [*lines, *self.modes.verdict(), *words.rest_in_words(self.linearization)]

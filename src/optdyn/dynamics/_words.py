@@ -16,7 +16,7 @@ SHOWN = 4
 LEAST_GAIN = 1e-4
 """Modes below this part of the largest gain are counted, not listed."""
 ROUNDING = 1e-12
-VARIES = "the step depends on the step count: count= takes it elsewhere"
+VARIES = "the step depends on the step count (give a count to see another step)"
 
 
 def point_in_words(lin: Linearization) -> list[str]:
