@@ -131,8 +131,8 @@ def _linear(system: Linear | Optimizer | StepMap, place: Place) -> Linear:
     if isinstance(system, Linearization | Eigenmodes):
         if place:
             raise UserError(
-                f"{min(place)}: not allowed beside a linear system, which is of one place "
-                "(allowed: beside an optimizer)"
+                f"{min(place)}: not allowed with a linear system, which has its place already "
+                "(allowed: with an optimizer)"
             )
         return system
     if not (hasattr(system, "update") or hasattr(system, "as_optax")):
