@@ -13,7 +13,7 @@ META_STEPS ?= 5000
 GPU_OUT ?= runs/paper_gpu
 MORE ?=
 TORCH ?= torch==2.13.0
-WORKERS := --numprocesses 2 --dist loadfile
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup reproduce paper-gpu bench-gpu test test-full test-faults test-distributed test-lowest test-newest test-wheel test-torch lint format lock docs bench bench-quick clean
 

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -17,10 +18,12 @@ from cyclopts import ArgumentCollection
 
 from optdyn.cli.main import make_app
 from optdyn.distillation import Fitting
+from optdyn.inner_loop import Objective
 from optdyn.mechanisms import StageSearch, StageThresholds
-from optdyn.meta_training import MetaTraining
+from optdyn.meta_training import MetaTraining, meta_value_and_grad
 from optdyn.optimizers import Architecture, ComponentwiseRNN, Encoding
-from optdyn.runs import Card, Distillation, StageTraining
+from optdyn.runs import Card, Distillation, HeldOut, StageTraining
+from optdyn.runs._store import write_bytes
 from optdyn.search import SearchProtocol
 from optdyn.study import Recipe
 from optdyn.study._results import TaskResults
@@ -70,16 +73,24 @@ def random_rnn(
 ) -> ComponentwiseRNN:
     """A learned optimizer that moves: every meta-parameter random."""
     encoding = architecture.pop("encoding", Encoding("asinh", gain=2.0))
-    rnn = ComponentwiseRNN.init(
-        jax.random.key(seed), Architecture(cell, units, encoding, **architecture)
-    )
-    leaves, treedef = jax.tree.flatten(rnn)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [
-        leaf + scale * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, noisy)
+    made = Architecture(cell, units, encoding, **architecture)
+
+    @jax.jit  # in one program: each operation alone is one more
+    def drawn() -> ComponentwiseRNN:
+        leaves, treedef = jax.tree.flatten(ComponentwiseRNN.init(jax.random.key(seed), made))
+        keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+        noisy = [
+            leaf + scale * jax.random.normal(key, leaf.shape)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, noisy)
+
+    return drawn()
+
+
+def compiled_gradient(optimizer: Any, task: Task, key: jax.Array, **how: Any) -> Any:
+    """What `meta_value_and_grad` gives, from one program and not from one an operation."""
+    return jax.jit(lambda given: meta_value_and_grad(given, task, key, **how))(optimizer)
 
 
 def as_vector(tree: object) -> jax.Array:
@@ -118,6 +129,13 @@ TINY_RECIPES = (
     dataclasses.replace(TINY_RECIPE, task=TwoMoons(), shipped=True),
 )
 """A study of seconds, in which two_moons stands for a task that does not ship."""
+SMALL_MOONS = TwoMoons(width=3, depth=1, points=16), HeldOut(0, 2, Objective(num_steps=8))
+"""A small network, and how optimizers are judged on it."""
+
+
+def save_unrendered(figure: object, data: object, folder: Path, name: str) -> None:
+    """Stands for `save_figure`, which takes half of a study's time."""
+    write_bytes(folder / f"{name}.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>")
 
 
 def command_options(command: str) -> ArgumentCollection:

@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
 from chromium import HOW_TO_INSTALL, chromium_path
-from optdyn.runs import open_run
+from helpers import SMALL_MOONS
+from optdyn.runs import explain_task, open_run
 from optdyn.study import report as make_report
 
 ARGUMENTS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
@@ -42,6 +43,7 @@ def report(tiny_study: Path, small_moons: Path, tmp_path_factory: pytest.TempPat
     shutil.copytree(tiny_study, run)
     shutil.copytree(small_moons / "two_moons", run / "two_moons")
     with open_run(run) as opened:
+        explain_task(opened, *SMALL_MOONS)
         return make_report(opened)
 
 
