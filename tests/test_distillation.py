@@ -60,9 +60,9 @@ SIZES = {
 
 def updates_of(tx: optax.GradientTransformation, gradients: jax.Array) -> np.ndarray:
     """[T, ...] what ``tx`` does with these gradients [T, ...]."""
-    state, updates = tx.init(jnp.zeros_like(gradients[0])), []
+    state, updates, step = tx.init(jnp.zeros_like(gradients[0])), [], jax.jit(tx.update)
     for gradient in gradients:
-        update, state = tx.update(gradient, state)
+        update, state = step(gradient, state)
         updates.append(update)
     return np.stack(updates)
 

@@ -48,8 +48,8 @@ def test_a_joint_problem_is_its_problems_side_by_side():
     keys = jax.random.split(jax.random.key(0), 3)
     batch = sample_batch(helpers.small_task("two_moons"), keys)
     tx = helpers.random_rnn().as_optax()
-    together = unroll(tx, joint(batch), 5).losses
-    alone = jax.vmap(lambda problem: unroll(tx, problem, 5).losses)(batch)
+    together = jax.jit(lambda batch: unroll(tx, joint(batch), 5).losses)(batch)
+    alone = jax.jit(jax.vmap(lambda problem: unroll(tx, problem, 5).losses))(batch)
     np.testing.assert_allclose(together.T, alone, rtol=1e-12)
 
 

@@ -168,7 +168,7 @@ def test_an_optimizer_that_cannot_take_the_parameters_says_so() -> None:
 def test_a_line_search_has_no_reverse_pass() -> None:
     searching = helpers.Rate(jnp.float32(0.0), lambda: optax.scale_by_backtracking_linesearch(5))
     with pytest.raises(UserError, match=r'no reverse pass.*gradient="es"'):
-        meta_value_and_grad(
+        helpers.compiled_gradient(
             searching, Bowl(), jax.random.key(0), batch_size=2, options=UnrollOptions(num_steps=2)
         )
 

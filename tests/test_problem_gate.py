@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import helpers
 from optdyn.errors import UserError
 from optdyn.inner_loop import unroll
-from optdyn.meta_training import UnrollOptions, meta_value_and_grad
+from optdyn.meta_training import UnrollOptions
 from optdyn.tasks import Problem, joint, require_sound, sample_batch
 
 
@@ -164,7 +164,7 @@ def test_leaves_of_unlike_types_keep_them_in_meta_training() -> None:
         return Problem(params, square)
 
     tx, options = helpers.Rate(jnp.float32(-2.0)), UnrollOptions(num_steps=5)
-    value, _, _ = meta_value_and_grad(
+    value, _, _ = helpers.compiled_gradient(
         tx, Given(problem), jax.random.key(0), batch_size=2, options=options
     )
     alone = unroll(tx.as_optax(), problem(), 5).losses

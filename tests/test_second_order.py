@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import helpers
-from optdyn.meta_training import UnrollOptions, meta_value_and_grad
+from optdyn.meta_training import UnrollOptions
 from optdyn.meta_training import _second_order as second_order
 from optdyn.meta_training._second_order import with_hessian_products
 from optdyn.tasks import TASKS
@@ -31,7 +31,7 @@ def test_the_meta_gradient_is_that_of_automatic_differentiation(monkeypatch, tas
     for worth_it in (0, 2**40):
         monkeypatch.setattr(second_order, "WORTH_IT", worth_it)
         results.append(
-            meta_value_and_grad(
+            helpers.compiled_gradient(
                 rnn, helpers.small_task(task), jax.random.key(0), batch_size=2, options=options
             )[:2]
         )

@@ -10,7 +10,7 @@ import pytest
 
 import helpers
 from optdyn.errors import UserError
-from optdyn.meta_training import MetaTraining, UnrollOptions, meta_value_and_grad
+from optdyn.meta_training import MetaTraining, UnrollOptions
 from optdyn.meta_training._containment import contain_cotangents
 from optdyn.optimizers._state_precision import store_state_in
 
@@ -48,7 +48,7 @@ def test_the_meta_gradient_stays_near(bound: float | None) -> None:
         options = UnrollOptions(
             num_steps=10, normalization="first", max_cotangent_norm=bound, state_dtype=dtype
         )
-        _, found, _ = meta_value_and_grad(
+        _, found, _ = helpers.compiled_gradient(
             rnn, task, jax.random.key(0), batch_size=4, options=options
         )
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))

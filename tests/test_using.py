@@ -284,15 +284,17 @@ def test_forward_and_reverse_mode_agree_with_central_differences(units: int) -> 
         g, dot = jnp.linspace(-1.0, 1.0, 12), jnp.cos(jnp.arange(12.0))
         state = tx.init(g)
 
+        @jax.jit
         def update(gradient: Any) -> Any:
             return tx.update(gradient, state)[0]
 
         slope = (update(g + 1e-5 * dot) - update(g - 1e-5 * dot)) / 2e-5
         forward = jax.jvp(update, (g,), (dot,))[1]
         np.testing.assert_allclose(forward, slope, rtol=1e-7, atol=1e-10)
-        every = jax.vmap(lambda v: jax.jvp(update, (g,), (v,))[1])(jnp.eye(12))
-        np.testing.assert_allclose(every, jax.jacrev(update)(g).T, rtol=1e-12, atol=1e-14)
+        every = jax.jit(jax.vmap(lambda v: jax.jvp(update, (g,), (v,))[1]))(jnp.eye(12))
+        backward = jax.jit(jax.jacrev(update))(g)
+        np.testing.assert_allclose(every, backward.T, rtol=1e-12, atol=1e-14)
         # Reverse mode alone, as meta-training uses it, gives the same.
         quick = rnn.as_optax(reverse_only=True)
-        reverse = jax.grad(lambda v: jnp.sum(dot * quick.update(v, state)[0]))(g)
+        reverse = jax.jit(jax.grad(lambda v: jnp.sum(dot * quick.update(v, state)[0])))(g)
         np.testing.assert_allclose(reverse, every @ dot, rtol=1e-12, atol=1e-14)
