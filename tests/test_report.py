@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import task_results
+from helpers import save_unrendered, task_results
 from optdyn import figures
 from optdyn.runs import open_run, read_analysis
 from optdyn.study import Claim, Verdict, _drawing, _stories, read_ledger, report
+from optdyn.study._report import DRAWN, _drawn
 from optdyn.study._results import read_results
 from optdyn.study._stories import STORIES, Placed
 from optdyn.study.page import Contents, write_page
@@ -98,21 +99,38 @@ def partial(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def partial_page(partial: Path) -> Page:
+    """Its page, with one process for all figures."""
+    return built(partial)[1]
+
+
+@pytest.mark.usefixtures("partial_page")
 def test_figures_are_the_same_from_any_number_of_processes(
     partial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def files(run: Path) -> dict[str, bytes]:
+        paths = [path for path in (run / "figures").iterdir() if path.name != DRAWN]
+        return {path.name: path.read_bytes() for path in paths}
+
     def drawn(folder: str) -> tuple[list[Placed], dict[str, bytes]]:
-        copy = shutil.copytree(partial, tmp_path / folder)
+        left_out = shutil.ignore_patterns("figures")
+        copy = Path(shutil.copytree(partial, tmp_path / folder, ignore=left_out))
         with open_run(copy) as run:
             placed = _stories.draw_study(run, [read_results(run, "rosenbrock")])
-        return placed, {path.name: path.read_bytes() for path in (copy / "figures").iterdir()}
+        return placed, files(copy)
 
-    alone = drawn("alone")
+    with open_run(partial) as run:
+        alone = _drawn(run).figures, files(partial)
+    assert alone[0]
     monkeypatch.setattr(_stories, "MANY", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert drawn("together") == alone
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    assert drawn("helper_fails") == alone
+    monkeypatch.setattr(_stories, "save_figure", save_unrendered)
+    placed, left = drawn("helper_fails")
+    assert placed == alone[0]
+    assert set(left) == {name for name in alone[1] if name.endswith((".svg", ".gif"))}
 
 
 def test_findings_come_first_then_explorer_figures_ledger(whole: tuple[str, Page]) -> None:
@@ -238,8 +256,8 @@ def test_links_lead_somewhere(whole: tuple[str, Page], tiny_study: Path) -> None
             assert (tiny_study / link).is_file()
 
 
-def test_a_single_command_has_its_part_of_the_report(partial: Path) -> None:
-    _, page = built(partial)
+def test_a_single_command_has_its_part_of_the_report(partial: Path, partial_page: Page) -> None:
+    page = partial_page
     assert "tuned momentum" in page.text.partition("On Rosenbrock ")[2].partition(".")[0]
     rows = {claim.row for claim in read_ledger(partial / "claims.json")}
     assert {"momentum_stage", "one_mode_stands_out"} <= rows
@@ -249,8 +267,7 @@ def test_a_single_command_has_its_part_of_the_report(partial: Path) -> None:
     assert "Loss along the way (none)" in page.text
 
 
-def test_nothing_is_done_again_when_nothing_changed(partial: Path) -> None:
-    built(partial)
+def test_nothing_is_done_again_when_nothing_changed(partial: Path, partial_page: Page) -> None:
     before = {path: path.stat().st_mtime_ns for path in partial.rglob("*")}
     built(partial)
     assert {path: path.stat().st_mtime_ns for path in partial.rglob("*")} == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import TINY_RECIPE, TINY_RECIPES
+from helpers import TINY_RECIPE, TINY_RECIPES, save_unrendered
 from optdyn.cli._export import train_command, tune_command
 from optdyn.errors import UserError
 from optdyn.inner_loop import Objective
@@ -30,7 +30,17 @@ from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.runs._distillation_fit import FITTED
 from optdyn.runs._plain import to_plain
 from optdyn.runs._store import write_result
-from optdyn.study import SCALES, Claim, Recipe, Study, Verdict, read_ledger, recipe_for, reproduce
+from optdyn.study import (
+    SCALES,
+    Claim,
+    Recipe,
+    Study,
+    Verdict,
+    _stories,
+    read_ledger,
+    recipe_for,
+    reproduce,
+)
 from optdyn.study._claims import ROWS
 from optdyn.study._measures import FITS_SHIPPED
 from optdyn.study._recipes import LAPTOP
@@ -117,7 +127,10 @@ def test_a_single_task_that_does_not_ship_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_shipped_weights_take_the_place_of_training(tiny_study: Path, tmp_path: Path) -> None:
+def test_shipped_weights_take_the_place_of_training(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stories, "save_figure", save_unrendered)
     shipping, out = tmp_path / "shipping", tmp_path / "run"
     export_task(RunFolder(tiny_study), "rosenbrock", shipping, train_command, tune_command)
     other = dataclasses.replace(TINY_RECIPE.protocol, normalization="none")

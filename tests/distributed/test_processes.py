@@ -40,7 +40,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory: pytest.TempPathFactory, full: bool) -> dict[str, np.ndarray]:
     path = tmp_path_factory.mktemp("devices") / "found.npz"
-    counts = ["1", "2", "3", "4", "8", "4/2", "8/4"] if full else ["1", "3", "4/2"]
+    counts = ["1", "2", "3", "4", "8", "4/2", "8/4"] if full else ["1", "3"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
     subprocess.run(
         [sys.executable, str(HERE / "meta_steps.py"), str(path), *counts],
@@ -61,7 +61,6 @@ def require_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
     weights = difference(found["weights"], expected["weights"])
     assert difference(found["value"], expected["value"]) < GRADIENT
     assert gradient < GRADIENT
-    assert difference(found["bounded"], expected["bounded"]) < GRADIENT
     assert found["contained"] == expected["contained"] > 0
     assert weights < WEIGHTS
     return f"meta-gradient {gradient:.1e}, weights after {META_STEPS} meta-steps {weights:.1e}"
@@ -71,7 +70,6 @@ def test_any_number_of_devices_gives_the_same_training(
     on_devices: dict[str, np.ndarray], figures: dict[str, object]
 ) -> None:
     alone = those_of("1", on_devices)
-    assert difference(alone["bounded"], alone["gradient"]) > 0.01
     for words in sorted({name.rpartition("_")[2] for name in on_devices} - {"1"}):
         count, _, components = words.partition("/")
         shared = f", {components} to a problem," if components else ""
@@ -80,11 +78,12 @@ def test_any_number_of_devices_gives_the_same_training(
         )
 
 
+@pytest.mark.full  # the next one compares the training of two with that of one
 def test_any_number_of_processes_gives_the_same_training(
-    on_devices: dict[str, np.ndarray], tmp_path: Path, full: bool, figures: dict[str, object]
+    on_devices: dict[str, np.ndarray], tmp_path: Path, figures: dict[str, object]
 ) -> None:
     alone = those_of("1", on_devices)
-    for count in (1, 2, 4) if full else (2,):
+    for count in (1, 2, 4):
         path = tmp_path / f"{count}.npz"
         script = [sys.executable, str(HERE / "meta_steps.py"), str(path)]
         assert launch(script, count) is None
@@ -94,7 +93,8 @@ def test_any_number_of_processes_gives_the_same_training(
 def test_a_killed_process_ends_the_job_which_goes_on_with_fewer(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], full: bool, figures: dict[str, object]
 ) -> None:
-    words = f"--units 4 --unroll-length 6 --batch-size 8 --meta-steps {META_STEPS}".split()
+    words = f"--cell rnn --units 4 --unroll-length 6 --batch-size 8 --meta-steps {META_STEPS}"
+    words = words.split()
     assert main(["train", *words, "--devices", "1", "--out", str(tmp_path / "whole")]) == 0
     before, after, victim = (4, 2, 2) if full else (2, 1, 1)
     out = tmp_path / "killed"
@@ -127,7 +127,7 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_fewer(
         for folder in (out, tmp_path / "whole")
     ]
     curve = float(np.max(np.abs(curves[0] / curves[1] - 1)))
-    weights = max(difference(ends[0].weights[name], ends[1].weights[name]) for name in ("W_z",))
+    weights = max(difference(ends[0].weights[name], ends[1].weights[name]) for name in ("W_h",))
     assert curve < WEIGHTS
     assert weights < WEIGHTS
     figures[f"{before} processes, one killed, then {after}"] = (

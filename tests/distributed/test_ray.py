@@ -1,4 +1,4 @@
-"""Searches and sweeps on a Ray cluster of two nodes: the same to the bit as in this process."""
+"""Searches and sweeps on a Ray cluster: the same to the bit as in this process."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ def work(maker, **settings) -> Work:
                 settings=settings)  # fmt: skip
 
 
+@pytest.mark.full
 def test_a_killed_workers_chunk_is_done_again(engine: Engine, tmp_path: Path) -> None:
     results = list(engine.map(work(stubborn, folder=str(tmp_path)), range(5)))
     assert results == [0, 1, 4, 9, 16]
@@ -109,7 +110,9 @@ def workers(pid: int) -> list[tuple[str, int]]:
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, path.read_text().split()):
             title = Path(f"/proc/{child}/cmdline").read_bytes().decode()
-            found += [(title, child)] if title.startswith("ray::") else workers(child)
+            # Ray's own agents are below it, too: without them a node ends.
+            at_work = title.startswith(("ray::on_worker", "ray::IDLE"))
+            found += [(title, child)] if at_work else workers(child)
     return found
 
 
@@ -139,12 +142,13 @@ def test_a_search_on_a_cluster_is_the_local_one_to_the_bit(
     for name in ("indices", "scores", "rescores"):
         assert getattr(distributed, name).tobytes() == getattr(local, name).tobytes()
     assert np.isfinite(local.scores).sum() > local.scores.size // 4
-    figures["search on two Ray nodes, one worker killed"] = (
+    figures["search on two Ray workers, one killed"] = (
         f"{local.scores.size} rows in {local.round + 1} rounds equal to the bit; seconds: "
         + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     )
 
 
+@pytest.mark.full
 def test_a_sweep_on_a_cluster_is_the_local_one_to_the_bit(engine: Engine, tmp_path: Path) -> None:
     protocol = MetaTraining(num_meta_steps=2, unroll_length=3, batch_size=2)
     sweep = Sweep(
