@@ -14,7 +14,7 @@ KNOWN = ("random", "does not exist")
 @pytest.mark.usefixtures("x64")
 def test_random_chains_are_right_or_refused(full: bool, figures: dict[str, object]) -> None:
     right, refused, wrong = 0, [], []
-    for seed in range(100 if full else 2):
+    for seed in range(100 if full else 1):
         chain = random_chain(seed)
         try:
             error = worst_error(chain, seed)

@@ -49,9 +49,15 @@ def test_leaves_are_grouped_by_what_is_done_with_them() -> None:
     assert rows[0].startswith("one, three.0: momentum with a schedule, rate 1, decay 0.01 a step")
     # At z = −1: 2 − decay = α·λ/(1 + β).
     assert [row.split()[-1] for row in rows if "stable" in row] == ["37.81", "38"]
-    # Half of the way: the training's own count.
-    later = param_groups(tx, TREE, count=50)
-    assert later[0].rate == pytest.approx(0.5, rel=1e-9)
+
+
+@pytest.mark.full
+def test_a_group_has_the_rate_of_the_trainings_own_count() -> None:
+    tx = optax.chain(
+        optax.trace(0.9), optax.scale_by_learning_rate(optax.linear_schedule(0.1, 0.0, 100))
+    )
+    half_way = param_groups(tx, TREE, count=50)
+    assert half_way[0].rate == pytest.approx(0.5, rel=1e-9)
 
 
 def test_components_of_one_leaf_that_differ_are_told() -> None:

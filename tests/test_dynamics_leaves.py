@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from dynamics_helpers import random_rnn
+from helpers import small_part
 from optdyn.dynamics import eigenmodes, linearize, settle, stability_map, step_map
 from optdyn.dynamics._place import leaf_names
 from optdyn.errors import UserError
@@ -56,17 +57,20 @@ def real_training() -> optax.GradientTransformation:
     )
 
 
-@pytest.mark.parametrize(
-    ("leaf", "index", "rate", "beta", "decay"),
-    [
-        ("embed", (4, 1), 1e-3, 0.0, 0.02),
-        ("layers.0.w", (3, 2), 1e-2, 0.9, 0.02),
-        ("layers.0.b", 1, 1e-2, 0.9, 0.0),
-        ("['layers'][1]['w']", (1, 0, 1), 1e-2, 0.9, 0.02),
-        ("layers.1.scale", (), 0.25, 0.0, 0.0),
-        ("head", (2, 0), 3e-2, 0.9, 0.06),
-    ],
-)
+FIRST_KINDS = [
+    ("layers.0.b", 1, 1e-2, 0.9, 0.0),
+    ("['layers'][1]['w']", (1, 0, 1), 1e-2, 0.9, 0.02),
+    ("head", (2, 0), 3e-2, 0.9, 0.06),
+]
+KINDS = [
+    *FIRST_KINDS,
+    ("embed", (4, 1), 1e-3, 0.0, 0.02),
+    ("layers.0.w", (3, 2), 1e-2, 0.9, 0.02),
+    ("layers.1.scale", (), 0.25, 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("leaf", "index", "rate", "beta", "decay"), small_part(FIRST_KINDS, KINDS))
 def test_each_kind_of_leaf_has_its_closed_form(
     leaf: str, index: Any, rate: float, beta: float, decay: float
 ) -> None:
@@ -217,7 +221,12 @@ def test_a_clip_that_does_not_act_is_no_coupling() -> None:
         linearize(tx, gradient=5.0)
 
 
-@pytest.mark.parametrize("after", [optax.sgd(0.1), optax.sgd(0.1, momentum=0.9), optax.adam(0.1)])
+FEW = [optax.adam(0.1)]
+
+
+@pytest.mark.parametrize(
+    "after", small_part(FEW, [optax.sgd(0.1), optax.sgd(0.1, momentum=0.9), *FEW])
+)
 def test_a_clip_that_acts_is_a_factor(after: optax.GradientTransformation) -> None:
     """Clipping by the norm is a gradient times its factor, for one component among others."""
     gradients = jax.tree.map(lambda p: 0.2 + 0.1 * p, TREE)
@@ -281,7 +290,7 @@ def test_a_norm_that_is_only_written_down_is_no_factor() -> None:
     [
         optax.contrib.muon(0.1),
         optax.chain(optax.centralize(), optax.sgd(0.1)),
-        optax.adafactor(0.1, min_dim_size_to_factor=2),
+        pytest.param(optax.adafactor(0.1, min_dim_size_to_factor=2), marks=pytest.mark.full),
     ],
     ids=["muon", "centralize", "adafactor"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from helpers import small_part
 from optdyn.dynamics import eigenmodes, identify, linearize, settle, stability_map, step_map
 from optdyn.errors import UserError
 
@@ -49,10 +51,16 @@ def test_memory_must_be_real_floats(tx: optax.GradientTransformation, told: str)
         linearize(tx)
 
 
+KINDS = [jnp.int16, jnp.int32, jnp.int64, jnp.uint32, jnp.float32, jnp.float64]
+
+
 @pytest.mark.parametrize(
-    "dtype", [jnp.int16, jnp.int32, jnp.int64, jnp.uint32, jnp.float32, jnp.float64]
+    ("dtype", "own"),
+    small_part(
+        [(jnp.int32, False), (jnp.uint32, True), (jnp.float32, False), (jnp.int16, True)],
+        itertools.product(KINDS, [False, True]),
+    ),
 )
-@pytest.mark.parametrize("own", [False, True])
 def test_count_sets_counters_of_every_kind(dtype: Any, own: bool) -> None:
     tx = pair(
         lambda p: jnp.zeros(p.shape if own else (), dtype),

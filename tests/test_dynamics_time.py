@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from helpers import small_part
 from optdyn.dynamics import (
     closed_loop_radius,
     dissect,
@@ -50,20 +51,21 @@ def factor_a_step(tx: optax.GradientTransformation, curvature: float, steps: int
     return float((size[last] / size[middle]) ** (1.0 / (12 * (last - middle))))
 
 
-@pytest.mark.parametrize(
-    ("tx", "curvature", "radius"),
-    [
-        (every(4, optax.sgd(0.1)), 5.0, 0.5**0.25),
-        (at_steps(2, optax.sgd(0.1)), 5.0, 0.5**0.5),
-        (optax.chain(optax.apply_every(3), optax.sgd(0.1)), 1.0, None),
-        (at_steps(3, every(2, optax.sgd(0.1, momentum=0.5))), 0.5, None),
-        (optax.chain(optax.trace(0.9), at_steps(2, optax.scale(-0.02))), 0.1, None),
-    ],
-    ids=["multi_steps", "mask", "apply_every", "both", "behind_a_memory"],
-)
-def test_cycles_are_composed(
-    tx: optax.GradientTransformation, curvature: float, radius: float | None
-) -> None:
+FEW_CYCLES = {
+    "mask": (at_steps(2, optax.sgd(0.1)), 5.0, 0.5**0.5),
+    "both": (at_steps(3, every(2, optax.sgd(0.1, momentum=0.5))), 0.5, None),
+    "behind_a_memory": (optax.chain(optax.trace(0.9), at_steps(2, optax.scale(-0.02))), 0.1, None),
+}
+CYCLES = {
+    **FEW_CYCLES,
+    "multi_steps": (every(4, optax.sgd(0.1)), 5.0, 0.5**0.25),
+    "apply_every": (optax.chain(optax.apply_every(3), optax.sgd(0.1)), 1.0, None),
+}
+
+
+@pytest.mark.parametrize("name", small_part(FEW_CYCLES, CYCLES))
+def test_cycles_are_composed(name: str) -> None:
+    tx, curvature, radius = CYCLES[name]
     lin = linearize(tx)
     if radius is None:
         radius = factor_a_step(tx, curvature, 600)

@@ -74,6 +74,7 @@ def test_choices_are_nested_from_the_strongest_and_keep_pairs_together() -> None
         assert modes.with_conjugates(kept).tolist() == kept
 
 
+@pytest.mark.full
 def test_a_task_whose_loss_the_page_cannot_compute_has_its_losses_stored(
     small_moons: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ import jax
 import pytest
 
 import optdyn
+from helpers import FULL
 from optdyn.cli.main import main, parse
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,8 @@ SECONDS = "# seconds\n"
 SHOWN = ("text", "yaml", "sql", "sh", "diff")
 """Languages of what is only shown: output, files for other programs, changes to this one."""
 NOT_RUN = 'title="not run'
+LONG = "examples/look_into_training.py"
+"""A script of a minute: `tests/test_examples.py` runs it at a small size."""
 # The shell splits the commands; each prints its words in place of running.
 STUBS = "".join(
     f'{name}() {{ printf "%s\\x1f" {name} "$@"; echo; }}\n'
@@ -93,8 +96,9 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert main(rest) == 0
     else:
         assert program == "python"
-        monkeypatch.setattr(sys, "argv", rest)
-        runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
+        if FULL or rest[0] != LONG:
+            monkeypatch.setattr(sys, "argv", rest)
+            runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

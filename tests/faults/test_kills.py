@@ -20,7 +20,7 @@ from tiny_runs import results
 SOURCES = [Path(__file__).parents[2] / "src", Path(__file__).parent]
 KILLS = {"training": 80, "tuning": 70, "evaluation": 60}
 SIGNALS = 20
-KILLS_IN_SMALL, SIGNALS_IN_SMALL = 2, 1
+KILLS_IN_SMALL, SIGNALS_IN_SMALL = 1, 1
 MOST_KILLS = 12
 """Of one run: after them it is let go on to its end."""
 LONGEST_FAREWELL = 10.0
