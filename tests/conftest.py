@@ -40,7 +40,7 @@ from optdyn.precision import double_precision
 from optdyn.pretrained import load_shipped
 from optdyn.runs import analyze_task, explore_task, open_run
 from optdyn.runs._store import write_bytes
-from optdyn.study import Study, _draw, reproduce
+from optdyn.study import Study, _stories, reproduce
 
 # Tracing makes many objects that live on: looking for garbage among them takes a tenth of the time.
 gc.freeze()
@@ -119,7 +119,7 @@ def compiled_programs_are_dropped() -> Iterator[None]:
 def figures_are_drawn_here() -> Iterator[None]:
     """The other worker keeps the other core busy: one more process only takes time to start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_draw, "MANY", 10**9)
+        patch.setattr(_stories, "MANY", 10**9)
         yield
 
 
