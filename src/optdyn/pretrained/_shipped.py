@@ -280,9 +280,10 @@ def _weights(name: str, stage: str, folder: str | Path | None) -> tuple[Componen
     if not known:
         raise UserError(f"pretrained name: {shown(name)}: no weights are in {_place(folder)}")
     require_choice("pretrained name", name, list(known))
-    source, file = _place(folder) / name, f"{stage}{CHECKPOINT_SUFFIX}"
+    source = _place(folder) / name
     readable = [READABLE] if (source / FITTED).is_file() else []
     require_choice(f"stage of {name}", stage, [*known[name], *readable])
+    file = f"{stage}{CHECKPOINT_SUFFIX}"
     read_listed(source, file)
     path = source / file
     optimizer, card = load_optimizer(path)
