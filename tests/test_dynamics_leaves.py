@@ -305,3 +305,12 @@ def test_a_leaf_that_muon_leaves_to_adam() -> None:
     state = settle(tx, 0.5, params=params, leaf="b")
     lin = linearize(tx, params=params, state=state, leaf="b", index=2)
     assert eigenmodes(lin).beta[0].real == pytest.approx(0.9, rel=1e-9)
+
+
+def test_a_scalar_leaf_under_a_clip_that_acts() -> None:
+    """ĝ = g·c/‖g‖ with the factor held: the scalar's own answer is the rate times it."""
+    params = {"w": np.ones((2, 3)), "scale": np.ones(())}
+    gradients = {"w": np.full((2, 3), 2.0), "scale": np.array(5.0)}
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    lin = linearize(tx, params=params, leaf="scale", gradient=gradients)
+    assert lin.D == pytest.approx(-0.1 / 7.0, rel=1e-9)

@@ -287,8 +287,10 @@ def _samples(
     own, here = _own_position(step), int(step.around.index)
     shape = np.shape(jax.tree.leaves(step.around.params)[step.around.leaf])
     leaf = np.arange(sizes[step.around.leaf])
-    index, at = np.unravel_index(here, shape), np.unravel_index(leaf, shape)
-    slices = [leaf[at[k] == index[k]] for k in range(len(shape)) if len(shape) > 1]
+    slices: list[np.ndarray] = []
+    if len(shape) > 1:
+        at = np.unravel_index(leaf, shape)
+        slices = [leaf[axis == axis[here]] for axis in at]
     pools = [(own - here + pool, NEARBY) for pool in (*slices, leaf)]
     reached = [np.sum(affected[a:b]) for a, b in itertools.pairwise(starts)]
     reached[step.around.leaf] = 0
