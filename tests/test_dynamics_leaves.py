@@ -312,5 +312,5 @@ def test_a_scalar_leaf_under_a_clip_that_acts() -> None:
     params = {"w": np.ones((2, 3)), "scale": np.ones(())}
     gradients = {"w": np.full((2, 3), 2.0), "scale": np.array(5.0)}
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
-    lin = linearize(tx, params=params, leaf="scale", gradient=gradients)
-    assert lin.D == pytest.approx(-0.1 / 7.0, rel=1e-9)
+    found = linearize(tx, params=params, leaf="scale", gradient=gradients).D
+    assert found == pytest.approx(-0.1 / 7.0, rel=1e-9)
