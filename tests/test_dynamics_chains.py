@@ -8,7 +8,9 @@ from chains import random_chain, worst_error
 from optdyn.errors import UserError
 
 ALLOWED = 1e-6
-KNOWN = ("random", "does not exist")
+KNOWN = ("random", "does not exist", "more than a few common f")
+"""Parts of the causes. The last: a clip by norm beside cycles, in leaves of few components."""
+LEAST_RIGHT = 0.6
 
 
 @pytest.mark.usefixtures("x64")
@@ -27,4 +29,5 @@ def test_random_chains_are_right_or_refused(full: bool, figures: dict[str, objec
     figures["random chains: right"] = right
     figures["random chains: refused"] = refused
     assert not wrong, wrong
+    assert not full or right >= LEAST_RIGHT * 100
     assert all(any(word in cause for word in KNOWN) for _, _, cause in refused), refused
