@@ -13,9 +13,8 @@ from optdyn.dynamics._multipliers import (
     Product,
     inverse_iteration,
     is_oscillating,
-    near_the_circle,
+    quick_spectra,
     row_scales,
-    swinging_spectra,
 )
 
 if TYPE_CHECKING:
@@ -111,13 +110,9 @@ def _too_long(
             for i in suspects(values):
                 yield values[i], inverse_iteration(scaled, values, i)
             return
-        product = product_at(factor)
-        for spectrum in swinging_spectra(product, scales(), SOUGHT):
+        for spectrum in quick_spectra(product_at(factor), scales(), SOUGHT):
             for i in suspects(spectrum.values):
                 yield spectrum.values[i], spectrum.vectors[i]
-        spectrum = near_the_circle(product, scales(), SOUGHT)
-        for i in suspects(spectrum.values):
-            yield spectrum.values[i], spectrum.vectors[i]
 
     def outside(factor: float) -> Direction:
         return next((vector for value, vector in found(factor) if counts(value, vector)), None)

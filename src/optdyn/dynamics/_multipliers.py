@@ -96,9 +96,12 @@ def swinging_spectra(
         yield _arpack(product, scales, Search(which, most, 2 * most + 24, TOLERANCES[0], 4))
 
 
-def near_the_circle(product: Product, scales: Float[np.ndarray, " dim"], most: int) -> Spectrum:
-    """Eigenvalues of largest modulus that are found soon."""
-    return _arpack(product, scales, Search("LM", most, 2 * most + 24, TOLERANCES[-1], 2))
+def quick_spectra(
+    product: Product, scales: Float[np.ndarray, " dim"], most: int
+) -> Iterator[Spectrum]:
+    """`swinging_spectra`, and then the largest that are found soon."""
+    yield from swinging_spectra(product, scales, most)
+    yield _arpack(product, scales, Search("LM", most, 2 * most + 24, TOLERANCES[-1], 2))
 
 
 def row_scales(product: Product, dim: int) -> Float[np.ndarray, " dim"]:

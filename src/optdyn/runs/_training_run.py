@@ -168,8 +168,8 @@ def meta_train(
                 watch = Watch(progress=progress)
                 return train(run, task, rnn, protocol, seed=seed, watch=watch).averaged
         except (Interrupted, KeyboardInterrupt) as stop:
-            told = str(stop) or "stopped"
-            print(f"{told}; to resume, make the same call with out={str(out)!r}", file=sys.stderr)
+            cause = str(stop) or "stopped"
+            print(f"{cause}; to resume, make the same call with out={str(out)!r}", file=sys.stderr)
             if isinstance(stop, Interrupted) and stop.signum != signal.SIGINT:
                 raise
             raise KeyboardInterrupt from None
