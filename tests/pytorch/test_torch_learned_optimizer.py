@@ -6,6 +6,7 @@ import copy
 import io
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +16,24 @@ import numpy as np
 import pytest
 import torch
 
+import optdyn
 import optdyn.pretrained
 from helpers import random_rnn
 from optdyn import load_pretrained
 from optdyn.errors import UserError
-from optdyn.optimizers import CELLS, ENCODINGS, ComponentwiseRNN, Encoding
+from optdyn.optimizers import (
+    CELLS,
+    ENCODINGS,
+    ComponentwiseRNN,
+    Encoding,
+    GradientRangeWarning,
+)
 from optdyn.precision import double_precision, to_float64
 from optdyn.torch import LearnedOptimizer
 from optdyn.torch import _network as network
 
+# The gradients here are of every size.
+pytestmark = pytest.mark.filterwarnings("ignore::optdyn.optimizers.GradientRangeWarning")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHAPES = [(3, 2), (), (4,)]
 STEPS = 200
@@ -259,3 +269,19 @@ def test_importing_it_brings_no_jax_and_optdyn_brings_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_shipped_optimizer_warns_once_about_unfamiliar_gradients() -> None:
+    rnn = optdyn.load_pretrained("two_moons")
+    assert rnn.trained_on is not None
+    usual = float(np.sqrt(rnn.trained_on.smallest * rnn.trained_on.largest))
+    for size, warned in ((usual, 0), (1e3 * rnn.trained_on.largest, 1)):
+        x, unused = (torch.zeros(2, requires_grad=True) for _ in range(2))
+        optimizer = LearnedOptimizer([x, unused], "two_moons")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                x.grad = torch.tensor([0.0, -size])
+                optimizer.step()
+        kinds = [each for each in caught if each.category is GradientRangeWarning]
+        assert len(kinds) == warned

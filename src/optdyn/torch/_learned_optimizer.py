@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from optdyn.torch._network import Network
 
 if TYPE_CHECKING:
     from optdyn.optimizers import ComponentwiseRNN
+    from optdyn.optimizers._gradient_range import OneWarning
 
 STATE = "h"
 FINGERPRINT = "fingerprint"
@@ -33,7 +35,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ``lr``: multiplies each update; 1 is what was learned. A learning-rate scheduler changes it,
     and each group may have its own. ``dtype``: that of h and of the network, by default the
     meta-parameters' (float32 for what ships). Parameters may be of any real floating dtype.
-    Parameters without a gradient are left alone, and so is their state.
+    Parameters without a gradient are left alone, and so is their state. One that ships warns
+    once (`optdyn.optimizers.GradientRangeWarning`) when the largest gradient of a step is
+    outside the range of its training.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = LearnedOptimizer(model.parameters(), "two_moons")
@@ -59,6 +63,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         network = network if dtype is None else network.to(dtype)
         self.rnn = rnn
         self._networks = {torch.device("cpu"): network}
+        self._watch = _watch(rnn)
         super().__init__(params, {"lr": lr, FINGERPRINT: _fingerprint(rnn)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -83,11 +88,23 @@ class LearnedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
+            self._compare_with_training()
             for group in self.param_groups:
                 with_gradient = [p for p in group["params"] if p.grad is not None]
                 for device in dict.fromkeys(p.device for p in with_gradient):
                     self._advance([p for p in with_gradient if p.device == device], group["lr"])
         return loss
+
+    def _compare_with_training(self) -> None:
+        """Warn once about gradients unlike those that the optimizer was trained on."""
+        if self._watch is None or self._watch.warned:
+            return
+        params = (p for group in self.param_groups for p in group["params"])
+        sizes = [p.grad.abs().max() for p in params if _has_dense_gradient(p)]
+        if sizes:
+            first = sizes[0].device
+            largest = torch.stack([size.to(first, torch.float64) for size in sizes]).max()
+            self._watch([np.asarray(largest.item(), np.float32)])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a state that ``state_dict()`` gave, to the bit."""
@@ -118,7 +135,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return [(p, states[i][STATE]) for i, p in pairs if i in states]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rnn": self.rnn, "_networks": self._networks}
+        own = {"rnn": self.rnn, "_networks": self._networks, "_watch": self._watch}
+        return {**super().__getstate__(), **own}
 
     def _network(self, device: torch.device) -> Network:
         if device not in self._networks:
@@ -156,6 +174,16 @@ def _resolve(optimizer: str | Path | ComponentwiseRNN, stage: str) -> Componentw
         f"optimizer: {shown(optimizer)} is not allowed (a pretrained name, the path of a "
         "checkpoint, or a ComponentwiseRNN)"
     )
+
+
+def _watch(rnn: ComponentwiseRNN) -> OneWarning | None:
+    from optdyn.optimizers._gradient_range import OneWarning
+
+    return None if rnn.trained_on is None else OneWarning(rnn.trained_on)
+
+
+def _has_dense_gradient(p: Tensor) -> bool:
+    return p.grad is not None and not p.grad.is_sparse and p.grad.numel() > 0
 
 
 def _fingerprint(rnn: ComponentwiseRNN) -> str:
