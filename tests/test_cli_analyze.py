@@ -7,9 +7,13 @@ import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import optdyn
 from helpers import random_rnn
+from optdyn.cli._names import load_target
 from optdyn.cli.main import main
 from optdyn.meta_training import MetaTraining
 from optdyn.runs._cards import Card
@@ -262,3 +266,15 @@ def test_a_stored_optimizer_counts_no_steps(
 def test_an_optimizer_is_taken_as_it_is(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main(["analyze", f"a_zoo:{name}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stability"]["edge"] == pytest.approx(38.0)
+
+
+def test_a_readable_optimizer_is_a_target_with_the_task_of_the_learned_one() -> None:
+    target = load_target("digits", "readable")
+    assert target.name == "digits (readable)"
+    assert target.card is not None
+    assert target.card.task == "digits"
+    given = jnp.asarray([0.01, -0.02])
+    updates = []
+    for tx in (target.optimizer, optdyn.load_pretrained("digits", "readable")):
+        updates.append(tx.update(given, tx.init(given), given)[0])
+    np.testing.assert_array_equal(*updates)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from optdyn.cli import _devices as devices_
 from optdyn.cli import _options as options
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from optdyn.dynamics import Eigenmodes, StabilityMap
     from optdyn.dynamics._dissection import Dissection
     from optdyn.dynamics._place import Place
-    from optdyn.optimizers import ComponentwiseRNN
     from optdyn.runs import AnalysisResult, Card
     from optdyn.tasks import Task
 
-STAGES = ("final", "momentum")
+STAGES = ("final", "momentum", "readable")
 MODES_PRINTED = 8
 LEAST_GAIN = 1e-4
 """Modes below this part of the largest gain are counted, not listed."""
@@ -41,8 +40,9 @@ class TargetOptions:
     """How one optimizer is taken apart.
 
     Attributes:
-        stage: which weights of a pretrained name: final (the end of meta-training), or momentum
-            (where it did as well as the best tuned momentum)
+        stage: which form of a pretrained name: final (the end of meta-training), momentum
+            (where it did as well as the best tuned momentum), or readable (the few numbers
+            that were fitted to the final one)
         gradient_scale: size of the gradients, in your loss's units (none: of a stored optimizer
             the median on its own task, else 1)
         count: number of steps taken before, from 0: moments, bias corrections and schedules are
@@ -54,7 +54,7 @@ class TargetOptions:
         index: position of the number in that array, such as 3,5 (none: the first)
     """
 
-    stage: Annotated[Literal["final", "momentum"], one_of(STAGES)] = "final"
+    stage: Annotated[Literal["final", "momentum", "readable"], one_of(STAGES)] = "final"
     gradient_scale: Annotated[float | None, positive()] = None
     count: Annotated[int | None, whole(minimum=0)] = None
     params: str | None = None
@@ -134,10 +134,12 @@ def _taken_apart(
     seed: int,
 ) -> Result:
     from optdyn.dynamics import dissect, step_map
+    from optdyn.pretrained._shipped import READABLE
     from optdyn.tasks._curvature import task_curvatures
 
     target, place = load_target(text, one.stage), one.place()
-    if target.card is not None and one.count is not None:
+    learned = target.card is not None and one.stage != READABLE
+    if learned and one.count is not None:
         raise UserError("--count: a learned optimizer counts no steps (leave --count out)")
     task = None if chosen is None else chosen.make()
     if out is not None:
@@ -199,7 +201,7 @@ def _groups(target: Target, place: Place, scale: float, out: Path | None) -> Res
     return Result({"optimizer": target.name, "gradient_scale": scale, "groups": values}, lines)
 
 
-def _gradients(optimizer: ComponentwiseRNN, card: Card, task: Task, seed: int) -> np.ndarray:
+def _gradients(optimizer: Any, card: Card, task: Task, seed: int) -> np.ndarray:
     """Gradient histories [components, steps] of a stored optimizer on its own task."""
     from optdyn.evaluation import VALIDATION_STREAM, ProblemSet
 
@@ -210,8 +212,8 @@ def _gradients(optimizer: ComponentwiseRNN, card: Card, task: Task, seed: int) -
         objective=card.protocol.objective,
         stream=VALIDATION_STREAM,
     )
-    histories = problems.gradient_histories(lambda rnn: rnn.as_optax(), COMPONENTS)
-    return histories(optimizer)
+    tx = optimizer.as_optax() if hasattr(optimizer, "as_optax") else optimizer
+    return problems.gradient_histories(lambda: tx, COMPONENTS)()
 
 
 def _typical_size(gradients: np.ndarray) -> float | None:

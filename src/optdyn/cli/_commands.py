@@ -76,6 +76,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "analyze": (
         ("optdyn analyze --out runs/mine", "every stage of a run"),
         ("optdyn analyze linear_regression --stage momentum", "a pretrained optimizer"),
+        ("optdyn analyze digits --stage readable", "the few numbers that imitate one"),
         ("optdyn analyze mymodule:make_optimizer --out folder", "yours, with figures"),
         (
             "optdyn analyze mymodule:make_optimizer --params mymodule:make_params",

@@ -35,11 +35,12 @@ def load_target(text: str, stage: str) -> Target:
     that cannot be imported, or is no optimizer and returns none.
     """
     from optdyn.pretrained import PRETRAINED, load_pretrained, other_trainings
-    from optdyn.pretrained._shipped import shipped_card
+    from optdyn.pretrained._shipped import READABLE, shipped_card
     from optdyn.runs._checkpoints import load_optimizer
 
     if text in PRETRAINED or text in other_trainings():
-        return Target(f"{text} ({stage})", load_pretrained(text, stage), shipped_card(text, stage))
+        card = shipped_card(text, "final" if stage == READABLE else stage)
+        return Target(f"{text} ({stage})", load_pretrained(text, stage), card)
     if os.path.exists(text) or text.endswith(".safetensors"):
         return Target(text, *load_optimizer(Path(text)))
     if ":" in text:
