@@ -140,3 +140,32 @@ def test_a_dead_input_does_not_stand_for_its_leaf() -> None:
     for group in found.groups:
         # After one step v̂ = 1, held: the rate is that of the learning rate, momentum 0.9.
         assert group.modes[1][0] == pytest.approx(0.9, abs=1e-6)
+
+
+def test_a_clip_that_acts_multiplies_the_rate_and_hides_nothing() -> None:
+    """The factor is 1/‖(1, …, 1)‖ over 23 components; Adam's own rate does not depend on it."""
+    clip, c = optax.clip_by_global_norm(1.0), 23**-0.5
+    found = param_groups(optax.chain(clip, optax.sgd(0.1, momentum=0.9)), TREE)
+    assert found[0].rate == pytest.approx(c, rel=1e-9)
+    assert found[0].found.identification.exact
+    assert f"all updates times {c:.3g} (a common factor, held)" in str(found)
+    tx = optax.chain(clip, optax.adam(optax.linear_schedule(0.0, 0.01, 50), eps=1e-12))
+    adam = param_groups(tx, TREE)[0]
+    assert adam.rate == pytest.approx(0.01, rel=1e-3)
+    fit = adam.found.identification.nearest
+    assert fit.name == "adam"
+    np.testing.assert_allclose(
+        [fit.hyperparameters[name] for name in ("alpha", "beta1", "beta2")], [0.01, 0.9, 0.999]
+    )
+
+
+def test_a_trainings_memory_does_not_hide_what_the_optimizer_is() -> None:
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01))
+    gradients = {"w": jnp.array([3.0, -1.0, 0.5, 2.0])}
+    params, state = {"w": jnp.ones(4)}, tx.init({"w": jnp.ones(4)})
+    for k in range(5):
+        scaled = {"w": gradients["w"] / (k + 1)}
+        state = tx.update(scaled, state, params)[1]
+    found = param_groups(tx, params, state=state, gradient=gradients)[0].found.identification
+    assert found.exact
+    assert found.name == "adam"

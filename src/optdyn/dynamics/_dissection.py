@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from typing import Any, Unpack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PyTree
 
 from optdyn.dynamics import _words as words
@@ -21,6 +24,7 @@ from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.dynamics._theory import StabilityMap, learning_rate, stability_map
 from optdyn.errors import UserError, finite_number, require_number
 from optdyn.in_words import InWords
+from optdyn.precision import double_precision
 
 # A state that a long history of zero-mean gradients leaves this near to where it was is at rest.
 AT_REST = 1e-6
@@ -170,12 +174,8 @@ def dissect(
     step = step_map(optimizer, **place)
     gradient_scale = min(gradient_scale, step.silent_up_to)
     found = counting(step, gradient_scale)
-    given, fresh = place.get("state") is not None, step
+    given = place.get("state") is not None
     here = given or place.get("count") is not None
-    if here and not given:
-        start = place.copy()
-        start["count"] = None
-        fresh = step_map(optimizer, **start)
     if given:
         lin, where = linearize(step), "the given state, at the given gradient" + _at(step)
     else:
@@ -194,7 +194,7 @@ def dissect(
         mismatch=impulse_mismatch(lin, modes),
         stability=stability_map(lin, spectrum=spectrum),
         identification=identify(
-            fresh, gradient_scale=gradient_scale, h=lin.state if converged else None
+            step, gradient_scale=gradient_scale, h=lin.state if converged else None
         ),
         schedule=found.schedule,
         decay_schedule=found.decay,
@@ -259,8 +259,23 @@ def natural_linearization(
         moved = count is not None or found.transient or found.schedule or found.decay
         where = start + there if moved else start
     with contextlib.suppress(UserError):
-        return linearize(point, h=h, gradient=0.0), where
-    return linearize(driven, h=driven.h, gradient=s), constant + there
+        return linearize(_among_others(point, s, own=0.0), h=h), where
+    return linearize(_among_others(driven, s, own=s), h=driven.h), constant + there
+
+
+def _among_others(step: StepMap, s: float, *, own: float) -> StepMap:
+    """At the gradient ``own``; in a training that has no gradients yet, those of others are ±s.
+
+    Then a clip by the norm of all acts as it did on the way to this state: where ``own`` is 0,
+    the others make up for it.
+    """
+    with double_precision():
+        gradients = step.around.gradients
+        if step.alone or not optax.tree.norm(gradients):
+            n = sum(map(np.size, jax.tree.leaves(gradients)))
+            size = own if step.alone else s if own or n == 1 else s * math.sqrt(n / (n - 1))
+            gradients = jax.tree.map(lambda g: jnp.full_like(g, size), gradients)
+        return step.among(step.around.params, step.around.put(gradients, own))
 
 
 def _histories(step: StepMap, s: float, count: int | None) -> tuple[PyTree, PyTree]:

@@ -283,6 +283,8 @@ def _row(group: Group) -> list[str]:
     lines += [f"  {line}" for line in modes]
     if group.schedule:
         lines.append(f"  {group.schedule}")
+    if group.found.linearization.held:
+        lines.append(f"  {group.found.linearization.held}")
     if group.found.decay_in_words:
         lines.append(f"  {group.found.decay_in_words}")
     if group.coupled:

@@ -16,7 +16,13 @@ from jaxtyping import Array, Float
 from optdyn.dynamics import _words as words
 from optdyn.dynamics._candidates import CANDIDATES, Candidate
 from optdyn.dynamics._place import Place
-from optdyn.dynamics._responses import DECADES, Responses, respond, responses
+from optdyn.dynamics._responses import (
+    LARGEST_PROBE,
+    Responses,
+    respond,
+    responses,
+    unfelt_by_others,
+)
 from optdyn.dynamics._schedules import Schedule, counting
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_choice, require_number
@@ -103,12 +109,13 @@ def identify(
     decades of gradients about ``gradient_scale``, every probe weighted alike: from
     a grid of starts, the learning rates solved for exactly, then Levenberg–Marquardt over
     all hyperparameters; for Lion, whose response jumps, from `reversal_threshold`. Nothing is
-    random. ``h`` [N]: the optimizer's state before each probe, such as the fixed point of
+    random. ``h`` [N]: the optimizer's memory before each probe, such as the fixed point of
     a learned one, whose first steps are otherwise a transient; by default the initial
-    state. Candidates always start from theirs. A schedule is divided out: its counters stay
-    where it is at its peak, while bias corrections run. Which component: see `Place`. Where one
-    factor couples components at large gradients, as a clip by norm does, only smaller ones
-    are given.
+    one, with counters at 0, whatever the ``state`` given (its rates and masks count).
+    Candidates always start from theirs. A schedule is divided out: its counters stay
+    where it is at its peak, while bias corrections run. Which component: see `Place`; gradients
+    of others are 0. Where one factor couples components at large gradients, as a clip by norm
+    does, only smaller ones are given.
 
     ``place``: which component of which training, see `Place`.
 
@@ -124,15 +131,16 @@ def identify(
         raise UserError("candidates: none given (at least one)")
     for name in candidates:
         require_choice("candidates", name, list(CANDIDATES))
-    step = step_map(tx, **place)
+    step = _anew(step_map(tx, **place))
     gradient_scale = finite_number("gradient_scale", gradient_scale)
     require_number("gradient_scale", gradient_scale)
-    gradient_scale = min(gradient_scale, step.silent_up_to / 10.0 ** DECADES[-1])
-    schedule = counting(step, gradient_scale).schedule
+    schedule = counting(step, min(gradient_scale, step.silent_up_to)).schedule
     frozen: tuple[int, ...] = ()
     if schedule is not None:
         frozen = schedule.counters
         step = step.at_count(schedule.peak, frozen)
+    most = unfelt_by_others(step, gradient_scale)
+    gradient_scale = min(gradient_scale, most / LARGEST_PROBE)
     seen = responses(step, gradient_scale=gradient_scale, steps=steps, h=h, frozen=frozen)
     norms = np.linalg.norm(seen.updates, axis=1)
     if not np.all(np.isfinite(norms)) or np.max(norms) == 0.0:
@@ -148,6 +156,15 @@ def identify(
     alike = [fit for fit in fits if fit.residual <= limit]
     nearest = min(alike, key=lambda fit: (CANDIDATES[fit.name].size, fit.residual))
     return Identification(fits=tuple(fits), nearest=nearest, responses=seen, schedule=schedule)
+
+
+def _anew(step: StepMap) -> StepMap:
+    """The same component at the begin of a training, gradients of others 0."""
+    with double_precision():
+        state = step.fresh_state(step.around.params)
+        gradients = jax.tree.map(jnp.zeros_like, step.around.gradients)
+    fresh = dataclasses.replace(step, state=state).among(step.around.params, gradients)
+    return fresh if step.clock.countdowns else fresh.at_count(0)
 
 
 def _sizes(

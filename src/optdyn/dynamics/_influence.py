@@ -197,6 +197,9 @@ def _common_part(step: StepMap, z: Inputs, outputs: int) -> Jacobian:
     nobody, none = np.full(inputs, count), np.zeros(count)
     _, by_own = _moves(step, z, np.eye(inputs), nobody, none)
     affected = np.any(by_own[:count] != 0.0, axis=1)
+    if not np.any(np.delete(affected, _own_position(step))):
+        # As where the own gradient is zero: a norm of all then stays as it is.
+        return np.zeros((outputs, inputs))
     columns, rows, more = _samples(step, affected)
     # And moved together: all but this component and the rows, by which the effect is predicted.
     together = np.random.default_rng(5).uniform(0.5, 1.5, count)

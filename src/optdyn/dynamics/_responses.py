@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from optdyn.dynamics._clockwork import timing
@@ -22,6 +23,10 @@ from optdyn.errors import finite_number, require_number, require_positive_int, w
 DECADES = np.arange(-3.0, 4.0)
 KINDS = ("impulse", "constant", "increase", "alternating", "chirp")
 INCREASE = 10.0
+LARGEST_PROBE = INCREASE * 10.0 ** DECADES[-1]
+"""The largest gradient that is given, in units of the scale."""
+# Of their own size, above rounding.
+FELT = 1e-6
 THRESHOLD_RANGE = (1e-6, 1e6)
 
 
@@ -91,6 +96,46 @@ def responses(
         amplitudes=np.tile(levels, len(KINDS)),
         period=period,
     )
+
+
+def unfelt_by_others(step: StepMap, gradient_scale: float) -> float:
+    """Up to which size of one component's gradient no other component's update changes.
+
+    Looked for at powers of ten about ``gradient_scale``; inf where none changes any, and where
+    all do, as in trust ratios. A clip by the norm of all acts above such a size.
+    """
+    if step.alone:
+        return step.silent_up_to
+    sizes = gradient_scale * 10.0 ** np.arange(2 * DECADES[0], DECADES[-1] + 2)
+    felt = np.asarray(_felt(step, sizes, sizes[0] / step.size)) > FELT
+    if not np.any(felt) or felt[0]:
+        return np.inf
+    return float(sizes[np.argmax(felt) - 1])
+
+
+@compiled
+def _felt(step: StepMap, sizes: Float[Array, " K"], small: Float[Array, ""]) -> Float[Array, " K"]:
+    """How much each own gradient changes the updates to ``small`` gradients of others."""
+    ones = jax.tree.map(jnp.ones_like, step.around.gradients)
+    params = step.around.params
+
+    def updates(own: Float[Array, ""], others: Float[Array, ""]) -> Array:
+        gradients = step.around.put(jax.tree.map(lambda one: others * one, ones), own)
+
+        def advance(state: PyTree, _: None) -> tuple[PyTree, Array]:
+            found, after = step.update_all(gradients, state, params)
+            return keep_precision(after, state), ravel_pytree(step.around.put(found, 0.0))[0]
+
+        return jax.lax.scan(advance, start, None, length=step.clock.period)[1]
+
+    start = jax.tree.map(jnp.asarray, step.state)
+    nothing = jnp.float64(0.0)
+    without = updates(nothing, small)
+    largest = jnp.max(jnp.abs(without - updates(nothing, nothing)), initial=0.0)
+    changes = jax.lax.map(
+        lambda own: jnp.max(jnp.abs(updates(own, small) - without), initial=0.0), sizes
+    )
+    return changes / jnp.where(largest > 0.0, largest, 1.0)
 
 
 def component_responses(
