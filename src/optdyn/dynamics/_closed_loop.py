@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optdyn.dynamics._margin import LinearStep, any_margin, curvature_of, product_of
+from optdyn.dynamics._margin import (
+    LONGEST_PERIOD,
+    LinearStep,
+    any_margin,
+    curvature_of,
+    product_of,
+)
 from optdyn.dynamics._multipliers import (
     Spectrum,
     dense_spectrum,
@@ -57,7 +63,8 @@ class ClosedLoop(InWords):
     has already, infinite where none does, NaN where it was not asked for.
     ``margin_direction`` [dim]: that
     direction at the margin, the float leaves of ``(params, state)`` in the order of
-    ``jax.tree.leaves``, as one unit vector; empty where there is none. ``frozen``: entries
+    ``jax.tree.leaves``, as one unit vector; empty where there is none; ``margin_shares`` are
+    its leaves' parts [1]. ``frozen``: entries
     of (x, s) held fixed, as the step has no derivative there (dead inputs).
 
     ``steps``: more than 1 where the optimizer's steps come in cycles (lookahead, accumulated
@@ -75,6 +82,7 @@ class ClosedLoop(InWords):
     largest_curvature: Float[np.ndarray, " num"]
     margin: float
     margin_direction: Complex[np.ndarray, " dim"]
+    margin_shares: PyTree[Float[np.ndarray, " one"]]
     frozen: int
     steps: int = 1
 
@@ -106,21 +114,32 @@ class ClosedLoop(InWords):
         positive = self.largest[~is_oscillating(self.largest)]
         if np.any(np.abs(positive) > 1 + 1e-9):
             lines.append(
-                f"  grows without swinging: {np.max(positive.real):.6g} a step "
+                f"  grows without swinging: {np.max(positive.real) ** (1 / self.steps):.6g} a step "
                 "(descent along negative curvature)"
             )
-        if self.oscillating.size:
-            where = _largest_share(self.shares)
-            lines.append(
-                f"  swings: {self.growth[0]:.6g} a step, period {self.period[0]:.3g} steps, "
-                f"curvature {self.curvature[0]:.4g}, most in {where}"
-            )
-        else:
+        descending = ~(self.curvature > 0) & (self.period > LONGEST_PERIOD)
+        if np.any(descending):
+            lines.append(f"  turns slowly, {self._in_words(int(np.argmax(descending)))}")
+        if np.all(descending):
             lines.append("  nothing swings")
-        lines.append(f"  {_margin_in_words(self.margin)}")
+        else:
+            lines.append(f"  swings, {self._in_words(int(np.argmin(descending)))}")
+        lines.append(f"  {_margin_in_words(self.margin)}{self._edge_in_words()}")
         if self.frozen:
             lines.append(f"  {self.frozen} entries without a derivative are held fixed")
         return lines
+
+    def _in_words(self, i: int) -> str:
+        """One of the oscillating directions."""
+        return (
+            f"{self.growth[i]:.6g} a step, period {self.period[i]:.3g} steps, "
+            f"curvature {self.curvature[i]:.4g}, most in {_largest_share(self.shares, i)}"
+        )
+
+    def _edge_in_words(self) -> str:
+        if self.margin < FAR_BEYOND or not self.margin_direction.size:
+            return ""
+        return f"; what swings there is most in {_largest_share(self.margin_shares, 0)}"
 
 
 def closed_loop(
@@ -188,6 +207,7 @@ def loop_of(step: LinearStep, num: int, with_margin: bool) -> ClosedLoop:
     largest = spectrum.part(np.ones(spectrum.values.size, bool), num)
     oscillating = spectrum.part(is_oscillating(spectrum.values), num)
     margin, edge = any_margin(step, dense) if with_margin else (float("nan"), None)
+    direction = np.zeros((0, step.dim), complex) if edge is None else edge[None]
     return ClosedLoop(
         largest=largest.values,
         oscillating=oscillating.values,
@@ -197,7 +217,8 @@ def loop_of(step: LinearStep, num: int, with_margin: bool) -> ClosedLoop:
         largest_shares=_shares(step, largest),
         largest_curvature=_curvatures(step, largest),
         margin=margin,
-        margin_direction=np.zeros(0, complex) if edge is None else edge,
+        margin_direction=direction.ravel(),
+        margin_shares=_shares(step, Spectrum(np.ones(len(direction), complex), direction)),
         frozen=int(step.frozen.sum()),
         steps=step.steps,
     )
@@ -226,11 +247,11 @@ def _curvatures(step: LinearStep, spectrum: Spectrum) -> Float[np.ndarray, " num
     return np.array([curvature_of(step, vector) for vector in spectrum.vectors])
 
 
-def _largest_share(shares: PyTree) -> str:
+def _largest_share(shares: PyTree, i: int) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(shares)
-    path, share = max(leaves, key=lambda pair: pair[1][0])
+    path, share = max(leaves, key=lambda pair: pair[1][i])
     name = jax.tree_util.keystr(path, simple=True, separator=".") or "the parameters"
-    return f"{name} ({100 * share[0]:.0f} %)"
+    return f"{name} ({100 * share[i]:.0f} %)"
 
 
 def _margin_in_words(margin: float) -> str:

@@ -50,6 +50,8 @@ class LinearStep(Protocol):
     def steps(self) -> int: ...
     @property
     def times(self) -> Callable[..., Any]: ...
+    @property
+    def course(self) -> Callable[..., Any]: ...
     def matrix(self, factor: float = 1.0, /) -> Float[np.ndarray, "dim dim"]: ...
     def curvature_along(self, v: Float[np.ndarray, " n"], /) -> float: ...
     def params_of(self, z: np.ndarray, /) -> PyTree: ...
@@ -90,8 +92,8 @@ def _too_long(
     loss curves upwards along it; where it turns within `SHORTEST_PERIOD` steps, however the loss
     curves (weight decay alone can overshoot). One that takes more than `LONGEST_PERIOD` steps
     counts where it goes to and fro along one line of the parameters: a preconditioner can also
-    turn descent slowly in a plane, at any step's length. A whole cycle of steps can turn by a
-    full circle: there every multiplier outside the unit circle counts.
+    turn descent slowly in a plane, at any step's length. Of a cycle of steps, cycles are meant;
+    one that its steps turn round within a cycle counts, too.
     """
 
     @functools.cache
@@ -115,13 +117,16 @@ def _too_long(
                 yield spectrum.values[i], spectrum.vectors[i]
 
     def outside(factor: float) -> Direction:
-        return next((vector for value, vector in found(factor) if counts(value, vector)), None)
+        return next((v for value, v in found(factor) if counts(value, v, factor)), None)
 
-    def counts(value: complex, vector: Complex[np.ndarray, " dim"]) -> bool:
-        turn = abs(np.angle(value)) if step.steps == 1 else np.inf
-        if step.steps == 1 and turn >= 2 * np.pi / SHORTEST_PERIOD:
+    def counts(value: complex, vector: Complex[np.ndarray, " dim"], factor: float) -> bool:
+        turn = abs(np.angle(value))
+        if turn >= 2 * np.pi / SHORTEST_PERIOD:
             return True
-        slow = turn < 2 * np.pi / LONGEST_PERIOD
+        turned = step.steps > 1 and _turned_round(step, vector, factor)
+        if not (turned or is_oscillating(np.array([value]))[0]):
+            return False
+        slow = turn < 2 * np.pi / LONGEST_PERIOD and not turned
         if slow and not _on_one_line(vector[: step.num_params]):
             return False
         return curvature_of(step, vector) > 0
@@ -129,13 +134,22 @@ def _too_long(
     def suspects(values: Complex[np.ndarray, " K"]) -> list[int]:
         """The most negative real parts first: they are nearly always the ones."""
         size = np.abs(values)
-        swinging = is_oscillating(values) & (size > 1.0 + ROUNDING) & (values.imag >= 0)
+        swinging = (size > 1.0 + ROUNDING) & (values.imag >= 0)
         turning = np.abs(np.angle(values)) >= 2 * np.pi / longest_period
-        if step.steps > 1:
-            swinging, turning = size > 1.0 + ROUNDING, values.imag >= 0
+        if step.steps == 1:
+            swinging &= is_oscillating(values)
+        else:
+            turning |= ~is_oscillating(values)  # by how far within a cycle is seen later
         return sorted(np.flatnonzero(swinging & turning), key=lambda i: values[i].real)
 
     return outside
+
+
+def _turned_round(step: LinearStep, vector: Complex[np.ndarray, " dim"], factor: float) -> bool:
+    """Whether a step of the cycle turns the parameters' part of a direction round."""
+    parts = [np.asarray(step.course(jnp.asarray(p), factor)) for p in (vector.real, vector.imag)]
+    path = np.concatenate([vector[None], parts[0] + 1j * parts[1]])[:, : step.num_params]
+    return bool(np.any(np.sum(path[1:] * path[:-1].conj(), axis=1).real < 0.0))
 
 
 def _on_one_line(x: Complex[np.ndarray, " num_params"]) -> bool:

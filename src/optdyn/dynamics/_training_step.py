@@ -74,7 +74,17 @@ class TrainingStep:
         """
         return jax.jit(self._times)
 
+    @functools.cached_property
+    def course(self) -> Callable[..., Array]:
+        """``course(v, c)`` [steps, dim]: where v is after each step of the cycle, as in `times`."""
+        return jax.jit(lambda v, factor: self._run(v, factor)[1])
+
     def _times(self, v: Float[Array, " dim"], factor: Array | float = 1.0) -> Float[Array, " dim"]:
+        return self._run(v, factor)[0]
+
+    def _run(
+        self, v: Float[Array, " dim"], factor: Array | float
+    ) -> tuple[Float[Array, " dim"], Float[Array, "steps dim"]]:
         live = jnp.asarray(~self.frozen)
         in_params = jnp.arange(self.dim) < self.num_params
         start = jax.tree.map(jnp.asarray, (self.params, self.state))
@@ -90,9 +100,15 @@ class TrainingStep:
 
         moving = jnp.where(live, v, 0.0).astype(_flatten(*start).dtype)
         if self.steps == 1:
-            return advance(start, moving)[1]
-        end = jax.lax.scan(lambda c, _: (advance(*c), None), (start, moving), length=self.steps)[0]
-        return end[1]
+            end = advance(start, moving)[1]
+            return end, end[None]
+
+        def one(at: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], Array]:
+            following = advance(*at)
+            return following, following[1]
+
+        (_, end), path = jax.lax.scan(one, (start, moving), length=self.steps)
+        return end, path
 
     def curvature_along(self, v: Float[np.ndarray, " n"]) -> float:
         """vᵀHv of the loss, for v in the parameters' part of z."""
@@ -154,8 +170,9 @@ def linearized_step(
     )
     moved, following = jax.jit(lambda: _one_step(wrapped, loss_fn, params, state))()
     _require_no_integer_memory(params, state, following)
-    after = np.asarray(_flatten(moved, following))
-    if not np.all(np.isfinite(after)):
+    before, after = (np.asarray(_flatten(*z)) for z in ((params, state), (moved, following)))
+    # Some begin with a best loss of infinity, and keep it for some steps.
+    if not np.all(np.isfinite(after) | (after == before)):
         raise UserError(
             "closed loop: the next step is not finite (give the parameters and the state of an "
             "earlier step)"

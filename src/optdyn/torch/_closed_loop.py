@@ -71,6 +71,10 @@ class ModelStep:
         moved = jax.tree.map(lambda old, new: old + factor * np.asarray(new), x, updates)
         return np.where(self.frozen, 0.0, joined(jax.tree.leaves((moved, state))))
 
+    def course(self, v: Any, factor: float = 1.0) -> Float[np.ndarray, "1 dim"]:
+        """`times`, as one row: a cycle is one step."""
+        return self.times(v, factor)[None]
+
     def matrix(self, factor: float = 1.0) -> Float[np.ndarray, "dim dim"]:
         """The derivative as a dense matrix, with updates ``factor`` times as large."""
         return np.stack([self.times(row, factor) for row in np.eye(self.dim)], axis=1)
