@@ -14,7 +14,7 @@ from helpers import task_results
 from optdyn.distillation import Kept
 from optdyn.errors import UserError
 from optdyn.evaluation import MeanAndError
-from optdyn.runs import read_distillation, read_mechanisms
+from optdyn.runs import DistillationResult, MechanismsResult, read_task_result
 from optdyn.runs._explained_results import Judged, JudgedMechanism
 from optdyn.runs._results import EvaluationSummary, Score
 from optdyn.runs._store import write_json
@@ -122,7 +122,7 @@ def test_a_learned_optimizer_that_diverges_loses() -> None:
 
 
 def test_the_mechanisms_are_judged_by_what_was_measured(tiny_study: Path) -> None:
-    found = read_mechanisms(tiny_study / "rosenbrock" / "mechanisms.json")
+    found = read_task_result(tiny_study / "rosenbrock" / "mechanisms.json", MechanismsResult)
     parts = found.mechanisms
 
     def verdicts(rate: list[float]) -> dict[str, bool]:
@@ -158,7 +158,7 @@ def kept(fraction: float, mean: float = 1.0) -> dict[str, Any]:
 
 
 def test_the_ledger_names_what_a_readable_optimizer_lacks(tiny_study: Path) -> None:
-    found = read_distillation(tiny_study / "rosenbrock" / "distillation.json")
+    found = read_task_result(tiny_study / "rosenbrock" / "distillation.json", DistillationResult)
     learned = {
         name: JudgedMechanism(what=name, **row)
         for name, row in {

@@ -16,7 +16,8 @@ from optdyn.inner_loop import Objective, ProblemSet
 from optdyn.inner_loop._problem_set import VALIDATION_STREAM
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.optimizers._aggregated_momentum import aggregated_momentum
-from optdyn.runs._analysis_run import explore_task, read_analysis, read_explorer
+from optdyn.runs import AnalysisResult, ExplorerResult, read_task_result
+from optdyn.runs._analysis_run import EXPLORER, explore_task
 from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import RunFolder
 from optdyn.tasks import LinearRegression, TwoMoons
@@ -78,8 +79,8 @@ def test_choices_are_nested_from_the_strongest_and_keep_pairs_together() -> None
 def test_a_task_whose_loss_the_page_cannot_compute_has_its_losses_stored(
     small_moons: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = read_explorer(small_moons / "two_moons")
-    analysis = read_analysis(small_moons / "two_moons" / "analysis.json")
+    kept = read_task_result(small_moons / "two_moons" / EXPLORER, ExplorerResult)
+    analysis = read_task_result(small_moons / "two_moons" / "analysis.json", AnalysisResult)
     assert kept.problems is None
     assert kept.choices is not None
     assert [int(step) for step in kept.choices] == sorted({analysis.momentum_stage, analysis.final})

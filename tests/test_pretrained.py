@@ -32,15 +32,16 @@ from optdyn.pretrained import (
 )
 from optdyn.pretrained import _shipped as shipped
 from optdyn.pretrained._shipped import FOLDER, MANIFEST, Manifest, read_manifest
+from optdyn.runs import FittedResult, SearchResult
 from optdyn.runs._checkpoints import (
     analysis_checkpoints,
     fingerprint,
     load_optimizer,
     save_optimizer,
 )
-from optdyn.runs._distillation_fit import FITTED, read_fitted
+from optdyn.runs._distillation_fit import FITTED
 from optdyn.runs._run_folder import RunFolder, open_run
-from optdyn.runs._search_run import read_search, search
+from optdyn.runs._search_run import search
 from optdyn.runs._store import read_result, write_result
 from optdyn.runs._tuning_run import load_table, load_tables, save_table
 from optdyn.search._learning_rate import LearningRateSearch
@@ -248,7 +249,7 @@ def test_damaged_tables_and_logs_are_refused(copy: Path) -> None:
 
 def test_readable_optimizers_ship_as_they_were_fitted(tiny_study: Path, exported: Path) -> None:
     found = load_shipped(TASK, exported).fitted
-    assert found == read_fitted(tiny_study / TASK / FITTED)
+    assert found == read_result(tiny_study / TASK / FITTED, FittedResult)
     assert found is not None
     words = shlex.split(found.command)
     given = parse(words[1:])[1].arguments
@@ -264,7 +265,7 @@ def test_damaged_readable_optimizers_are_refused(copy: Path) -> None:
         with pytest.raises(UserError, match=r"fitted\.json: damaged"):
             load_shipped(TASK, copy)
         with pytest.raises(UserError, match=r"fitted\.json: damaged"):
-            read_fitted(path)
+            read_result(path, FittedResult)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_readable_optimizers_of_another_form_are_refused(
     plain["sizes"] = [{**plain["sizes"][0], **change}, *plain["sizes"][1:]]
     write_result(path, plain)
     with pytest.raises(UserError, match=rf"fitted\.json: {fault}") as caught:
-        read_fitted(path)
+        read_result(path, FittedResult)
     assert "\n" not in str(caught.value)
 
 
@@ -361,7 +362,7 @@ def test_searches_of_the_meta_learning_rate_ship_too(tiny_study: Path, tmp_path:
         rows = search(folder, Rosenbrock(), recipe.architecture, recipe.protocol, 0, what)
     to = export(run, tmp_path / "to")
     (path,) = (to / TASK / "searches").iterdir()
-    assert read_search(path).rows == rows
+    assert read_result(path, SearchResult).rows == rows
     place = str(path.relative_to(to / TASK))
     assert load_shipped(TASK, to).files[place] == path.read_bytes()
     with open_run(run) as folder:

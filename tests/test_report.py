@@ -18,7 +18,7 @@ from PIL import Image
 
 from helpers import save_unrendered, task_results
 from optdyn import figures
-from optdyn.runs import open_run, read_analysis
+from optdyn.runs import AnalysisResult, open_run, read_task_result
 from optdyn.study import Claim, Verdict, _drawing, _stories, read_ledger, report
 from optdyn.study._report import DRAWN, _drawn
 from optdyn.study._results import read_results
@@ -177,7 +177,7 @@ def test_every_claim_has_a_cell_a_row_and_a_figure(
 
 def has_two(run: Path) -> bool:
     """Whether the momentum stage on Rosenbrock is another checkpoint than the last."""
-    analysis = read_analysis(run / "rosenbrock" / "analysis.json")
+    analysis = read_task_result(run / "rosenbrock" / "analysis.json", AnalysisResult)
     return analysis.momentum_stage != analysis.final
 
 

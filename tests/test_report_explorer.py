@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optdyn.errors import UserError
-from optdyn.runs import load_tables, open_run, read_analysis, read_explorer
+from optdyn.runs import AnalysisResult, load_tables, open_run, read_task_result
 from optdyn.search import best
 from optdyn.study._results import read_results
 from optdyn.study.page._explorer_data import STAGES_SHOWN, ZERO, as_script, explorer_data
@@ -44,7 +43,7 @@ def test_every_part_of_a_study_is_there(tiny_study: Path) -> None:
     assert list(tasks) == TASKS[:2]  # nothing of two_moons is in this study
     for name, task in tasks.items():
         assert task["missing"] == {}
-        analysis = read_analysis(tiny_study / name / "analysis.json")
+        analysis = read_task_result(tiny_study / name / "analysis.json", AnalysisResult)
         stages = task["analysis"]["stages"]
         rows = analysis.checkpoints
         assert [stage["meta_step"] for stage in stages] == [row.meta_step for row in rows]
@@ -114,8 +113,3 @@ def test_the_page_runs_its_own_scripts_and_no_others(tiny_study: Path) -> None:
     assert policy.startswith("default-src 'none'")
     assert sum("plotly.js v" in script[:100] for script in scripts) == 1
     assert "</script" not in "".join(map(asset, EXPLORER))
-
-
-def test_a_folder_without_the_explorers_numbers_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"explorer\.json: no such file"):
-        read_explorer(tmp_path)

@@ -17,13 +17,14 @@ from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs import (
+    AnalysisResult,
     HeldOut,
     Watch,
     analyze_task,
     evaluate_all,
     load,
     open_run,
-    read_analysis,
+    read_task_result,
     rerun_tables,
     save,
     train,
@@ -89,7 +90,7 @@ def test_a_task_and_a_cell_of_ones_own_are_run_from_start_to_end(tmp_path: Path)
         assert analysis.final == 3
         with pytest.raises(UserError, match=r"task_options\.steepness = 0\.5, not 2\.0"):
             train(run, Bowl(2.0), rnn, PROTOCOL, seed=0)
-    assert read_analysis(folder / "analysis.json").inputs.task == name
+    assert read_task_result(folder / "analysis.json", AnalysisResult).inputs.task == name
     loaded = load(folder / "checkpoints" / "step-000003.safetensors")
     assert loaded.architecture == ARCHITECTURE
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(state.optimizer), strict=True):

@@ -17,6 +17,7 @@ from optdyn.meta_training._trainer import INIT_STREAM, MetaTraining, make_meta_s
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import stream
 from optdyn.runs import _search_run as search_run
+from optdyn.runs import read_result
 from optdyn.runs._results import SearchResult
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._store import write_result
@@ -91,7 +92,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, rows: list[Row]) -> None:
     before = path.stat().st_mtime_ns
     assert found() == rows
     assert path.stat().st_mtime_ns == before
-    settings = search_run.read_search(path).settings
+    settings = read_result(path, SearchResult).settings
     assert path == search_run.search_path(tmp_path / "rosenbrock", settings)
     write_result(path, SearchResult(settings, rows[:2]))
     assert found() == rows

@@ -16,12 +16,14 @@ from optdyn.mechanisms import MomentumComparison, StageSearch, StageThresholds
 from optdyn.pretrained import export_checkpoint, load_pretrained, other_trainings
 from optdyn.pretrained._shipped import FOLDER, MANIFEST, read_manifest
 from optdyn.runs import (
+    AnalysisResult,
+    EvaluationSummary,
+    LinearReferencesResult,
+    StageSearchResult,
     find_stage,
     open_run,
-    read_analysis,
-    read_evaluations,
-    read_linear,
-    read_stage_search,
+    read_result,
+    read_task_result,
 )
 from optdyn.runs._checkpoints import fingerprint, load_optimizer
 from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
@@ -40,7 +42,7 @@ def copy(tiny_study: Path, tmp_path: Path) -> Path:
 
 def test_the_stage_is_of_a_training_of_its_own(tiny_study: Path) -> None:
     folder = tiny_study / "linear_regression"
-    found = read_stage_search(folder / STAGE_SEARCH)
+    found = read_result(folder / STAGE_SEARCH, StageSearchResult)
     _, card = load_optimizer(folder / STAGE)
     assert [row.seed for row in found.rows] == [4, 5]
     assert {row.looked_at for row in found.rows} == {2}
@@ -52,7 +54,7 @@ def test_the_stage_is_of_a_training_of_its_own(tiny_study: Path) -> None:
 
 def test_the_analysis_judges_it_on_fresh_problems(tiny_study: Path) -> None:
     folder = tiny_study / "linear_regression"
-    analysis = read_analysis(folder / "analysis.json")
+    analysis = read_task_result(folder / "analysis.json", AnalysisResult)
     optimizer, card = load_optimizer(folder / STAGE)
     fresh = MomentumComparison(
         HELD_OUT.problems(RECIPE.task, EVALUATION_STREAM), **analysis.inputs.momentum
@@ -69,7 +71,7 @@ def test_the_analysis_judges_it_on_fresh_problems(tiny_study: Path) -> None:
 
 
 def test_a_recipe_without_one_is_judged_by_its_own_checkpoint(tiny_study: Path) -> None:
-    analysis = read_analysis(tiny_study / "rosenbrock" / "analysis.json")
+    analysis = read_task_result(tiny_study / "rosenbrock" / "analysis.json", AnalysisResult)
     assert analysis.judged.training == ""
     assert analysis.stage.meta_step == analysis.momentum_stage
     assert analysis.stage.beta == pytest.approx(analysis.row(analysis.momentum_stage).beta)
@@ -107,7 +109,7 @@ def test_the_momentum_stage_that_ships_meets_every_threshold() -> None:
     """On another processor too: it is far enough inside the thresholds."""
     recipe = LAPTOP["linear_regression"]
     problems = recipe.held_out(0, 256).problems(recipe.task, EVALUATION_STREAM)
-    tuned = read_stage_search(SHIPPED / STAGE_SEARCH).tuned
+    tuned = read_result(SHIPPED / STAGE_SEARCH, StageSearchResult).tuned
     fresh = MomentumComparison(problems, tuned.alpha, tuned.beta)
     row = fresh.measure(690, load_pretrained("linear_regression", "momentum"))
     strain = StageThresholds().strain(row, fresh.tuned)
@@ -116,10 +118,10 @@ def test_the_momentum_stage_that_ships_meets_every_threshold() -> None:
 
 def test_the_best_linear_optimizers_are_evaluated_beside_the_baselines(tiny_study: Path) -> None:
     folder = tiny_study / "linear_regression"
-    found = read_linear(folder / LINEAR)
+    found = read_result(folder / LINEAR, LinearReferencesResult)
     rows = {f"linear_{row.num_modes}": row for row in found.rows}
     assert list(rows) == ["linear_1", "linear_2", "linear_4"]
-    scores = read_evaluations(folder / "evaluation.json")
+    scores = read_result(folder / "evaluation.json", EvaluationSummary)
     for name, row in rows.items():
         told = scores.optimizers[name].hyperparameters
         assert len(told) == 2 * row.num_modes
@@ -132,7 +134,7 @@ def test_the_best_linear_optimizers_are_evaluated_beside_the_baselines(tiny_stud
 
 
 def test_the_linear_account_is_of_the_stage_and_of_the_end(tiny_study: Path) -> None:
-    analysis = read_analysis(tiny_study / "linear_regression" / "analysis.json")
+    analysis = read_task_result(tiny_study / "linear_regression" / "analysis.json", AnalysisResult)
     stage = analysis.linear["stage"].scores
     assert stage["full"].mean == pytest.approx(analysis.stage.meta_objective, rel=1e-5)
     assert stage["baseline"].mean == pytest.approx(analysis.judged.tuned.meta_objective, rel=1e-5)

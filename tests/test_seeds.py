@@ -15,7 +15,7 @@ from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture
 from optdyn.optimizers._baselines import gradient_descent, momentum
 from optdyn.pretrained._shipped import FOLDER
-from optdyn.runs import HeldOut
+from optdyn.runs import HeldOut, read_result
 from optdyn.study import recipe_for
 from optdyn.study._ledger import at_least
 from optdyn.study._measures import over_seeds
@@ -24,7 +24,6 @@ from optdyn.study._seeds import (
     SeedNumbers,
     SeedsResult,
     headline_numbers,
-    read_seeds,
     spread_over_seeds,
 )
 
@@ -81,7 +80,7 @@ def test_a_claim_says_how_its_number_spreads_over_trainings():
 
 def test_the_shipped_spread_is_of_the_recipes():
     for name in ("linear_regression", "rosenbrock"):
-        found, recipe = read_seeds(FOLDER / name / SEEDS), recipe_for(name, "laptop")
+        found, recipe = read_result(FOLDER / name / SEEDS, SeedsResult), recipe_for(name, "laptop")
         assert (found.architecture, found.protocol) == (recipe.architecture, recipe.protocol)
         first = recipe.training_seed
         assert [row.seed for row in found.rows] == list(range(first, first + 5))

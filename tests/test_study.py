@@ -16,14 +16,16 @@ from optdyn.inner_loop import Objective
 from optdyn.pretrained import export_task
 from optdyn.pretrained._shipped import FOLDER
 from optdyn.runs import (
+    AnalysisResult,
+    DistillationResult,
+    EvaluationSummary,
+    FittedResult,
+    LossesAtSteps,
     RunFolder,
     open_run,
-    read_analysis,
-    read_distillation,
-    read_evaluations,
-    read_fitted,
-    read_losses,
+    read_result,
     read_searches,
+    read_task_result,
 )
 from optdyn.runs import _distillation_fit as distillation_fit
 from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
@@ -84,7 +86,7 @@ def test_a_study_judges_every_claim_and_draws_every_figure(tiny_study: Path) -> 
             assert claim.origin.startswith("trained and tuned in this run; meta-training: 3")
         for name in EVERY_TASK:
             assert (tiny_study / "figures" / f"{name}_{task}.svg").exists()
-        losses = read_losses(tiny_study / task / "losses_at_steps.json")
+        losses = read_result(tiny_study / task / "losses_at_steps.json", LossesAtSteps)
         assert losses.steps.tolist() == [0, 8]
         linear = {"linear_1", "linear_2", "linear_4"} if task == "linear_regression" else set()
         assert set(losses.optimizers) == {"learned", "momentum", "rmsprop"} | linear
@@ -94,7 +96,7 @@ def test_a_study_judges_every_claim_and_draws_every_figure(tiny_study: Path) -> 
     expected = {"fig02a", "fig02b", "fig08", "fig09", "fig09_paired", "fig10", "fig11"}
     expected |= {"fig07a", "fig07b", "fig07c", "fig07c_rosenbrock"}
     expected |= {f"fig07{x}_linear_regression_final" for x in "ab"}
-    analysis = read_analysis(tiny_study / "rosenbrock" / "analysis.json")
+    analysis = read_task_result(tiny_study / "rosenbrock" / "analysis.json", AnalysisResult)
     two = analysis.momentum_stage != analysis.final
     ends = ("stage", "final") if two else ("stage",)
     expected |= {f"fig07{x}_rosenbrock_{end}" for x in "ab" for end in ends}
@@ -141,7 +143,7 @@ def test_shipped_weights_take_the_place_of_training(
 
     run_study(out, SHIPPED, shipping=shipping)
     there, here = (run / "rosenbrock" for run in (tiny_study, out))
-    analysis = read_analysis(there / "analysis.json")
+    analysis = read_task_result(there / "analysis.json", AnalysisResult)
     shipped = analysis_checkpoints(here / "checkpoints")
     steps = sorted({analysis.momentum_stage, analysis.final})
     assert [int(path.stem.removeprefix("step-")) for path in shipped] == steps
@@ -152,7 +154,10 @@ def test_shipped_weights_take_the_place_of_training(
     assert (here / "evaluation.json").read_bytes() == (there / "evaluation.json").read_bytes()
     assert "shipped with the package" in (out / "report.html").read_text()
     assert FITS_SHIPPED in claims["rosenbrock.distilled_keeps_the_advantage"].note
-    found = [read_distillation(folder / "distillation.json") for folder in (there, here)]
+    found = [
+        read_task_result(folder / "distillation.json", DistillationResult)
+        for folder in (there, here)
+    ]
     assert [each.shipped for each in found] == [False, True]
     for name in ("sizes", "chosen", "without", "learned_without", "command"):
         first, second = (to_plain(getattr(each, name)) for each in found)  # NaN is no number
@@ -171,7 +176,7 @@ def test_readable_optimizers_for_another_task_are_refused(tiny_study: Path, tmp_
     shipping = tmp_path / "shipping"
     run = Path(shutil.copytree(tiny_study, tmp_path / "run"))
     path = run / "rosenbrock" / FITTED
-    found = read_fitted(path)
+    found = read_result(path, FittedResult)
     protocol = dataclasses.replace(found.inputs.protocol, normalization="none")
     inputs = dataclasses.replace(found.inputs, protocol=protocol)
     write_result(path, dataclasses.replace(found, inputs=inputs))
@@ -182,7 +187,7 @@ def test_readable_optimizers_for_another_task_are_refused(tiny_study: Path, tmp_
 
 def test_a_size_is_no_worse_than_the_tuned_baselines_that_it_contains(tiny_study: Path) -> None:
     for task in ("linear_regression", "rosenbrock"):
-        sizes = read_fitted(tiny_study / task / FITTED).sizes
+        sizes = read_result(tiny_study / task / FITTED, FittedResult).sizes
         for size in sizes:
             expected = {"tuned momentum"}
             if "adaptive" in size.values:
@@ -258,6 +263,6 @@ def test_more_trainings_of_a_recipe_are_measured_once(tiny_study: Path, tmp_path
     assert times(tmp_path / "run") == before
     assert [row.seed for row in two.rows] == [first, first + 1]
     assert str(two.rows[0]) == str(one.rows[0])
-    evaluated = read_evaluations(tmp_path / "run" / "rosenbrock" / "evaluation.json")
+    evaluated = read_result(tmp_path / "run" / "rosenbrock" / "evaluation.json", EvaluationSummary)
     assert two.rows[0].numbers["meta_objective"] == evaluated.optimizers["learned"].mean
     assert (tmp_path / "run" / "seeds" / str(first + 1) / "rosenbrock" / "checkpoints").is_dir()

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect
 from optdyn.dynamics import reduce
 from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.mechanisms._momentum_stage import MomentumComparison
-from optdyn.runs import open_run, read_analysis
+from optdyn.runs import AnalysisResult, open_run, read_task_result
 from optdyn.runs._checkpoints import analysis_path, load_optimizer
 from optdyn.study import report as make_report
 from optdyn.tasks import LinearRegression
@@ -191,7 +191,7 @@ def test_one_mode_run_in_the_page_is_that_of_the_analysis(page: Page, name: str)
 
 def test_modes_run_in_the_page_are_the_reduced_optimizer(page: Page, tiny_study: Path) -> None:
     folder = tiny_study / "linear_regression"
-    analysis = read_analysis(folder / "analysis.json")
+    analysis = read_task_result(folder / "analysis.json", AnalysisResult)
     optimizer, _ = load_optimizer(analysis_path(folder / "checkpoints", analysis.final))
     validation = analysis.inputs.settings.problems(LinearRegression(n=3), VALIDATION_STREAM)
     point = MomentumComparison(validation, 0.1, 0.5).operating_point(optimizer)

@@ -19,6 +19,7 @@ from damage import damaged, require_one_line
 from optdyn.errors import UserError
 from optdyn.pretrained import load_pretrained
 from optdyn.pretrained._shipped import MANIFEST, Manifest, ShippedFile
+from optdyn.runs import read_result
 from optdyn.runs._checkpoints import (
     fingerprint,
     load_optimizer,
@@ -32,7 +33,7 @@ from optdyn.runs._metrics_log import read_metrics
 from optdyn.runs._plain import to_plain
 from optdyn.runs._results import SearchInputs, SearchResult
 from optdyn.runs._run_folder import open_run
-from optdyn.runs._search_run import SEARCHES, read_search
+from optdyn.runs._search_run import SEARCHES
 from optdyn.runs._store import write_result
 from optdyn.runs._training_run import METRICS
 from optdyn.runs._tuning_run import load_table, read_reruns, rerun_tables, table_path
@@ -116,7 +117,7 @@ def _readers(run: Path) -> dict[str, tuple[Path, Reader]]:
         "search tables": (table_path(run / TASK, "momentum"), _table),
         "evaluations": (run / TASK / EVALUATION / "learned.json", _evaluation),
         "tuning reruns": (run / TASK / "tuning_reruns.json", read_reruns),
-        "learning rates": (_search(run), read_search),
+        "learning rates": (_search(run), lambda path: read_result(path, SearchResult)),
         "shipped weights": (shipped, _pretrained),
         "shipped manifests": (shipped.with_name(MANIFEST), _pretrained),
     }

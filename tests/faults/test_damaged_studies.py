@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,17 @@ import pytest
 
 from damage import damaged, require_one_line
 from optdyn.errors import UserError
-from optdyn.runs._analysis_run import read_analysis, read_explorer
+from optdyn.runs import (
+    AnalysisResult,
+    DistillationResult,
+    ExplorerResult,
+    LossesAtSteps,
+    MechanismsResult,
+    read_result,
+    read_task_result,
+)
 from optdyn.runs._checkpoints import load_optimizer, save_optimizer
-from optdyn.runs._distillation_run import read_distillation
-from optdyn.runs._evaluation_run import contenders, read_losses
-from optdyn.runs._mechanisms_run import read_mechanisms
+from optdyn.runs._evaluation_run import contenders
 from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._training_run import load_trained
@@ -30,12 +37,15 @@ from optdyn.tasks import Rosenbrock
 FULL, SMALL = 120, 6
 TASK, OTHER = "rosenbrock", "linear_regression"
 
+KINDS: dict[str, type] = {
+    "analysis.json": AnalysisResult,
+    "mechanisms.json": MechanismsResult,
+    "distillation.json": DistillationResult,
+    "explorer.json": ExplorerResult,
+}
 READERS: dict[str, Callable[[Path], Any]] = {
-    "analysis.json": read_analysis,
-    "mechanisms.json": read_mechanisms,
-    "distillation.json": read_distillation,
-    "explorer.json": lambda path: read_explorer(path.parent),
-    "losses_at_steps.json": read_losses,
+    **{name: functools.partial(read_task_result, kind=kind) for name, kind in KINDS.items()},
+    "losses_at_steps.json": functools.partial(read_result, kind=LossesAtSteps),
     "tuning_reruns.json": read_reruns,
 }
 

@@ -9,7 +9,7 @@ from optdyn.cli import _options as options
 from optdyn.cli._output import Result, present
 from optdyn.distributed._interrupts import interruptible
 from optdyn.errors import UserError
-from optdyn.runs import HeldOut, evaluate_all, load, open_run, read_evaluations
+from optdyn.runs import EvaluationSummary, HeldOut, evaluate_all, load, open_run, read_result
 from optdyn.runs._evaluation_run import SUMMARY
 from optdyn.runs._plain import to_plain
 from optdyn.tasks import describe_task
@@ -43,7 +43,7 @@ def evaluate(
 
     def work() -> Result:
         found = evaluate_all(run, chosen, held_out, checkpoint=checkpoint, mesh=mesh)
-        summary = to_plain(read_evaluations(run.task_folder(chosen) / SUMMARY))
+        summary = to_plain(read_result(run.task_folder(chosen) / SUMMARY, EvaluationSummary))
         lines = [f"{name:<18} {e.mean:.4g} ± {e.standard_error:.2g}" for name, e in found.items()]
         return Result({"task": describe_task(chosen).name, **summary}, lines)
 

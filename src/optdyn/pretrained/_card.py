@@ -10,7 +10,7 @@ from optdyn.distillation import Distilled, from_values
 from optdyn.in_words import InWords
 from optdyn.optimizers import GradientRange
 from optdyn.runs._cards import Card
-from optdyn.runs._distillation_fit import read_fitted
+from optdyn.runs._explained_results import FittedResult
 from optdyn.runs._store import read_result
 
 CLEARLY = 1.1
@@ -190,5 +190,5 @@ def readable_in(path: Path) -> Distilled:
     It is the size with the lowest meta-objective on validation problems. Raises `UserError`
     for a file that is missing or damaged.
     """
-    best = min(read_fitted(path).sizes, key=lambda size: size.validation)
+    best = min(read_result(path, FittedResult).sizes, key=lambda size: size.validation)
     return from_values(best.values)

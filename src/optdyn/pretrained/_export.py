@@ -17,12 +17,14 @@ from optdyn.pretrained._shipped import (
     read_manifest,
     shipped_searches,
 )
-from optdyn.runs._analysis_run import SUMMARY, read_analysis
+from optdyn.runs._analysis_run import SUMMARY
 from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import analysis_checkpoints, analysis_path, load_optimizer
-from optdyn.runs._distillation_fit import FITTED, read_fitted
-from optdyn.runs._run_folder import RunFolder
-from optdyn.runs._store import read_bytes, write_bytes, write_result
+from optdyn.runs._distillation_fit import FITTED
+from optdyn.runs._explained_results import FittedResult
+from optdyn.runs._results import AnalysisResult
+from optdyn.runs._run_folder import RunFolder, read_task_result
+from optdyn.runs._store import read_bytes, read_result, write_bytes, write_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS, load_trained
 from optdyn.runs._tuning_run import load_tables, table_path
 from optdyn.search import SearchSettings, SearchTable, is_finished
@@ -60,7 +62,8 @@ def export_task(
     for place, content in shipped_searches(folder).items():
         contents[place] = (content, SEARCH_COMMAND)
     if (folder / FITTED).exists():
-        contents[FITTED] = (read_bytes(folder / FITTED), read_fitted(folder / FITTED).command)
+        command = read_result(folder / FITTED, FittedResult).command
+        contents[FITTED] = (read_bytes(folder / FITTED), command)
     source = to / folder.name
     for place, (content, _) in contents.items():
         write_bytes(source / place, content)
@@ -107,7 +110,7 @@ def _finished_stages(run: RunFolder, task: str) -> dict[str, tuple[Path, Card]]:
         )
     if not (folder / SUMMARY).exists():
         raise UserError(f"--out: {folder} has no {SUMMARY} (run optdyn analyze first)")
-    analysis = read_analysis(folder / SUMMARY)
+    analysis = read_task_result(folder / SUMMARY, AnalysisResult)
     if sorted(analysis.inputs.checkpoints) != [path.name for path in checkpoints]:
         raise UserError(f"--out: {folder / SUMMARY} is of other checkpoints (run optdyn analyze)")
     chosen = analysis_path(folder / CHECKPOINTS, analysis.momentum_stage)

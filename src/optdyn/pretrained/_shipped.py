@@ -22,10 +22,11 @@ from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.pretrained._card import PretrainedCard, read_measurements, readable_in
 from optdyn.runs._cards import Card, same_training
 from optdyn.runs._checkpoints import analysis_path, load, load_optimizer
-from optdyn.runs._distillation_fit import FITTED, read_fitted
+from optdyn.runs._distillation_fit import FITTED
 from optdyn.runs._explained_results import FittedResult
+from optdyn.runs._results import SearchResult
 from optdyn.runs._run_folder import first_difference, folder_name
-from optdyn.runs._search_run import SEARCHES, read_search
+from optdyn.runs._search_run import SEARCHES
 from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
 from optdyn.runs._store import read_bytes, read_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS
@@ -225,8 +226,8 @@ def load_shipped(task: str, folder: str | Path | None = None) -> Shipped:
             raise UserError(f"{path}: its search is not finished")
     for place in files:
         if Path(place).parent.name == SEARCHES:
-            read_search(source / place)
-    fitted = read_fitted(source / FITTED) if FITTED in files else None
+            read_result(source / place, SearchResult)
+    fitted = read_result(source / FITTED, FittedResult) if FITTED in files else None
     if fitted is not None and folder_name(fitted.task) != task:
         raise UserError(f"{source / FITTED}: is of {fitted.task!r}, not of {task!r}")
     unlisted = {str(table_path(Path(), name)) for name in tables} - files.keys()
@@ -239,7 +240,7 @@ def shipped_searches(task_folder: Path) -> dict[str, bytes]:
     """The searches of the meta learning rate in a task's folder, checked, by their place."""
     found = {}
     for path in sorted((task_folder / SEARCHES).glob("*.json")):
-        read_search(path)
+        read_result(path, SearchResult)
         found[str(path.relative_to(task_folder))] = read_bytes(path)
     return found
 

@@ -6,14 +6,14 @@ nothing that it depends on has changed.
 """
 
 from optdyn.distributed._interrupts import Interrupted
-from optdyn.runs._analysis_run import analyze_task, explore_task, read_analysis, read_explorer
+from optdyn.runs._analysis_run import analyze_task, explore_task
 from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import load, save
-from optdyn.runs._distillation_fit import Distillation, Distilling, fit_sizes, read_fitted
-from optdyn.runs._distillation_run import distill_task, read_distillation
-from optdyn.runs._evaluation_run import evaluate_all, read_evaluations, read_losses
+from optdyn.runs._distillation_fit import Distillation, Distilling
+from optdyn.runs._distillation_run import distill_task
+from optdyn.runs._evaluation_run import evaluate_all
 from optdyn.runs._explained_results import DistillationResult, FittedResult, MechanismsResult
-from optdyn.runs._mechanisms_run import explain_task, read_mechanisms
+from optdyn.runs._mechanisms_run import explain_task
 from optdyn.runs._metrics_log import TrainingRow, read_metrics
 from optdyn.runs._results import (
     AnalysisResult,
@@ -23,27 +23,16 @@ from optdyn.runs._results import (
     LossesAtSteps,
     SearchResult,
 )
-from optdyn.runs._run_folder import RunFolder, open_run
-from optdyn.runs._search_run import (
-    Base,
-    Sweep,
-    SweepRow,
-    read_search,
-    read_searches,
-    run_sweep,
-    search,
-)
-from optdyn.runs._stage_run import StageSearchResult, StageTraining, find_stage, read_stage_search
-from optdyn.runs._training_run import Watch, load_trained, meta_train, train, train_along
+from optdyn.runs._run_folder import RunFolder, open_run, read_task_result
+from optdyn.runs._search_run import Base, Sweep, read_searches, run_sweep, search
+from optdyn.runs._stage_run import StageSearchResult, StageTraining, find_stage
+from optdyn.runs._store import read_result
+from optdyn.runs._training_run import Watch, meta_train, train, train_along
 from optdyn.runs._tuning_run import (
     LinearReferencesResult,
-    load_table,
     load_tables,
-    load_tuned,
-    read_linear,
     read_reruns,
     rerun_tables,
-    save_table,
     tune,
     tune_linear,
 )
@@ -68,7 +57,6 @@ __all__ = [
     "StageSearchResult",
     "StageTraining",
     "Sweep",
-    "SweepRow",
     "TrainingRow",
     "Watch",
     "analyze_task",
@@ -77,31 +65,18 @@ __all__ = [
     "explain_task",
     "explore_task",
     "find_stage",
-    "fit_sizes",
     "load",
-    "load_table",
     "load_tables",
-    "load_trained",
-    "load_tuned",
     "meta_train",
     "open_run",
-    "read_analysis",
-    "read_distillation",
-    "read_evaluations",
-    "read_explorer",
-    "read_fitted",
-    "read_linear",
-    "read_losses",
-    "read_mechanisms",
     "read_metrics",
     "read_reruns",
-    "read_search",
+    "read_result",
     "read_searches",
-    "read_stage_search",
+    "read_task_result",
     "rerun_tables",
     "run_sweep",
     "save",
-    "save_table",
     "search",
     "train",
     "train_along",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,6 @@ def analyze_task(
     return result
 
 
-def read_analysis(path: Path) -> AnalysisResult:
-    """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    return read_task_result(path, AnalysisResult)
-
-
 def operating_points(problems: ProblemSet) -> Callable[[ComponentwiseRNN], OperatingPoint]:
     """A function that gives the fixed point an optimizer reaches on ``problems``, and its modes.
 
@@ -135,9 +131,8 @@ def _row(checkpoint: Path, stored: Path, comparison: MomentumComparison) -> Chec
     """The row of one checkpoint, from its file if that holds it, or why there is none."""
     optimizer, card = load_optimizer(checkpoint)
     origin = results.RowOrigin(LAYOUT, fingerprint(optimizer), comparison.tuned)
-    found = read_if_sound(
-        stored, lambda path: read_result(path, results.StoredRow), "analyzing again"
-    )
+    read = functools.partial(read_result, kind=results.StoredRow)
+    found = read_if_sound(stored, read, "analyzing again")
     if found is not None and found.origin == origin:
         return found.row
     try:
@@ -229,7 +224,7 @@ def explore_task(run: RunFolder, task: Task, held_out: HeldOut, few: HeldOut) ->
     `UserError` where that is missing.
     """
     folder, described = run.task_folder(task), describe_task(task)
-    analysis = read_analysis(folder / SUMMARY)
+    analysis = read_task_result(folder / SUMMARY, AnalysisResult)
     loaded = {
         step: load_trained(run, task, analysis_path(folder / CHECKPOINTS, step))[0]
         for step in sorted({analysis.momentum_stage, analysis.final})
@@ -253,14 +248,6 @@ def explore_task(run: RunFolder, task: Task, held_out: HeldOut, few: HeldOut) ->
         result = ExplorerResult(inputs, num_steps, choices=found, num_problems=few.num_problems)
     write_result(folder / EXPLORER, result)
     return result
-
-
-def read_explorer(folder: Path) -> ExplorerResult:
-    """What `explore_task` stored in a task's folder. Raises `UserError` if missing or damaged."""
-    path = folder / EXPLORER
-    if not path.exists():
-        raise UserError(f"{path}: no such file (a study writes it)")
-    return read_task_result(path, ExplorerResult)
 
 
 def _problems(problems: Problem) -> results.ExplorerProblems:

@@ -39,7 +39,7 @@ from optdyn.runs._explained_results import FittedInputs, FittedResult, FittedSiz
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
-from optdyn.runs._store import read_result, stored_result, write_result
+from optdyn.runs._store import stored_result, write_result
 from optdyn.runs._tuning_run import load_tables
 from optdyn.search import best
 from optdyn.tasks import Task, describe_task
@@ -163,11 +163,6 @@ def fit_sizes(
     fitted = FittedResult(described.name, what.command, inputs, rows)
     write_result(folder / FITTED, fitted)
     return fitted
-
-
-def read_fitted(path: Path) -> FittedResult:
-    """What `fit_sizes` stored. Raises `UserError` for a damaged file, or something else."""
-    return read_result(path, FittedResult)
 
 
 def as_good(

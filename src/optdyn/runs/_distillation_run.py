@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from pathlib import Path
 
 import optax
 from jax.sharding import Mesh
@@ -24,13 +23,13 @@ from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs import _explained_results as results
 from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
-from optdyn.runs._distillation_fit import FITTED, Distilling, fit_sizes, read_fitted
-from optdyn.runs._evaluation_run import EVALUATION, load_evaluation, read_evaluations
+from optdyn.runs._distillation_fit import FITTED, Distilling, fit_sizes
+from optdyn.runs._evaluation_run import EVALUATION, load_evaluation
 from optdyn.runs._evaluation_run import SUMMARY as EVALUATION_SUMMARY
 from optdyn.runs._progress import progress
-from optdyn.runs._results import LEARNED, HeldOut
-from optdyn.runs._run_folder import RunFolder, read_task_result
-from optdyn.runs._store import read_bytes, stored_result, write_bytes, write_result
+from optdyn.runs._results import LEARNED, EvaluationSummary, HeldOut
+from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._store import read_bytes, read_result, stored_result, write_bytes, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import load_tables
 from optdyn.tasks import Task, describe_task
@@ -55,7 +54,7 @@ def distill_task(
     folder, described = run.task_folder(task), describe_task(task)
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
     summary = folder / EVALUATION_SUMMARY
-    scores = read_evaluations(summary).optimizers if summary.exists() else {}
+    scores = read_result(summary, EvaluationSummary).optimizers if summary.exists() else {}
     rivals = [name for name in scores if name in BASELINES]
     if not checkpoints or LEARNED not in scores or not rivals:
         missing = "train" if not checkpoints else "evaluate" if load_tables(folder) else "tune"
@@ -67,7 +66,7 @@ def distill_task(
     optimizer, card = load_trained(run, task, checkpoints[-1])
     if not shipped:
         fit_sizes(folder, task, optimizer, what)
-    fitted = read_fitted(folder / FITTED)
+    fitted = read_result(folder / FITTED, results.FittedResult)
     held_out = what.held_out()
     inputs = results.DistillationInputs(
         task=described.name,
@@ -112,11 +111,6 @@ def distill_task(
     write_bytes(folder / CODE, as_code(best, origin).encode())
     write_result(folder / SUMMARY, result)
     return result
-
-
-def read_distillation(path: Path) -> results.DistillationResult:
-    """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    return read_task_result(path, results.DistillationResult)
 
 
 class _Judge:

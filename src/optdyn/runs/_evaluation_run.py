@@ -37,7 +37,7 @@ from optdyn.runs._results import (
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_if_sound, read_result, remove, safe_name, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
-from optdyn.runs._tuning_run import LINEAR, read_linear, table_path, tuned_values
+from optdyn.runs._tuning_run import LINEAR, LinearReferencesResult, table_path, tuned_values
 from optdyn.tasks import Task
 
 EVALUATION = "evaluation"
@@ -84,7 +84,8 @@ def contenders(
         if table_path(folder, name).exists():
             values = tuned_values(folder, name)
             found.append(Contender(name, baseline.factory(**values), {"hyperparameters": values}))
-    for linear in read_linear(folder / LINEAR).rows if (folder / LINEAR).exists() else []:
+    path = folder / LINEAR
+    for linear in read_result(path, LinearReferencesResult).rows if path.exists() else []:
         columns = {"alpha": linear.alpha, "beta": linear.beta}
         values = {f"{n}_{i}": x for n, column in columns.items() for i, x in enumerate(column, 1)}
         name = f"linear_{linear.num_modes}"
@@ -171,23 +172,13 @@ def losses_at_steps(evaluations: dict[str, Evaluation]) -> LossesAtSteps:
     return LossesAtSteps(steps, min(len(losses) for losses in curves.values()), rows)
 
 
-def read_evaluations(path: Path) -> EvaluationSummary:
-    """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    return read_result(path, EvaluationSummary)
-
-
-def read_losses(path: Path) -> LossesAtSteps:
-    """A task's `losses_at_steps`, with the errors of `read_evaluations`."""
-    return read_result(path, LossesAtSteps)
-
-
 def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluation | None:
     """A stored evaluation; None if it is missing or damaged, or not of ``origin`` (if given)."""
     return _stored(path, EvaluationResult, origin)
 
 
 def _stored(path: Path, kind: type[Stored], origin: dict[str, Any] | None) -> Stored | None:
-    found = read_if_sound(path, lambda path: read_result(path, kind), "evaluating again")
+    found = read_if_sound(path, functools.partial(read_result, kind=kind), "evaluating again")
     fits = found is not None and (origin is None or found.origin == result_plain(origin))
     return found if fits else None
 

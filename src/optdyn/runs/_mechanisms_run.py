@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import fingerprint
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
-from optdyn.runs._run_folder import RunFolder, read_task_result
+from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import stored_result, write_result
 from optdyn.runs._training_run import load_trained, require_checkpoints
 from optdyn.runs._tuning_run import table_path, tuned_values
@@ -95,11 +94,6 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.Mecha
     )
     write_result(path, result)
     return result
-
-
-def read_mechanisms(path: Path) -> results.MechanismsResult:
-    """A task's summary; raises `UserError` for one that is missing, damaged or of another form."""
-    return read_task_result(path, results.MechanismsResult)
 
 
 def _tracks(points: list[tuple[int, OperatingPoint]]) -> results.TracksResult:

@@ -8,6 +8,7 @@ and so one compiled program.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -67,7 +68,8 @@ def search(
     )
     path = search_path(run.task_folder(task), inputs)
     run.settle(f"search-lr/{described.name}/{path.stem}", inputs)
-    found = files.read_if_sound(path, read_search, "starting the search over")
+    read = functools.partial(files.read_result, kind=SearchResult)
+    found = files.read_if_sound(path, read, "starting the search over")
     rows = [] if found is None else found.rows
     lengths = what.training_lengths(protocol)
     before = sum(lengths[: len(rows)])
@@ -97,14 +99,10 @@ def search_path(task_folder: Path, inputs: SearchInputs) -> Path:
     return task_folder / SEARCHES / name
 
 
-def read_search(path: Path) -> SearchResult:
-    """The search in ``path``; raises `UserError` for a damaged file."""
-    return files.read_result(path, SearchResult)
-
-
 def read_searches(task_folder: Path) -> list[SearchResult]:
-    """All searches of a task, in the order of their files' names."""
-    return [read_search(path) for path in sorted((task_folder / SEARCHES).glob("*.json"))]
+    """All searches of a task, in the order of their files' names; errors as in `read_result`."""
+    paths = sorted((task_folder / SEARCHES).glob("*.json"))
+    return [files.read_result(path, SearchResult) for path in paths]
 
 
 @dataclasses.dataclass(frozen=True)

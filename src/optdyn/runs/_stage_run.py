@@ -77,7 +77,7 @@ def find_stage(
     path = folder / STAGE
     with contextlib.suppress(UserError):
         load_optimizer(path)
-        read_stage_search(folder / STAGE_SEARCH)
+        read_result(folder / STAGE_SEARCH, StageSearchResult)
         return path
     tuned = tuned_values(folder, "momentum")
     choosing, fresh = (
@@ -115,8 +115,3 @@ def find_stage(
     write_result(folder / STAGE_SEARCH, result)
     save_optimizer(path, found.optimizer, card)
     return path
-
-
-def read_stage_search(path: Path) -> StageSearchResult:
-    """The trainings looked through. Raises `UserError` if missing, damaged or of another form."""
-    return read_result(path, StageSearchResult)

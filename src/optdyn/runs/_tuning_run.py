@@ -230,7 +230,7 @@ def tune_linear(
     folder = run.task_folder(task)
     tuned = tuned_values(folder, "momentum")
     with contextlib.suppress(UserError):
-        found = read_linear(folder / LINEAR)
+        found = files.read_result(folder / LINEAR, LinearReferencesResult)
         if found.momentum == tuned:
             return found
     problems = held_out.problems(task, VALIDATION_STREAM)
@@ -246,8 +246,3 @@ def tune_linear(
     result = LinearReferencesResult(tuned, list(references.values()))
     files.write_result(folder / LINEAR, result)
     return result
-
-
-def read_linear(path: Path) -> LinearReferencesResult:
-    """The linear references. Raises `UserError` if missing, damaged or of another form."""
-    return files.read_result(path, LinearReferencesResult)

@@ -24,7 +24,7 @@ from optdyn.runs import (
 from optdyn.runs._results import Rerun
 from optdyn.search import SearchTable
 from optdyn.study._recipes import own_options
-from optdyn.study._seeds import SEEDS, SeedsResult, read_seeds
+from optdyn.study._seeds import SEEDS, SeedsResult
 from optdyn.study._shipped import shipped_part
 
 T = TypeVar("T")
@@ -122,31 +122,36 @@ def read_results(run: runs.RunFolder, task: str) -> TaskResults:
             faults[name] = str(error)
             return None
 
-    def evaluations(path: Path) -> tuple[runs.EvaluationSummary, dict[str, Evaluation]]:
-        summary = runs.read_evaluations(path)
-        beside = folder / _evaluation_run.EVALUATION
-        load = _evaluation_run.load_evaluation
-        read = {name: load(beside / f"{name}.json") for name in summary.optimizers}
-        return summary, {name: found for name, found in read.items() if found is not None}
+    def result(
+        name: str, place: str, kind: type[T], read: Callable[[Path, type[T]], T] = runs.read_result
+    ) -> T | None:
+        return part(name, place, lambda path: read(path, kind))
 
-    summary, losses_of = part("summary", _evaluation_run.SUMMARY, evaluations) or (None, {})
+    of_task = runs.read_task_result
+    summary = result("summary", _evaluation_run.SUMMARY, runs.EvaluationSummary)
+    beside, load = folder / _evaluation_run.EVALUATION, _evaluation_run.load_evaluation
+    losses_of = (
+        {name: load(beside / f"{name}.json") for name in summary.optimizers} if summary else {}
+    )
     judged = run.settings().get(f"evaluate/{task}", {})
     return TaskResults(
         task=task,
         training=part("training", _training_run.METRICS, runs.read_metrics),
         tables=part("tables", _tuning_run.TUNING, lambda _: runs.load_tables(folder)),
         summary=summary,
-        evaluations=losses_of,
-        losses=part("losses", _evaluation_run.LOSSES, runs.read_losses),
-        analysis=part("analysis", _analysis_run.SUMMARY, runs.read_analysis),
+        evaluations={name: found for name, found in losses_of.items() if found is not None},
+        losses=result("losses", _evaluation_run.LOSSES, runs.LossesAtSteps),
+        analysis=result("analysis", _analysis_run.SUMMARY, runs.AnalysisResult, of_task),
         reruns=part("reruns", _tuning_run.RERUNS, runs.read_reruns),
-        mechanisms=part("mechanisms", _mechanisms_run.SUMMARY, runs.read_mechanisms),
-        explorer=part("explorer", _analysis_run.EXPLORER, lambda _: runs.read_explorer(folder)),
-        distillation=part("distillation", _distillation_run.SUMMARY, runs.read_distillation),
+        mechanisms=result("mechanisms", _mechanisms_run.SUMMARY, runs.MechanismsResult, of_task),
+        explorer=result("explorer", _analysis_run.EXPLORER, runs.ExplorerResult, of_task),
+        distillation=result(
+            "distillation", _distillation_run.SUMMARY, runs.DistillationResult, of_task
+        ),
         searches=part("searches", _search_run.SEARCHES, lambda _: runs.read_searches(folder)),
-        linear=part("linear", _tuning_run.LINEAR, runs.read_linear),
-        seeds=part("seeds", SEEDS, read_seeds),
-        stage_search=part("stage_search", _stage_run.STAGE_SEARCH, runs.read_stage_search),
+        linear=result("linear", _tuning_run.LINEAR, runs.LinearReferencesResult),
+        seeds=result("seeds", SEEDS, SeedsResult),
+        stage_search=result("stage_search", _stage_run.STAGE_SEARCH, runs.StageSearchResult),
         card=_training_run.training_card(run, task),
         shipped=shipped_part(task) in run.settings(),
         relative=judged.get("objective", {}).get("normalization") == "first",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -104,7 +103,7 @@ def measure_seeds(
     result = SeedsResult(recipe.architecture, recipe.protocol, held_out, [])
     known: dict[int, SeedNumbers] = {}
     with contextlib.suppress(UserError):  # none yet
-        before = read_seeds(folder / SEEDS)
+        before = read_result(folder / SEEDS, SeedsResult)
         if dataclasses.replace(before, rows=[]) == result:
             known = {row.seed: row for row in before.rows}
     baselines = {
@@ -121,11 +120,6 @@ def measure_seeds(
             result = dataclasses.replace(result, rows=[known[s] for s in sorted(known)])
             write_result(folder / SEEDS, result)
     return dataclasses.replace(result, rows=[known[s] for s in sorted(known)])
-
-
-def read_seeds(path: Path) -> SeedsResult:
-    """What `measure_seeds` wrote. Raises `UserError` if missing, damaged or of another form."""
-    return read_result(path, SeedsResult)
 
 
 def _trained(run: RunFolder, recipe: Recipe, seed: int, mesh: Mesh | None) -> ComponentwiseRNN:

@@ -11,10 +11,10 @@ from optdyn.pretrained import Shipped, load_shipped, shipped_stages
 from optdyn.pretrained._shipped import read_listed, shipped_card, shipped_searches
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
-from optdyn.runs._store import read_bytes, write_bytes
+from optdyn.runs._store import read_bytes, read_result, write_bytes
 from optdyn.runs._training_run import settle_training
 from optdyn.study._recipes import Recipe
-from optdyn.study._seeds import SEEDS, read_seeds
+from optdyn.study._seeds import SEEDS, SeedsResult
 from optdyn.tasks import describe_task
 
 
@@ -80,7 +80,7 @@ def place_seeds(run: RunFolder, recipe: Recipe, shipping: Path) -> None:
     if own.exists() or not (source / SEEDS).exists():
         return
     content = read_listed(source, SEEDS)
-    found = read_seeds(source / SEEDS)
+    found = read_result(source / SEEDS, SeedsResult)
     if (found.architecture, found.protocol) == (recipe.architecture, recipe.protocol):
         write_bytes(own, content)
 
