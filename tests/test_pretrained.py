@@ -47,7 +47,7 @@ from optdyn.runs._tuning_run import load_table, load_tables, save_table
 from optdyn.search._learning_rate import LearningRateSearch
 from optdyn.study._recipes import LAPTOP
 from optdyn.study._results import read_results
-from optdyn.study.page import Contents, write_page
+from optdyn.study.page import write_page
 from optdyn.tasks import Rosenbrock
 
 TASK = "rosenbrock"
@@ -367,8 +367,7 @@ def test_searches_of_the_meta_learning_rate_ship_too(tiny_study: Path, tmp_path:
     assert load_shipped(TASK, to).files[place] == path.read_bytes()
     with open_run(run) as folder:
         found = read_results(folder, TASK)
-    write_page(Contents(run, {}, {}, {}, [found], [], []), tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
+    page = write_page(run, [found], [], []).read_text()
     assert "Architectures and meta learning rates tried" in page
     assert f"{min(row.meta_objective for row in rows[2:]):.4g}" in page
 

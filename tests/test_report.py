@@ -19,11 +19,14 @@ from PIL import Image
 from helpers import save_unrendered, task_results
 from optdyn import figures
 from optdyn.runs import AnalysisResult, open_run, read_task_result
+from optdyn.runs._run_folder import CONFIG, FORMAT, FORMAT_VERSION, Config
+from optdyn.runs._store import write_json
 from optdyn.study import Claim, Verdict, _drawing, _stories, read_ledger, report
 from optdyn.study._report import DRAWN, _drawn
 from optdyn.study._results import read_results
 from optdyn.study._stories import STORIES, Placed
-from optdyn.study.page import Contents, write_page
+from optdyn.study._timings import TIMINGS
+from optdyn.study.page import write_page
 from optdyn.study.page._findings import IS_MOMENTUM, findings
 from optdyn.study.page._page import LARGEST, SIGNS
 from optdyn.study.page._pictures import LEVELS, Album
@@ -281,9 +284,10 @@ def test_an_empty_run_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
 
 def test_texts_are_text_and_not_markup(tmp_path: Path) -> None:
     settings = {"train/x": {"rate": 0.003, "inner": {"none": None, "list": [1, 2.5]}}}
-    contents = Contents(tmp_path, settings, {"jax": "1"}, {"x": {"train": 61.25}}, [], [CLAIM], [])
-    write_page(contents, tmp_path / "page.html")
-    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    config = Config(FORMAT, FORMAT_VERSION, {"jax": "1"}, settings)
+    for place, content in {CONFIG: config, TIMINGS: {"x": {"train": 61.25}}}.items():
+        write_json(tmp_path / place, content)
+    html = write_page(tmp_path, [], [CLAIM], []).read_text(encoding="utf-8")
     page = Page(html)
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; stands &amp; out" in html
     assert "one <b>seed</b> ?" in page.text

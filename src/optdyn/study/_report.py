@@ -16,7 +16,7 @@ from optdyn.study._ledger import LEDGER, Claim, judge, read_ledger, unmeasured
 from optdyn.study._recipes import LAPTOP, NOTHING_SHIPS, Recipe
 from optdyn.study._results import read_results
 from optdyn.study._stories import FIGURES, Placed, draw_study
-from optdyn.study.page import REPORT, Contents, write_page
+from optdyn.study.page import REPORT, write_page
 
 DRAWN = "drawn.json"
 RESULTS = ("*.json*", "evaluation/*", "tuning/*", "searches/*")
@@ -45,7 +45,7 @@ def conclude(run: RunFolder, absent: Sequence[Recipe] | None) -> Path:
     write_json(ledger, claims)
     placed = before.figures if unchanged else draw_study(run, results)
     print("writing the report", flush=True)
-    write_page(Contents.read(run, results, claims, placed), page)
+    write_page(run.path, results, claims, placed)
     write_json(run.path / FIGURES / DRAWN, DrawnFrom(inputs, placed))
     return page
 

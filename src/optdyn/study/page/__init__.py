@@ -1,5 +1,5 @@
 """The report: one self-contained HTML page made from results, claims and figures."""
 
-from optdyn.study.page._page import REPORT, Contents, write_page
+from optdyn.study.page._page import REPORT, write_page
 
-__all__ = ["REPORT", "Contents", "write_page"]
+__all__ = ["REPORT", "write_page"]

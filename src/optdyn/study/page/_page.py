@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -15,9 +15,10 @@ import jinja2
 
 from optdyn.errors import UserError
 from optdyn.figures._style import readable
-from optdyn.runs._results import SearchResult
-from optdyn.runs._run_folder import RunFolder, read_config
+from optdyn.runs._cards import describe
+from optdyn.runs._run_folder import read_config
 from optdyn.runs._store import write_bytes
+from optdyn.search._learning_rate import ranked
 from optdyn.study._claims import APPENDIX_A
 from optdyn.study._drawing import FINAL
 from optdyn.study._ledger import Claim, Verdict
@@ -45,82 +46,60 @@ SIGNS = {
 """A verdict's sign and the class of its colour."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Contents:
-    """What the page shows. ``settings``, ``versions`` and ``timings``: as the run has them."""
+def write_page(
+    folder: Path,
+    results: Sequence[TaskResults],
+    claims: Sequence[Claim],
+    figures: Sequence[Placed],
+) -> Path:
+    """Write the page of the run in ``folder``; returns its path.
 
-    path: Path
-    settings: Mapping[str, Any]
-    versions: Mapping[str, str]
-    timings: Mapping[str, Any]
-    results: Sequence[TaskResults]
-    claims: Sequence[Claim]
-    figures: Sequence[Placed]
-
-    @classmethod
-    def read(
-        cls,
-        run: RunFolder,
-        results: Sequence[TaskResults],
-        claims: Sequence[Claim],
-        figures: Sequence[Placed],
-    ) -> Contents:
-        """These, with the run's settings, versions and timings."""
-        config = read_config(run.path)
-        try:
-            timings: Mapping[str, Any] = read_timings(run.path)
-        except UserError:  # a single command leaves none
-            timings = {}
-        return cls(run.path, config.settings, config.versions, timings, results, claims, figures)
-
-
-def write_page(contents: Contents, path: Path) -> None:
-    """Write the page to ``path``: one file that needs no other and no network.
-
-    Findings, Fig. 9 and Fig. 7b and every verdict first, then the explorer, the figures under
-    the paper's numbers, and folded the ledger, tables and settings.
-    Raises `UserError` where it cannot be written.
+    One file that needs no other and no network: findings, Fig. 9 and Fig. 7b and every verdict
+    first, then the explorer, the figures under the paper's numbers, and folded the ledger, tables
+    and settings. Raises `UserError` where it cannot be written.
     """
-    data = explorer_data(contents.results)
+    config = read_config(folder)
+    try:
+        timings: Mapping[str, Any] = read_timings(folder)
+    except UserError:  # a single command leaves none
+        timings = {}
+    data = explorer_data(results)
     scripts, later = page_scripts(data), packed_scripts(data)
     told = as_script(data)
     small = [packed(script) for script in later]
     room = LARGEST - MARKUP_ROOM - len(told) - sum(map(len, small))
-    counts = Counter(claim.verdict for claim in contents.claims)
-    first, chapters = _illustrations(contents, Album(contents.path / FIGURES, room))
+    counts = Counter(claim.verdict for claim in claims)
+    first, chapters = _illustrations(figures, Album(folder / FIGURES, room))
     page = (
         _environment()
         .get_template("page.html")
         .render(
-            title=f"optdyn report: {contents.path.resolve().name}",
+            title=f"optdyn report: {folder.resolve().name}",
             policy=policy([*scripts, *later]),
             style="\n".join(map(asset, STYLES)),
             data=told if data["tasks"] else "",
             packed=small,
             scripts=scripts,
-            findings=findings(contents.results, contents.claims),
+            results=results,
+            findings=findings(results, claims),
             verdicts=[(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]],
-            origins=_origins(contents),
-            overview=_overview(contents),
+            origins=((HERE, False), (SHIPPED, True)),
+            overview=_overview(claims),
             first=first,
             chapters=chapters,
-            ledger=_ledger(contents),
-            figure_of=lambda key, task: _figure_of(contents.figures, key, task),
+            ledger=_ledger(claims),
+            figure_of=functools.partial(_figure_of, figures),
             claim_id=lambda claim: re.sub(r"[^A-Za-z0-9_.-]+", "-", f"claim-{claim.id}"),
             signs=SIGNS,
             numbers={story.key: story.number for story in STORIES},
-            losses=[(r.title, r.losses) for r in contents.results if r.losses],
-            training=[_training_row(r) for r in contents.results if r.training],
-            searches=[
-                (r.title, _searches_rows(r.searches)) for r in contents.results if r.searches
-            ],
-            settings=[(name, _flat(part)) for name, part in contents.settings.items()],
-            versions=_flat(contents.versions),
-            timings=_flat(contents.timings),
+            settings=config.settings,
+            versions=config.versions,
+            timings=timings,
         )
     )
     # JSON can spell half a surrogate pair, which no file can hold.
-    write_bytes(path, page.encode(errors="replace"))
+    write_bytes(folder / REPORT, page.encode(errors="replace"))
+    return folder / REPORT
 
 
 def _environment() -> jinja2.Environment:
@@ -131,7 +110,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, readable=readable)
+    environment.filters.update(
+        number=number,
+        readable=readable,
+        flat=_flat,
+        described=describe,
+        ranked=ranked,
+        best_first=lambda found: sorted(found, key=lambda s: ranked(s.rows)[0].meta_objective),
+    )
     return environment
 
 
@@ -150,23 +136,23 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def _overview(contents: Contents) -> dict[str, Any]:
+def _overview(claims: Sequence[Claim]) -> dict[str, Any]:
     """The grid of tasks and claims: a row of the table of claims under each task."""
-    tasks = list(dict.fromkeys(claim.task for claim in contents.claims))
+    tasks = list(dict.fromkeys(claim.task for claim in claims))
     rows: dict[str, dict[str, Any]] = {}
-    for claim in contents.claims:
+    for claim in claims:
         row = rows.setdefault(claim.row, {"label": claim.label, "cells": {t: [] for t in tasks}})
         row["cells"][claim.task].append(claim)
     return {"tasks": tasks, "rows": list(rows.values())}
 
 
-def _ledger(contents: Contents) -> list[tuple[str, str, list[Claim]]]:
+def _ledger(claims: Sequence[Claim]) -> list[tuple[str, str, list[Claim]]]:
     """By task: its name, where its weights came from if every claim says the same, its claims."""
     groups = []
-    for task, group in itertools.groupby(contents.claims, lambda claim: claim.task):
-        claims = list(group)
-        origins = {claim.origin for claim in claims}
-        groups.append((readable(task), origins.pop() if len(origins) == 1 else "", claims))
+    for task, group in itertools.groupby(claims, lambda claim: claim.task):
+        own = list(group)
+        origins = {claim.origin for claim in own}
+        groups.append((readable(task), origins.pop() if len(origins) == 1 else "", own))
     return groups
 
 
@@ -178,11 +164,11 @@ def _figure_of(figures: Sequence[Placed], key: str, task: str) -> str:
 
 
 def _illustrations(
-    contents: Contents, album: Album
+    figures: Sequence[Placed], album: Album
 ) -> tuple[list[tuple[Story, Picture]], list[dict[str, Any]]]:
     """The first screen's figures, and the chapters of all the others."""
     stories = {story.key: story for story in STORIES}
-    placed = [one for one in contents.figures if one.key in stories]
+    placed = [one for one in figures if one.key in stories]
     chosen = [
         next((one for one in placed if (one.key, one.task) == (key, task)), None)
         or next((one for one in placed if one.key == key), None)
@@ -199,57 +185,6 @@ def _illustrations(
         if pictures:
             chapters.append({"story": story, "pictures": pictures, "above": above})
     return shown, chapters
-
-
-def _origins(contents: Contents) -> str:
-    """Which tasks were trained in this run, and which ship."""
-    words = []
-    for told, here in ((HERE, True), (SHIPPED, False)):
-        tasks = [r.title for r in contents.results if r.card and r.shipped is not here]
-        if tasks:
-            words.append(f"{', '.join(tasks)}: {told}")
-    return f"{'. '.join(words)}." if words else ""
-
-
-def _training_row(result: TaskResults) -> tuple[Any, ...]:
-    """How a task's meta-training went, how long it took and what was trained."""
-    log = result.training or []
-    values, seconds = [row.meta_objective for row in log], sum(row.seconds for row in log)
-    return (
-        result.title, len(log), values[0], values[-1], min(values),
-        sum(row.exploded for row in log), f"{seconds:,.0f}",
-        len(log) / seconds if seconds else None,
-        result.card and result.card.architecture.units,
-        result.card and result.card.protocol.batch_size,
-        "shipped" if result.shipped else "this run",
-    )  # fmt: skip
-
-
-def _searches_rows(searches: Sequence[SearchResult]) -> list[tuple[Any, ...]]:
-    """Searches of the meta learning rate as rows, the best architecture first."""
-    rows = []
-    for search in searches:
-        settings, tried = search.settings, search.rows
-        architecture, encoding = settings.architecture, settings.architecture.encoding
-        horizon = min(row.num_meta_steps for row in tried)
-        short = [row for row in tried if row.num_meta_steps == horizon]
-        full = [row for row in tried if row.num_meta_steps > horizon]
-        best = min(short, key=lambda row: row.meta_objective)
-        winner = min(full, key=lambda row: row.meta_objective) if full else None
-        cells = (
-            f"{architecture.cell_name}, {architecture.units} units, {encoding.kind} "
-            f"(gain {encoding.gain:g}), output scale {architecture.output_scale:g}",
-            settings.task_options,
-            settings.protocol["batch_size"],
-            f"{len(short)} × {horizon}",
-            best.meta_objective,
-            best.learning_rate,
-            f"{len(full)} × {full[0].num_meta_steps}" if full else None,
-            winner and winner.meta_objective,
-            winner and winner.learning_rate,
-        )
-        rows.append(((winner or best).meta_objective, cells))
-    return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
