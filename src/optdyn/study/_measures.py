@@ -21,7 +21,6 @@ from optdyn.runs._stage_run import StageSearchRow
 from optdyn.search import best
 from optdyn.study._ledger import Bound, Measured
 from optdyn.study._results import TaskResults
-from optdyn.study._seeds import spread_over_seeds
 
 T = TypeVar("T")
 Measure = Callable[[TaskResults, str], Measured]
@@ -319,18 +318,18 @@ def over_seeds(headline: str) -> Spread:
     """The spread of a headline number, whose name holds ``{}`` where the subject's stands."""
 
     def words(results: TaskResults, subject: str, bound: Bound) -> str:
-        if results.seeds is None:
+        name, rows = headline.format(subject), results.seeds.rows if results.seeds else []
+        values = [row.numbers[name] for row in rows if name in row.numbers]
+        known = [value for value in values if math.isfinite(value)]
+        if not known:
             return ""
-        found = spread_over_seeds(results.seeds.rows).get(headline.format(subject))
-        if found is None or not any(map(math.isfinite, found.values)):
-            return ""
-        met = sum(bound.met(value, results.task) for value in found.values)
-        missing = sum(not math.isfinite(value) for value in found.values)
+        met = sum(bound.met(value, results.task) for value in values)
+        missing = len(values) - len(known)
         without = f", {missing} have no such number" if missing else ""
-        mean = f"{found.mean:.3g} ± {found.standard_deviation:.2g}"
+        deviation = float(np.std(known, ddof=1)) if len(known) > 1 else math.inf
         return (
-            f"Over {len(found.values)} trainings: {mean} "
-            f"({found.smallest:.3g} to {found.largest:.3g}); {met} reach the bound{without}."
+            f"Over {len(values)} trainings: {np.mean(known):.3g} ± {deviation:.2g} "
+            f"({min(known):.3g} to {max(known):.3g}); {met} reach the bound{without}."
         )
 
     return words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -56,36 +56,6 @@ class SeedsResult:
     protocol: MetaTraining
     held_out: HeldOut
     rows: list[SeedNumbers]
-
-
-@dataclasses.dataclass(frozen=True)
-class SeedSpread:
-    """One headline number over training seeds: ``values``, in the order of the seeds.
-
-    ``mean`` and ``standard_deviation`` (over seeds, not of the mean) leave out values that are
-    not finite; the deviation is infinite for fewer than two.
-    """
-
-    values: tuple[float, ...]
-    mean: float
-    standard_deviation: float
-    smallest: float
-    largest: float
-
-
-def spread_over_seeds(rows: Sequence[SeedNumbers]) -> dict[str, SeedSpread]:
-    """The spread of each number over the trainings.
-
-    Raises `UserError` when there are none, or when they do not hold the same numbers.
-    """
-    if not rows:
-        raise UserError("seeds: no training to take a spread over (at least one)")
-    names = rows[0].numbers.keys()
-    for row in rows[1:]:
-        if row.numbers.keys() != names:
-            different = ", ".join(sorted(row.numbers.keys() ^ names))
-            raise UserError(f"seeds: the trainings hold different numbers ({different})")
-    return {name: _spread([row.numbers[name] for row in rows]) for name in names}
 
 
 def measure_seeds(
@@ -180,10 +150,3 @@ def _mechanisms(optimizer: ComponentwiseRNN, modes: Eigenmodes, problems: Proble
         "decay": float(end / peak) if peak > 0 else float("nan"),
         "adaptation": found.adaptation.ratio.mean,
     }
-
-
-def _spread(values: list[float]) -> SeedSpread:
-    known = [value for value in values if np.isfinite(value)]
-    some = known or [float("nan")]
-    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else float("inf")
-    return SeedSpread(tuple(values), float(np.mean(some)), deviation, min(some), max(some))
