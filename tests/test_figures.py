@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,13 +20,12 @@ from optdyn.errors import UserError
 from optdyn.figures import (
     Curve,
     MomentumPoint,
-    MomentumStage,
     Score,
     SearchPanel,
-    StoredModes,
 )
 from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import STYLE
+from optdyn.mechanisms import StageRow, TunedMomentum
 
 BETA = np.array([0.9, 0.5 + 0.3j, 0.5 - 0.3j, 0.3, -0.2, 0.0, 1.1], complex)
 ALPHA = np.array([0.3, 1e-3j, -1e-3j, -2e-4, 1e-5, 1e-3, 1e-12], complex)
@@ -50,21 +50,26 @@ def search_panel(optimizer: str, symbol: str) -> SearchPanel:
     )
 
 
-def stage() -> MomentumStage:
-    return MomentumStage(
-        meta_step=STEPS,
-        meta_objective=np.array([0.5, 0.3, 0.05, 0.03]),
-        alpha=np.array([-0.1, 0.2, 0.3, 0.35]),
-        beta=np.array([np.nan, 0.5, 0.9, 0.93]),
-        gain_gap=np.array([1.0, 2.0, 5.0, 4.0]),
-        momentum_ratio=np.array([np.nan, 2.0, 1.05, 1.2]),
-        deviation=np.array([0.5, 0.2, 0.04, 0.3]),
-        tuned=TUNED,
-        theory=THEORY,
-        tuned_meta_objective=0.045,
-        chosen=10,
-        thresholds={"gain_gap": 3.0, "momentum_ratio": 1.1, "deviation": 0.05},
-    )
+def momentum_stage(**changed: Any) -> Figure:
+    columns = {
+        "meta_step": STEPS.tolist(),
+        "meta_objective": [0.5, 0.3, 0.05, 0.03],
+        "alpha": [-0.1, 0.2, 0.3, 0.35],
+        "beta": [np.nan, 0.5, 0.9, 0.93],
+        "oscillating": [False] * 4,
+        "gain_gap": [1.0, 2.0, 5.0, 4.0],
+        "rate_ratio": [np.nan] * 4,
+        "momentum_ratio": changed.pop("momentum_ratio", [np.nan, 2.0, 1.05, 1.2]),
+        "deviation": [0.5, 0.2, 0.04, 0.3],
+    }
+    arguments = {
+        "checkpoints": [StageRow(*row) for row in zip(*columns.values(), strict=True)],
+        "tuned": TunedMomentum(0.31, 0.91, 0.045),
+        "theory": THEORY,
+        "chosen": 10,
+        "thresholds": {"gain_gap": 3.0, "momentum_ratio": 1.1, "deviation": 0.05},
+    }
+    return figures.momentum_stage(**(arguments | changed))
 
 
 def surface() -> Figure:
@@ -147,7 +152,7 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
         ["each meta-step", "running mean over 2 meta-steps"],
     ),
     "momentum_stage": (
-        lambda: figures.momentum_stage(stage()),
+        momentum_stage,
         [
             "above 1,000, or diverged",
             "best tuned momentum",
@@ -162,7 +167,7 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
         ["best tuned momentum", "leading mode (ringed)"],
     ),
     "momentum_stage_without_theory": (
-        lambda: figures.momentum_stage(dataclasses.replace(stage(), theory=None, thresholds={})),
+        lambda: momentum_stage(theory=None, thresholds={}),
         [
             "above 1,000, or diverged",
             "best tuned momentum",
@@ -172,7 +177,12 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
     ),
     "mode_stages": (
         lambda: figures.mode_stages(
-            [StoredModes(step, BETA, ALPHA * step) for step in (0, 1, 2, 4, 8)], TUNED, None, 4
+            (steps := np.array([0, 1, 2, 4, 8])),
+            np.tile(BETA, (5, 1)),
+            np.outer(steps, ALPHA),
+            TUNED,
+            None,
+            4,
         ),
         ["best tuned momentum", "leading mode", "other modes"],
     ),
@@ -328,8 +338,7 @@ def drawn_lines(axes: Axes) -> list[np.ndarray]:
 
 
 def test_what_diverged_is_a_triangle_at_the_top_and_not_left_out() -> None:
-    told = dataclasses.replace(stage(), momentum_ratio=np.array([np.nan, 2.0, 1.05, 1e30]))
-    panel = figures.momentum_stage(told).axes[4]
+    panel = momentum_stage(momentum_ratio=[np.nan, 2.0, 1.05, 1e30]).axes[4]
     triangles = next(line for line in panel.lines if line.get_marker() == "^")
     assert list(triangles.get_xdata()) == [0, 100]
     np.testing.assert_array_equal(drawn_lines(panel)[0][:, 1], [np.nan, 2.0, 1.05, np.nan])

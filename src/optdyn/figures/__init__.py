@@ -10,10 +10,8 @@ from optdyn.figures._comparison import (
 from optdyn.figures._inputs import (
     Curve,
     MomentumPoint,
-    MomentumStage,
     Score,
     SearchPanel,
-    StoredModes,
 )
 from optdyn.figures._lens import lens
 from optdyn.figures._mechanisms import mechanisms
@@ -43,10 +41,8 @@ from optdyn.figures._training import mode_film, mode_tracks, momentum_stage, tra
 __all__ = [
     "Curve",
     "MomentumPoint",
-    "MomentumStage",
     "Score",
     "SearchPanel",
-    "StoredModes",
     "advantage_kept",
     "condition_numbers",
     "eigenvalue_plane",

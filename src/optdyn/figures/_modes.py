@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 from optdyn.dynamics import timescale
-from optdyn.figures._inputs import MomentumPoint, StoredModes
+from optdyn.figures._inputs import MomentumPoint
 from optdyn.figures._style import (
     BLACK,
     BLUE,
@@ -133,24 +133,34 @@ def momentum_hyperparameters(
 
 @styled
 def mode_stages(
-    stages: Sequence[StoredModes],
+    meta_step: Int[ndarray, " checkpoints"],
+    beta: Complex[ndarray, "checkpoints modes"],
+    alpha: Complex[ndarray, "checkpoints modes"],
     tuned: MomentumPoint,
     theory: MomentumPoint | None,
     chosen: int | None = None,
 ) -> Figure:
     """Fig. 7b for many checkpoints, one small panel each, on the same axes.
 
-    ``chosen``: the meta-step whose panel is framed, as the stage of momentum.
+    The leading mode comes first. ``chosen``: the meta-step whose panel is framed, as the stage of
+    momentum.
     """
-    count = len(stages)
+    count, size, steps = len(meta_step), np.abs(alpha), timescale(beta)
     figure, panels = tiles(count, STAGE_COLUMNS, (2.1, 2.0), (0.8, 1.0), sharex=True, sharey=True)
-    largest = max(float(np.max(np.abs(stage.alpha))) for stage in stages)
-    for place, (axes, stage) in enumerate(zip(panels, stages, strict=True)):
-        _draw_stage(axes, stage, largest)
+    shown = _drawn(size, steps, float(np.max(size)))
+    for place, (axes, at) in enumerate(zip(panels, meta_step, strict=True)):
+        lead = np.arange(size.shape[1]) == 0
+        others, first = shown[place] & ~lead, shown[place] & lead
+        x, y = size[place], steps[place]
+        axes.scatter(x[others], y[others], s=12, color=BLUE, alpha=0.7, label="other modes")
+        axes.scatter(x[first], y[first], **LEADING, s=46, label="leading mode", zorder=7)
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        axes.margins(0.1)
         _stars(axes, tuned, theory, STAGE_STARS)
-        axes.set_title(f"meta-step {stage.meta_step:,}", fontsize=9)
-        if stage.meta_step == chosen:
-            axes.set_title(f"meta-step {stage.meta_step:,}: momentum", fontsize=9, color=VERMILLION)
+        axes.set_title(f"meta-step {at:,}", fontsize=9)
+        if at == chosen:
+            axes.set_title(f"meta-step {at:,}: momentum", fontsize=9, color=VERMILLION)
             axes.patch.set(edgecolor=VERMILLION, linewidth=2.0)
         if place % STAGE_COLUMNS == 0:
             axes.set_ylabel("timescale (steps)")
@@ -215,23 +225,11 @@ def meta_step_axis(axes: Axes, meta_steps: Int[ndarray, " checkpoints"]) -> None
 
 
 def _drawn(
-    size: Float[ndarray, " modes"], steps: Float[ndarray, " modes"], largest: float
-) -> Bool[ndarray, " modes"]:
+    size: Float[ndarray, "*modes"], steps: Float[ndarray, "*modes"], largest: float
+) -> Bool[ndarray, "*modes"]:
     """Which modes lie on the axes of Fig. 7b."""
     strong = size > largest * 10.0**-ALPHA_DECADES
     return strong & (steps > SHORTEST_TIMESCALE) & np.isfinite(steps)
-
-
-def _draw_stage(axes: Axes, stage: StoredModes, largest: float) -> None:
-    size, steps = np.abs(stage.alpha), timescale(stage.beta)
-    lead = np.arange(size.size) == 0
-    shown = _drawn(size, steps, largest)
-    others, first = shown & ~lead, shown & lead
-    axes.scatter(size[others], steps[others], s=12, color=BLUE, alpha=0.7, label="other modes")
-    axes.scatter(size[first], steps[first], **LEADING, s=46, label="leading mode", zorder=7)
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    axes.margins(0.1)
 
 
 def _stars(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy import ndarray
 
 from optdyn.dynamics import timescale
-from optdyn.figures._inputs import MomentumStage
+from optdyn.figures._inputs import MomentumPoint
 from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import (
     BLACK,
@@ -26,11 +27,13 @@ from optdyn.figures._style import (
     PURPLE,
     SKY_BLUE,
     VERMILLION,
+    finite,
     new_figure,
     plain_log_ticks,
     styled,
     unit_circle,
 )
+from optdyn.mechanisms import StageRow, TunedMomentum
 
 SMOOTHING_FRACTION = 0.02
 THEORY_DASHES = (0, (5, 2))
@@ -85,40 +88,67 @@ def training_curve(
 
 
 @styled
-def momentum_stage(stage: MomentumStage) -> Figure:
-    """How momentum appears in meta-training, and what the optimizer does beyond it."""
+def momentum_stage(
+    checkpoints: Sequence[StageRow],
+    tuned: TunedMomentum,
+    theory: MomentumPoint | None,
+    chosen: int,
+    thresholds: Mapping[str, float],
+) -> Figure:
+    """How momentum appears in meta-training, and what the optimizer does beyond it.
+
+    ``chosen`` is the meta-step of the checkpoint that is taken as the momentum stage;
+    ``thresholds`` maps ``gain_gap``, ``momentum_ratio``, ``deviation`` to the levels that claims
+    test. ``theory`` is None where the task's range of curvatures is not known.
+    """
+
+    def each(name: str) -> Float[ndarray, " checkpoints"]:
+        return finite([getattr(row, name) for row in checkpoints])
+
     figure, panels = new_figure((8.0, 8.2), 3, 2, sharex=True)
-    steps = np.asarray(stage.meta_step)
+    steps, ratio, deviation = each("meta_step"), each("momentum_ratio"), each("deviation")
     drawn = (
-        ("mean loss over the unroll", "meta-objective", stage.meta_objective),
-        ("leading mode's gain over the next mode's", "ratio of |α/(1−β)|", stage.gain_gap),
-        ("leading mode's learning rate", "α", stage.alpha),
-        ("leading mode's momentum", "timescale −1/ln β (steps)", timescale(stage.beta)),
-        ("momentum run with these α and β", "loss relative to best tuned", stage.momentum_ratio),
-        ("one mode against the full optimizer", "relative deviation of loss", stage.deviation),
+        ("mean loss over the unroll", "meta-objective", each("meta_objective")),
+        ("leading mode's gain over the next mode's", "ratio of |α/(1−β)|", each("gain_gap")),
+        ("leading mode's learning rate", "α", each("alpha")),
+        ("leading mode's momentum", "timescale −1/ln β (steps)", timescale(each("beta"))),
+        ("momentum run with these α and β", "loss relative to best tuned", ratio),
+        ("one mode against the full optimizer", "relative deviation of loss", deviation),
     )
     for axes, (title, label, values) in zip(panels, drawn, strict=True):
         ceiling = CEILING if axes in panels[4:] else np.inf
-        _checkpoints(axes, steps, np.asarray(values, float), ceiling)
-        axes.axvline(stage.chosen, color=VERMILLION, linestyle="--", linewidth=1.2)
+        _checkpoints(axes, steps, values, ceiling)
+        axes.axvline(chosen, color=VERMILLION, linestyle="--", linewidth=1.2)
         axes.set_ylabel(label)
         axes.set_title(title, loc="left")
         axes.grid(True, axis="y")
-    levels: list[tuple[int, float, str, Any]] = [(0, stage.tuned_meta_objective, GREEN, "-")]
-    for point, color, dashes in ((stage.tuned, GREEN, "-"), (stage.theory, ORANGE, THEORY_DASHES)):
+    levels: list[tuple[int, float, str, Any]] = [(0, tuned.meta_objective, GREEN, "-")]
+    for point, color, dashes in ((tuned, GREEN, "-"), (theory, ORANGE, THEORY_DASHES)):
         if point is not None:
             slow = float(timescale(np.asarray(point.beta)))
             levels += [(2, point.alpha, color, dashes), (3, slow, color, dashes)]
     for place, name in ((1, "gain_gap"), (4, "momentum_ratio"), (5, "deviation")):
-        if name in stage.thresholds:
-            levels.append((place, stage.thresholds[name], GREY, ":"))
+        if name in thresholds:
+            levels.append((place, thresholds[name], GREY, ":"))
     for place, level, color, dashes in levels:
         panels[place].axhline(level, color=color, linestyle=dashes, linewidth=1.5, zorder=1)
     for axes in panels[4:]:
         meta_step_axis(axes, steps)
     for axes in panels:
         plain_log_ticks(axes.yaxis)
-    _stage_legend(figure, stage)
+    looks: list[tuple[str, dict[str, Any]]] = [
+        ("learned optimizer at each checkpoint", {"color": BLUE, "marker": "o", "markersize": 4}),
+        (f"chosen checkpoint: meta-step {chosen:,}", {"color": VERMILLION, "linestyle": "--"}),
+        ("best tuned momentum", {"color": GREEN}),
+    ]
+    if theory is not None:
+        looks.append(("optimal momentum (theory)", {"color": ORANGE, "linestyle": THEORY_DASHES}))
+    if thresholds:
+        looks.append(("threshold of the claim", {"color": GREY, "linestyle": ":"}))
+    if any(_over(values, CEILING).any() for values in (ratio, deviation)):
+        looks.append((f"above {CEILING:,.0f}, or diverged", OVER))
+    handles = [panels[0].plot([], [], label=label, **look)[0] for label, look in looks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -227,24 +257,6 @@ def _checkpoints(
 def _over(values: Float[ndarray, " n"], ceiling: float) -> Bool[ndarray, " n"]:
     """Which are above ``ceiling``, or not finite as the run diverged."""
     return ~(np.asarray(values, float) <= ceiling)
-
-
-def _stage_legend(figure: Figure, stage: MomentumStage) -> None:
-    """One legend for all panels, below them."""
-    chosen = f"chosen checkpoint: meta-step {stage.chosen:,}"
-    looks: list[tuple[str, dict[str, Any]]] = [
-        ("learned optimizer at each checkpoint", {"color": BLUE, "marker": "o", "markersize": 4}),
-        (chosen, {"color": VERMILLION, "linestyle": "--"}),
-        ("best tuned momentum", {"color": GREEN}),
-    ]
-    if stage.theory is not None:
-        looks.append(("optimal momentum (theory)", {"color": ORANGE, "linestyle": THEORY_DASHES}))
-    if stage.thresholds:
-        looks.append(("threshold of the claim", {"color": GREY, "linestyle": ":"}))
-    if any(_over(values, CEILING).any() for values in (stage.momentum_ratio, stage.deviation)):
-        looks.append((f"above {CEILING:,.0f}, or diverged", OVER))
-    handles = [figure.axes[0].plot([], [], label=label, **look)[0] for label, look in looks]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def _smoothed(values: Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:

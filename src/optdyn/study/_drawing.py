@@ -15,6 +15,7 @@ from optdyn import figures
 from optdyn.evaluation import mean_curve
 from optdyn.figures._style import finite, readable
 from optdyn.inner_loop import Objective
+from optdyn.mechanisms import StageRow
 from optdyn.random_streams import keys_at, stream
 from optdyn.runs._explained_results import Judged
 from optdyn.runs._results import AnalysisResult, CheckpointRow
@@ -31,9 +32,6 @@ SURFACE_POINTS = 161
 STAGES_DRAWN = 12
 SYMBOLS = {"beta": "β", "gamma": "γ", "beta1": "β₁", "beta2": "β₂"}
 STAGE, FINAL = "stage", "final"
-MEASURES = (
-    "meta_step", "meta_objective", "alpha", "beta", "gain_gap", "momentum_ratio", "deviation",
-)  # fmt: skip
 ROW_OF_THRESHOLD = {
     "gain_gap": "one_mode_stands_out",
     "momentum_ratio": "mode_matches_tuned_momentum",
@@ -237,16 +235,20 @@ def stages(result: TaskResults) -> Iterator[Drawn]:
     analysis = there(result.analysis)
     tuned, theory = _references(analysis)
     chosen = analysis.momentum_stage
-    stored = [
-        figures.StoredModes(row.meta_step, row.modes.beta, row.modes.alpha)
-        for row in analysis.checkpoints
-    ]
-    others = [s for s in stored if np.any(s.alpha) and s.meta_step != chosen]
+    rows = analysis.checkpoints
+    others = [row for row in rows if np.any(row.modes.alpha) and row.meta_step != chosen]
     spread = np.linspace(0, len(others) - 1, min(STAGES_DRAWN - 1, len(others)))
     picked = [others[index] for index in spread.round().astype(int)]
-    picked += [s for s in stored if s.meta_step == chosen]
-    ordered = sorted(picked, key=lambda s: s.meta_step)
-    data: dict[str, Any] = {"stages": ordered, "tuned": tuned, "theory": theory, "chosen": chosen}
+    picked += [row for row in rows if row.meta_step == chosen]
+    ordered = sorted(picked, key=lambda row: row.meta_step)
+    data: dict[str, Any] = {
+        "meta_step": np.array([row.meta_step for row in ordered]),
+        "beta": np.stack([row.modes.beta for row in ordered]),
+        "alpha": np.stack([row.modes.alpha for row in ordered]),
+        "tuned": tuned,
+        "theory": theory,
+        "chosen": chosen,
+    }
     note = f"{len(ordered)} checkpoints; framed: {stage_name(analysis)}"
     yield Drawn(figures.mode_stages(**data), data, result.task, note)
 
@@ -254,19 +256,20 @@ def stages(result: TaskResults) -> Iterator[Drawn]:
 def emergence(result: TaskResults) -> Iterator[Drawn]:
     """How like momentum each checkpoint is."""
     analysis = there(result.analysis)
-    tuned, theory = _references(analysis)
-    stage = figures.MomentumStage(
-        **{name: finite([getattr(r, name) for r in analysis.checkpoints]) for name in MEASURES},
-        tuned=tuned,
-        theory=theory,
-        tuned_meta_objective=analysis.tuned.meta_objective,
-        chosen=analysis.momentum_stage,
-        thresholds={
+    names = [field.name for field in dataclasses.fields(StageRow)]
+    data: dict[str, Any] = {
+        "checkpoints": [
+            StageRow(**{name: getattr(row, name) for name in names}) for row in analysis.checkpoints
+        ],
+        "tuned": analysis.tuned,
+        "theory": _references(analysis)[1],
+        "chosen": analysis.momentum_stage,
+        "thresholds": {
             name: bound_of(row).level_for(result.task) for name, row in ROW_OF_THRESHOLD.items()
         },
-    )
-    figure, note = figures.momentum_stage(stage), f"marked: {stage_name(analysis)}"
-    yield Drawn(figure, {"stage": stage}, result.task, note)
+    }
+    note = f"marked: {stage_name(analysis)}"
+    yield Drawn(figures.momentum_stage(**data), data, result.task, note)
 
 
 def all_modes(result: TaskResults) -> Iterator[Drawn]:
