@@ -110,10 +110,7 @@ def launch(
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    shared = {
-        VARIABLES["coordinator"]: f"127.0.0.1:{port}",
-        VARIABLES["num_processes"]: str(count),
-    }
+    shared = {VARIABLES["coordinator"]: f"127.0.0.1:{port}", VARIABLES["num_processes"]: str(count)}
     children = [
         subprocess.Popen(
             command,

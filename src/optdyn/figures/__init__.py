@@ -7,12 +7,7 @@ from optdyn.figures._comparison import (
     performance_summary,
     reduction_losses,
 )
-from optdyn.figures._inputs import (
-    Curve,
-    MomentumPoint,
-    Score,
-    SearchPanel,
-)
+from optdyn.figures._inputs import Curve, Score, SearchPanel
 from optdyn.figures._lens import lens
 from optdyn.figures._mechanisms import mechanisms
 from optdyn.figures._modes import (
@@ -37,6 +32,7 @@ from optdyn.figures._tasks import (
     two_moons_data,
 )
 from optdyn.figures._training import mode_film, mode_tracks, momentum_stage, training_curve
+from optdyn.mechanisms import MomentumPoint
 
 __all__ = [
     "Curve",

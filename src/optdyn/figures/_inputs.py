@@ -31,14 +31,6 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
-class MomentumPoint:
-    """Hyperparameters of momentum: the learning rate α and the momentum β."""
-
-    alpha: float
-    beta: float
-
-
-@dataclasses.dataclass(frozen=True)
 class SearchPanel:
     """A search over one optimizer's hyperparameters, seen in two of them.
 

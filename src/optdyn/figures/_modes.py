@@ -14,7 +14,6 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 from optdyn.dynamics import timescale
-from optdyn.figures._inputs import MomentumPoint
 from optdyn.figures._style import (
     BLACK,
     BLUE,
@@ -34,6 +33,7 @@ from optdyn.figures._style import (
     tiles,
     unit_circle,
 )
+from optdyn.mechanisms import MomentumPoint
 
 ALPHA_DECADES = 6
 GAIN_DECADES = 3

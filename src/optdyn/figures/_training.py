@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy import ndarray
 
 from optdyn.dynamics import timescale
-from optdyn.figures._inputs import MomentumPoint
 from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import (
     BLACK,
@@ -33,7 +32,7 @@ from optdyn.figures._style import (
     styled,
     unit_circle,
 )
-from optdyn.mechanisms import StageRow, TunedMomentum
+from optdyn.mechanisms import MomentumPoint, StageRow, TunedMomentum
 
 SMOOTHING_FRACTION = 0.02
 THEORY_DASHES = (0, (5, 2))

@@ -2,6 +2,7 @@
 
 from optdyn.mechanisms._momentum_stage import (
     MomentumComparison,
+    MomentumPoint,
     StageRow,
     StageThresholds,
     TunedMomentum,
@@ -16,6 +17,7 @@ from optdyn.mechanisms._stage_search import (
 
 __all__ = [
     "MomentumComparison",
+    "MomentumPoint",
     "MomentumStage",
     "SeedStage",
     "StageRow",

@@ -23,11 +23,17 @@ Losses = Float[np.ndarray, "problems steps"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TunedMomentum:
-    """The best tuned momentum and its meta-objective on the validation problems."""
+class MomentumPoint:
+    """Hyperparameters of momentum: the learning rate α and the momentum β."""
 
     alpha: float
     beta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedMomentum(MomentumPoint):
+    """The best tuned momentum and its meta-objective on the validation problems."""
+
     meta_objective: float
 
 

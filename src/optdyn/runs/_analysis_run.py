@@ -18,7 +18,12 @@ from optdyn.dynamics._operating_point import OperatingPoint, operating_point
 from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM, ProblemSet
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
-from optdyn.mechanisms._momentum_stage import HISTORIES, MomentumComparison, StageThresholds
+from optdyn.mechanisms._momentum_stage import (
+    HISTORIES,
+    MomentumComparison,
+    MomentumPoint,
+    StageThresholds,
+)
 from optdyn.optimizers._baselines import momentum
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs import _results as results
@@ -98,7 +103,7 @@ def analyze_task(
     result = AnalysisResult(
         inputs=inputs,
         tuned=comparison.tuned,
-        theory=None if curvatures is None else results.Momentum(*optimal_momentum(*curvatures)),
+        theory=None if curvatures is None else MomentumPoint(*optimal_momentum(*curvatures)),
         momentum_stage=chosen,
         final=rows[-1].meta_step,
         judged=_judged(at_stage, fresh, other=stage is not None),

@@ -16,7 +16,7 @@ from optdyn.distillation import LinearAccount
 from optdyn.errors import require_positive_int
 from optdyn.evaluation import Evaluation, MeanAndError, ProblemSet
 from optdyn.inner_loop import Objective
-from optdyn.mechanisms._momentum_stage import StageRow, TunedMomentum
+from optdyn.mechanisms._momentum_stage import MomentumPoint, StageRow, TunedMomentum
 from optdyn.optimizers import Architecture
 from optdyn.random_streams import LARGEST_SEED
 from optdyn.search._learning_rate import LearningRateSearch, Row
@@ -118,14 +118,6 @@ class LossesAtSteps:
 
 
 # Analysis.
-
-
-@dataclasses.dataclass(frozen=True)
-class Momentum:
-    """A learning rate α and a momentum β."""
-
-    alpha: float
-    beta: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +249,7 @@ class AnalysisResult:
 
     inputs: AnalysisInputs
     tuned: TunedMomentum
-    theory: Momentum | None
+    theory: MomentumPoint | None
     momentum_stage: int
     final: int
     judged: JudgedStage

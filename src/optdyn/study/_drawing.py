@@ -197,7 +197,6 @@ def eigenvalues(result: TaskResults) -> Iterator[Drawn]:
 def modes_as_momentum(result: TaskResults) -> Iterator[Drawn]:
     """Fig. 7b, at the momentum stage and at the end."""
     analysis = there(result.analysis)
-    tuned, theory = _references(analysis)
     best = min(result.linear.rows, key=lambda row: row.meta_objective) if result.linear else None
     modes = zip(best.alpha, best.beta, strict=True) if best else ()
     linear = [figures.MomentumPoint(*mode) for mode in modes]
@@ -205,8 +204,8 @@ def modes_as_momentum(result: TaskResults) -> Iterator[Drawn]:
         data: dict[str, Any] = {
             "beta": row.modes.beta,
             "alpha": row.modes.alpha,
-            "tuned": tuned,
-            "theory": theory,
+            "tuned": analysis.tuned,
+            "theory": analysis.theory,
             "linear": linear,
         }
         figure = figures.momentum_hyperparameters(**data)
@@ -233,7 +232,6 @@ def stages(result: TaskResults) -> Iterator[Drawn]:
     One that does not move yet (every α is 0) has nothing to show.
     """
     analysis = there(result.analysis)
-    tuned, theory = _references(analysis)
     chosen = analysis.momentum_stage
     rows = analysis.checkpoints
     others = [row for row in rows if np.any(row.modes.alpha) and row.meta_step != chosen]
@@ -245,8 +243,8 @@ def stages(result: TaskResults) -> Iterator[Drawn]:
         "meta_step": np.array([row.meta_step for row in ordered]),
         "beta": np.stack([row.modes.beta for row in ordered]),
         "alpha": np.stack([row.modes.alpha for row in ordered]),
-        "tuned": tuned,
-        "theory": theory,
+        "tuned": analysis.tuned,
+        "theory": analysis.theory,
         "chosen": chosen,
     }
     note = f"{len(ordered)} checkpoints; framed: {stage_name(analysis)}"
@@ -262,7 +260,7 @@ def emergence(result: TaskResults) -> Iterator[Drawn]:
             StageRow(**{name: getattr(row, name) for name in names}) for row in analysis.checkpoints
         ],
         "tuned": analysis.tuned,
-        "theory": _references(analysis)[1],
+        "theory": analysis.theory,
         "chosen": analysis.momentum_stage,
         "thresholds": {
             name: bound_of(row).level_for(result.task) for name, row in ROW_OF_THRESHOLD.items()
@@ -331,17 +329,6 @@ def _two_checkpoints(analysis: AnalysisResult) -> list[tuple[CheckpointRow, str,
         (analysis.stage, stage_name(analysis), STAGE),
         (last, f"meta-step {analysis.final:,}, last checkpoint", FINAL),
     ]
-
-
-def _references(
-    analysis: AnalysisResult,
-) -> tuple[figures.MomentumPoint, figures.MomentumPoint | None]:
-    """Tuned momentum, and the optimum of theory where it is known."""
-    theory = analysis.theory
-    return (
-        figures.MomentumPoint(analysis.tuned.alpha, analysis.tuned.beta),
-        None if theory is None else figures.MomentumPoint(theory.alpha, theory.beta),
-    )
 
 
 def _kept(name: str, row: Judged) -> figures.Score:

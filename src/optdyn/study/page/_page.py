@@ -47,10 +47,7 @@ SIGNS = {
 
 
 def write_page(
-    folder: Path,
-    results: Sequence[TaskResults],
-    claims: Sequence[Claim],
-    figures: Sequence[Placed],
+    folder: Path, results: Sequence[TaskResults], claims: Sequence[Claim], figures: Sequence[Placed]
 ) -> Path:
     """Write the page of the run in ``folder``; returns its path.
 
