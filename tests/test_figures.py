@@ -21,11 +21,12 @@ from optdyn.figures import (
     Curve,
     MomentumPoint,
     Score,
-    SearchPanel,
 )
 from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import STYLE
 from optdyn.mechanisms import StageRow, TunedMomentum
+from optdyn.optimizers._search_space import Axis
+from optdyn.search import Grid, SearchSettings, SearchTable
 
 BETA = np.array([0.9, 0.5 + 0.3j, 0.5 - 0.3j, 0.3, -0.2, 0.0, 1.1], complex)
 ALPHA = np.array([0.3, 1e-3j, -1e-3j, -2e-4, 1e-5, 1e-3, 1e-12], complex)
@@ -42,12 +43,13 @@ def scores(*pairs: tuple[str, float]) -> list[Score]:
     return [Score(name, mean, 0.1 * abs(mean)) for name, mean in pairs]
 
 
-def search_panel(optimizer: str, symbol: str) -> SearchPanel:
-    rate = np.geomspace(1e-3, 1, 9)
+def searched(optimizer: str, decay: str) -> SearchTable:
+    axes = Axis("alpha", "log", 1e-3, 1.0, 9), Axis(decay, "one_minus_log", 0.1, 0.99, 9)
+    settings = SearchSettings(optimizer, "rosenbrock", {}, 0, Grid(axes))
+    rate = axes[0].values()
     objective = np.where(rate < 0.5, 0.05 + (np.log10(rate) + 1) ** 2, np.inf)
-    return SearchPanel(
-        optimizer, symbol, rate, np.linspace(0.1, 0.99, 9), objective, int(np.argmin(objective))
-    )
+    indices = np.tile(np.arange(9)[:, None], 2)
+    return SearchTable(settings, settings.grid, indices, objective, objective)
 
 
 def momentum_stage(**changed: Any) -> Figure:
@@ -138,9 +140,9 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
     "hyperparameter_searches": (
         lambda: figures.hyperparameter_searches(
             [
-                search_panel("momentum", "β"),
-                search_panel("rmsprop", "γ"),
-                search_panel("adam", "β₁"),
+                searched("momentum", "beta"),
+                searched("rmsprop", "gamma"),
+                searched("adam", "beta1"),
             ]
         ),
         ["diverged", "selected as best"],
@@ -394,14 +396,15 @@ def test_the_zoom_shows_the_leading_mode_alone_among_highlights() -> None:
     ((x, y),) = np.asarray(highlighted.get_offsets())
     assert (x, y) == (0.9, 0.0)
     assert near.get_xlim()[0] < x < near.get_xlim()[1]
-    both = figures.eigenvalue_plane(BETA, leading=1).axes[0].collections[1]
+    both = figures.eigenvalue_plane(BETA[1:]).axes[0].collections[1]
     assert len(np.asarray(both.get_offsets())) == 2
 
 
 def test_searches_share_one_scale_from_the_best_of_all() -> None:
-    better = search_panel("adam", "β₁")
-    better.meta_objective[4] = 0.01
-    figure = figures.hyperparameter_searches([search_panel("momentum", "β"), better])
+    better = searched("adam", "beta1")
+    better.scores[4] = 0.01
+    figure = figures.hyperparameter_searches([searched("momentum", "beta"), better])
+    assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["1 − β", "1 − β₁"]
     norms = [axes.collections[1].norm for axes in figure.axes[:2]]
     assert norms[0] is norms[1]
     assert norms[0].vmin == 0.01

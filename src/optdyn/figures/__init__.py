@@ -7,7 +7,7 @@ from optdyn.figures._comparison import (
     performance_summary,
     reduction_losses,
 )
-from optdyn.figures._inputs import Curve, Score, SearchPanel
+from optdyn.figures._inputs import Curve, Score
 from optdyn.figures._lens import lens
 from optdyn.figures._mechanisms import mechanisms
 from optdyn.figures._modes import (
@@ -38,7 +38,6 @@ __all__ = [
     "Curve",
     "MomentumPoint",
     "Score",
-    "SearchPanel",
     "advantage_kept",
     "condition_numbers",
     "eigenvalue_plane",

@@ -28,21 +28,3 @@ class Score:
     name: str
     mean: float
     standard_error: float
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchPanel:
-    """A search over one optimizer's hyperparameters, seen in two of them.
-
-    ``learning_rate``, ``decay`` and ``meta_objective`` [combinations];
-    ``decay`` is the one whose distance from 1 is drawn, written ``symbol``
-    (β, γ, β₁, β₂). A meta-objective that is not finite means: diverged.
-    ``best`` is the row of the combination that was selected.
-    """
-
-    optimizer: str
-    symbol: str
-    learning_rate: Float[ndarray, " combinations"]
-    decay: Float[ndarray, " combinations"]
-    meta_objective: Float[ndarray, " combinations"]
-    best: int

@@ -45,15 +45,15 @@ STAGE_STARS = 0.4
 
 
 @styled
-def eigenvalue_plane(beta: Complex[ndarray, " modes"], leading: int = 0) -> Figure:
+def eigenvalue_plane(beta: Complex[ndarray, " modes"]) -> Figure:
     """Fig. 7a: eigenvalues in the complex plane, and the neighbourhood of 1 enlarged.
 
-    ``beta`` are the Jacobian's eigenvalues, ``leading`` the index of the mode to
-    point out (its conjugate goes with it).
+    ``beta`` are the Jacobian's eigenvalues, that of the leading mode first, which is pointed out
+    (its conjugate goes with it).
     """
     beta = np.asarray(beta, complex)
-    stands_out = np.isclose(beta, np.conj(beta[leading])) & (beta.imag != 0)
-    stands_out[leading] = True
+    stands_out = np.isclose(beta, np.conj(beta[0])) & (beta.imag != 0)
+    stands_out[0] = True
     others, leaders = beta[~stands_out], beta[stands_out]
     figure, (whole, near) = new_figure(WIDE, 1, 2)
     small: Any = {"s": 24, "color": BLUE, "alpha": 0.75, "edgecolor": "white", "linewidth": 0.4}
@@ -67,7 +67,7 @@ def eigenvalue_plane(beta: Complex[ndarray, " modes"], leading: int = 0) -> Figu
     whole.set(xlim=(-reach, reach), ylim=(-reach, reach), title="all eigenvalues")
     distance = np.abs(1 - beta)  # the square holds the leading mode and the slowest others
     nearby = np.sort(distance)[min(4, beta.size - 1)]
-    half = float(np.clip(max(distance[leading], nearby), 0.01, 0.5))
+    half = float(np.clip(max(distance[0], nearby), 0.01, 0.5))
     near.set(xlim=(1 - 1.7 * half, 1 + 0.3 * half), ylim=(-half, half), title="near 1, enlarged")
     near.locator_params(nbins=5)
     corner = (1 - 1.7 * half, -half)
@@ -84,13 +84,12 @@ def momentum_hyperparameters(
     tuned: MomentumPoint,
     theory: MomentumPoint | None,
     linear: Sequence[MomentumPoint] = (),
-    leading: int = 0,
 ) -> Figure:
     """Fig. 7b: each mode as momentum, timescale against learning rate, both logarithmic.
 
-    ``tuned`` is the best momentum found by search, ``theory`` the optimal one for
-    the task's range of curvature, where that is known, and ``linear`` the modes of the best
-    linear optimizer. Modes beyond the axes are counted in a note.
+    The leading mode comes first. ``tuned`` is the best momentum found by search, ``theory`` the
+    optimal one for the task's range of curvature, where that is known, and ``linear`` the modes
+    of the best linear optimizer. Modes beyond the axes are counted in a note.
     """
     beta, alpha = np.asarray(beta, complex), np.asarray(alpha, complex)
     figure, (axes,) = new_figure((5.8, 5.0))
@@ -98,7 +97,7 @@ def momentum_hyperparameters(
     oscillating = np.abs(beta.imag) > 1e-9 * np.maximum(np.abs(beta), 1e-300)
     negative = ~oscillating & (alpha.real < 0)
     drawn = _drawn(size, steps, size.max())
-    others = drawn & (np.arange(beta.size) != leading)
+    others = drawn & (np.arange(beta.size) != 0)
     small: Any = {"s": 34, "edgecolor": BLUE, "linewidth": 0.9, "alpha": 0.85, "zorder": 3}
     for label, kind, marker, face in (
         ("mode, real, α > 0", ~oscillating & ~negative, "o", BLUE),
@@ -112,7 +111,7 @@ def momentum_hyperparameters(
     _stars(axes, tuned, theory)
     if linear:
         _linear_stars(axes, linear)
-    lead = (size[[leading]], steps[[leading]])
+    lead = (size[:1], steps[:1])
     axes.scatter(*lead, s=480, facecolor="none", edgecolor=VERMILLION, linewidth=2.0, zorder=4)
     axes.scatter(*lead, **LEADING, s=46, label="leading mode (ringed)", zorder=7)
     axes.set(xscale="log", yscale="log", xlabel="learning rate |α|")

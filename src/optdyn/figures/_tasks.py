@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation
 from numpy import ndarray
 
-from optdyn.figures._inputs import SearchPanel
 from optdyn.figures._style import (
     BLACK,
     BLUE,
@@ -26,12 +25,14 @@ from optdyn.figures._style import (
     styled,
     tiles,
 )
+from optdyn.search import SearchTable, best
 
 HISTOGRAM_BINS = 40
 SURFACE_DECADES = 6
 LOWEST_CONTOUR = 0.1
 """The valley of the decade below is narrower than the points of a grid are apart."""
 COLOUR_RANGE = 100.0
+SYMBOLS = {"beta": "β", "gamma": "γ", "beta1": "β₁", "beta2": "β₂"}
 
 
 @styled
@@ -94,23 +95,25 @@ def two_moons_data(
 
 
 @styled
-def hyperparameter_searches(panels: Sequence[SearchPanel]) -> Figure:
+def hyperparameter_searches(tables: Sequence[SearchTable]) -> Figure:
     """Figs. 10 to 12: learning rate against the distance of a decay constant from 1.
 
-    One colour scale for all panels, logarithmic, from the best meta-objective of
-    all (purple) to 100 times it; the selected combination of each panel is
-    starred and written above it, those that diverged are grey crosses.
+    One panel for each decay constant of each search. One colour scale for all panels,
+    logarithmic, from the best meta-objective of all (purple) to 100 times it; the selected
+    combination of each panel is starred and written above it, those that diverged are grey
+    crosses.
     """
+    panels = [(table, name) for table in tables for name in table.grid.names if name != "alpha"]
     figure, grid = tiles(len(panels), 2, (4.1, 3.3), (0.6, 0.5))
-    best = min(float(np.nanmin(finite(panel.meta_objective))) for panel in panels)
-    worst = max(float(np.nanmax(finite(panel.meta_objective))) for panel in panels)
-    top = max(min(worst, COLOUR_RANGE * best), 1.01 * best)
-    norm = LogNorm(best, top)
-    for axes, panel in zip(grid, panels, strict=True):
-        _draw_search(axes, panel, norm)
+    lowest = min(float(np.nanmin(finite(table.scores))) for table in tables)
+    worst = max(float(np.nanmax(finite(table.scores))) for table in tables)
+    top = max(min(worst, COLOUR_RANGE * lowest), 1.01 * lowest)
+    norm = LogNorm(lowest, top)
+    for axes, (table, name) in zip(grid, panels, strict=True):
+        _draw_search(axes, table, name, norm)
     bar = figure.colorbar(
         grid[0].collections[1], ax=grid, extend="max" if worst > top else "neither", shrink=0.7,
-        format=LogFormatterSciNotation(labelOnlyBase=top > 10 * best),
+        format=LogFormatterSciNotation(labelOnlyBase=top > 10 * lowest),
     )  # fmt: skip
     bar.set_label("meta-objective (purple: best)")
     found = [axes.get_legend_handles_labels() for axes in grid]
@@ -119,10 +122,11 @@ def hyperparameter_searches(panels: Sequence[SearchPanel]) -> Figure:
     return figure
 
 
-def _draw_search(axes: Axes, panel: SearchPanel, norm: LogNorm) -> None:
+def _draw_search(axes: Axes, table: SearchTable, name: str, norm: LogNorm) -> None:
     """One search: diverged below, then from worst to best so that the best are seen."""
-    rate, objective = np.asarray(panel.learning_rate), finite(panel.meta_objective)
-    distance = 1.0 - np.asarray(panel.decay)
+    values, objective, selected = table.hyperparameters(), finite(table.scores), best(table).row
+    rate, decay, symbol = values["alpha"], values[name], SYMBOLS.get(name, name)
+    distance = 1.0 - decay
     diverged = np.isnan(objective)
     axes.scatter(
         rate[diverged], distance[diverged], s=14, marker="x", color=LIGHT_GREY, linewidth=0.8,
@@ -133,13 +137,12 @@ def _draw_search(axes: Axes, panel: SearchPanel, norm: LogNorm) -> None:
         rate[order], distance[order], c=objective[order], s=14, cmap="viridis", norm=norm,
         rasterized=True,
     )  # fmt: skip
-    best = panel.best
     axes.scatter(
-        rate[[best]], distance[[best]], s=230, marker="*", facecolor=GOLD, edgecolor=BLACK,
+        rate[[selected]], distance[[selected]], s=230, marker="*", facecolor=GOLD, edgecolor=BLACK,
         linewidth=1.0, zorder=5, label="selected as best",
     )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="learning rate α", ylabel=f"1 − {panel.symbol}")
+    axes.set(xscale="log", yscale="log", xlabel="learning rate α", ylabel=f"1 − {symbol}")
     axes.set_title(
-        f"{readable(panel.optimizer)}, best: α = {rate[best]:.3g}, "
-        f"{panel.symbol} = {panel.decay[best]:.4g}"
+        f"{readable(table.settings.baseline)}, best: α = {rate[selected]:.3g}, "
+        f"{symbol} = {decay[selected]:.4g}"
     )

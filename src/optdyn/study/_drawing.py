@@ -19,7 +19,7 @@ from optdyn.mechanisms import StageRow
 from optdyn.random_streams import keys_at, stream
 from optdyn.runs._explained_results import Judged
 from optdyn.runs._results import AnalysisResult, CheckpointRow
-from optdyn.search import SearchTable, best
+from optdyn.search import best
 from optdyn.study._claims import bound_of
 from optdyn.study._measures import stage_name, there
 from optdyn.study._results import TaskResults
@@ -30,7 +30,6 @@ from optdyn.tasks._two_moons import moons
 FIGURE_STREAM = "figure problems"
 SURFACE_POINTS = 161
 STAGES_DRAWN = 12
-SYMBOLS = {"beta": "β", "gamma": "γ", "beta1": "β₁", "beta2": "β₂"}
 STAGE, FINAL = "stage", "final"
 ROW_OF_THRESHOLD = {
     "gain_gap": "one_mode_stands_out",
@@ -135,31 +134,18 @@ PROBLEMS = {"linear_regression": _condition_numbers, "rosenbrock": _surface, "tw
 
 def searches(result: TaskResults) -> Iterator[Drawn]:
     """Figs. 10–12: every combination of every search of more than a learning rate."""
-    panels = [panel for table in there(result.tables).values() for panel in _panels(table)]
-    if not panels:
+    tables = [table for table in there(result.tables).values() if len(table.grid.axes) > 1]
+    if not tables:
         return
-    counts = sorted({panel.meta_objective.size for panel in panels})
-    tried = " or ".join(f"{count:,}" for count in counts)
-    yield Drawn(
-        figures.hyperparameter_searches(panels), {"panels": panels}, result.task,
-        f"{tried} combinations per optimizer",
-    )  # fmt: skip
-
-
-def _panels(table: SearchTable) -> list[figures.SearchPanel]:
-    values = table.hyperparameters()
-    return [
-        figures.SearchPanel(
-            optimizer=table.settings.baseline,
-            symbol=SYMBOLS.get(name, name),
-            learning_rate=values["alpha"],
-            decay=decay,
-            meta_objective=table.scores,
-            best=best(table).row,
-        )
-        for name, decay in values.items()
-        if name != "alpha"
-    ]
+    data = {
+        table.settings.baseline: {
+            **table.hyperparameters(), "meta_objective": table.scores, "best": best(table).row,
+        }
+        for table in tables
+    }  # fmt: skip
+    tried = " or ".join(f"{count:,}" for count in sorted({t.scores.size for t in tables}))
+    note = f"{tried} combinations per optimizer"
+    yield Drawn(figures.hyperparameter_searches(tables), data, result.task, note)
 
 
 def training(result: TaskResults) -> Iterator[Drawn]:
