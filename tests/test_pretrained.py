@@ -305,7 +305,7 @@ def unfinished_table(run: Path) -> None:
             "is of other checkpoints",
         ),
         (unfinished_table, r"rmsprop\.parquet is not finished \(run optdyn tune --baseline rmsp"),
-        (lambda r: shutil.rmtree(r / TASK), r"has no checkpoints \(run optdyn train first\)"),
+        (lambda r: shutil.rmtree(r / TASK), r"has no checkpoints to export \(run optdyn train"),
         (lambda r: (r / TASK / "training.jsonl").unlink(), r"training\.jsonl: cannot read"),
     ],
 )

@@ -19,13 +19,13 @@ from optdyn.pretrained._shipped import (
 )
 from optdyn.runs._analysis_run import SUMMARY
 from optdyn.runs._cards import Card
-from optdyn.runs._checkpoints import analysis_checkpoints, analysis_path, load_optimizer
+from optdyn.runs._checkpoints import analysis_path, load_optimizer
 from optdyn.runs._distillation_fit import FITTED
 from optdyn.runs._explained_results import FittedResult
 from optdyn.runs._results import AnalysisResult
 from optdyn.runs._run_folder import RunFolder, read_task_result
 from optdyn.runs._store import read_bytes, read_result, write_bytes, write_result
-from optdyn.runs._training_run import CHECKPOINTS, METRICS, load_trained
+from optdyn.runs._training_run import CHECKPOINTS, METRICS, load_trained, require_checkpoints
 from optdyn.runs._tuning_run import load_tables, table_path
 from optdyn.search import SearchSettings, SearchTable, is_finished
 
@@ -99,9 +99,7 @@ def _listed(content: bytes, command: str) -> ShippedFile:
 def _finished_stages(run: RunFolder, task: str) -> dict[str, tuple[Path, Card]]:
     """The two checkpoints that ship, with their cards."""
     folder = run.task_folder(task)
-    checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
-    if not checkpoints:
-        raise UserError(f"--out: {folder} has no checkpoints (run optdyn train first)")
+    checkpoints = require_checkpoints(folder, "export")
     last = load_trained(run, task, checkpoints[-1])[1]
     if last.meta_step < last.protocol.num_meta_steps:
         raise UserError(

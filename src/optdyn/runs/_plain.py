@@ -32,11 +32,7 @@ def to_plain(value: Any) -> Any:
 
 def result_plain(value: Any) -> Any:
     """``value`` as results hold it: as `to_plain`, but that what is not finite can be read back."""
-    return plain(value, _told)
-
-
-def _told(number: float) -> float | str:
-    return number if math.isfinite(number) else NOT_FINITE.get(number, "nan")
+    return plain(value, lambda n: n if math.isfinite(n) else NOT_FINITE.get(n, "nan"))
 
 
 def parse(content: bytes | str, kind: type[T], where: str) -> T:

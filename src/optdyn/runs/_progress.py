@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 Advance = Callable[[int, str], None]
+Show = Callable[[int, str, str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,43 +25,36 @@ def progress(description: str, total: int, done: int = 0, shown: bool = True) ->
     if not shown:
         yield lambda count, words: None
         return
-    bar = _bar(description, total, done) if sys.stdout.isatty() else _lines(description, total)
-    with bar as advance:
+    kind = _bar if sys.stdout.isatty() else _lines
+    first: tuple[int, float] | None = None
+    with kind(description, total, done) as show:
+
+        def advance(count: int, words: str) -> None:
+            nonlocal first
+            now = time.monotonic()
+            first = first or (count, now)  # what comes before the first report is compiling
+            rate = (count - first[0]) / (now - first[1]) if count > first[0] else 0.0
+            show(count, words, _speed(rate, total - count) if rate else "")
+
         yield advance
 
 
-class _Clock:
-    """The rate of a loop, from its first report on: compiling comes before that."""
-
-    def __init__(self) -> None:
-        self._first: tuple[int, float] | None = None
-
-    def rate(self, count: int) -> float | None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = count, now
-        first_count, first_time = self._first
-        return (count - first_count) / (now - first_time) if count > first_count else None
-
-
 @contextlib.contextmanager
-def _lines(description: str, total: int) -> Iterator[Advance]:
-    clock, last = _Clock(), -math.inf
+def _lines(description: str, total: int, _: int) -> Iterator[Show]:
+    last = -math.inf
 
-    def advance(count: int, words: str) -> None:
+    def show(count: int, words: str, speed: str) -> None:
         nonlocal last
-        now, rate = time.monotonic(), clock.rate(count)
-        if count < total and now - last < SECONDS_BETWEEN_LINES:
-            return
-        last = now
-        speed = f"  {_speed(rate, total - count)}" if rate else ""
-        print(f"{description}: {count}/{total}  {words}{speed}", flush=True)
+        now = time.monotonic()
+        if count >= total or now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            print(f"{description}: {count}/{total}  {words}  {speed}".rstrip(), flush=True)
 
-    yield advance
+    yield show
 
 
 @contextlib.contextmanager
-def _bar(description: str, total: int, done: int) -> Iterator[Advance]:
+def _bar(description: str, total: int, done: int) -> Iterator[Show]:
     from rich import progress as rich_progress  # needed on a terminal only
 
     columns = (
@@ -71,16 +65,11 @@ def _bar(description: str, total: int, done: int) -> Iterator[Advance]:
         rich_progress.TextColumn("{task.fields[words]}"),
         rich_progress.TextColumn("{task.fields[speed]}"),
     )
-    clock = _Clock()
     with rich_progress.Progress(*columns, refresh_per_second=4) as bar:
         task = bar.add_task(description, total=total, completed=done, words="", speed="")
-
-        def advance(count: int, words: str) -> None:
-            rate = clock.rate(count)
-            speed = _speed(rate, total - count) if rate else ""
-            bar.update(task, completed=count, words=words, speed=speed)
-
-        yield advance
+        yield lambda count, words, speed: bar.update(
+            task, completed=count, words=words, speed=speed
+        )
 
 
 def _speed(rate: float, left: int) -> str:

@@ -180,13 +180,8 @@ def locked(path: Path) -> Iterator[None]:
 # Seals.
 
 
-def unsealed(digits: int = DIGITS) -> str:
-    """The seal of a content that `sealed` has not seen yet."""
-    return f"sha256:{'0' * digits}"
-
-
 def sealed(content: bytes) -> bytes:
-    """``content``, which holds `unsealed` once, with its seal in place of that."""
+    """``content``, which holds a seal of zeros, with its own in place of that."""
     found = SEAL.search(content)
     assert found is not None  # the writer put it there
     return content[: found.start(1)] + _digest(content, found) + content[found.end(1) :]
@@ -280,7 +275,8 @@ def result_bytes(value: Any, digits: int = DIGITS) -> bytes:
 
 
 def _unsealed_json(value: Any, digits: int = DIGITS) -> str:
-    return json.dumps({**result_plain(value), SEAL_FIELD: unsealed(digits)}, allow_nan=False)
+    seal = f"sha256:{'0' * digits}"
+    return json.dumps({**result_plain(value), SEAL_FIELD: seal}, allow_nan=False)
 
 
 # Arrays.
