@@ -1,13 +1,14 @@
 """Figures: results in, a matplotlib `Figure` out; nothing is computed or shown."""
 
 from optdyn.figures._comparison import (
+    Curve,
+    Score,
     advantage_kept,
     loss_curves,
     paired_differences,
     performance_summary,
     reduction_losses,
 )
-from optdyn.figures._inputs import Curve, Score
 from optdyn.figures._lens import lens
 from optdyn.figures._mechanisms import mechanisms
 from optdyn.figures._modes import (

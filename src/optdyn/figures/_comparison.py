@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from optdyn.figures._inputs import Curve, Score
 from optdyn.figures._style import (
     BLACK,
     BLUE,
@@ -32,6 +33,28 @@ LOWEST = -1.0
 """A fraction of an advantage below this is drawn here, with its value beside it."""
 TOO_LONG = 1e4
 """From here on fractions are written with a power of ten."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """An optimizer's loss against iteration over a set of problems.
+
+    ``mean`` and ``standard_error`` [T + 1]: over the problems, from before the
+    first step to after the last.
+    """
+
+    name: str
+    mean: Float[np.ndarray, " steps"]
+    standard_error: Float[np.ndarray, " steps"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One number with its standard error, over problems, for the optimizer ``name``."""
+
+    name: str
+    mean: float
+    standard_error: float
 
 
 @styled
