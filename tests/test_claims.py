@@ -15,7 +15,7 @@ from optdyn.distillation import Kept
 from optdyn.errors import UserError
 from optdyn.evaluation import MeanAndError
 from optdyn.runs import DistillationResult, MechanismsResult, read_task_result
-from optdyn.runs._explained_results import Judged, JudgedMechanism
+from optdyn.runs._distillation_run import Judged, JudgedMechanism
 from optdyn.runs._results import EvaluationSummary, Score
 from optdyn.runs._store import write_json
 from optdyn.study import SCALES, Claim, Verdict, read_ledger, recipe_for

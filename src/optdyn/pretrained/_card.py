@@ -10,7 +10,7 @@ from optdyn.distillation import Distilled, from_values
 from optdyn.in_words import InWords
 from optdyn.optimizers import GradientRange
 from optdyn.runs._cards import Card
-from optdyn.runs._explained_results import FittedResult
+from optdyn.runs._distillation_fit import FittedResult
 from optdyn.runs._store import read_result
 
 CLEARLY = 1.1

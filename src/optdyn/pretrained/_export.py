@@ -20,8 +20,7 @@ from optdyn.pretrained._shipped import (
 from optdyn.runs._analysis_run import SUMMARY
 from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import analysis_path, load_optimizer
-from optdyn.runs._distillation_fit import FITTED
-from optdyn.runs._explained_results import FittedResult
+from optdyn.runs._distillation_fit import FITTED, FittedResult
 from optdyn.runs._results import AnalysisResult
 from optdyn.runs._run_folder import RunFolder, read_task_result
 from optdyn.runs._store import read_bytes, read_result, write_bytes, write_result

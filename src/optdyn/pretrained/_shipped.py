@@ -22,8 +22,7 @@ from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.pretrained._card import PretrainedCard, read_measurements, readable_in
 from optdyn.runs._cards import Card, same_training
 from optdyn.runs._checkpoints import analysis_path, load, load_optimizer
-from optdyn.runs._distillation_fit import FITTED
-from optdyn.runs._explained_results import FittedResult
+from optdyn.runs._distillation_fit import FITTED, FittedResult
 from optdyn.runs._results import SearchResult
 from optdyn.runs._run_folder import first_difference, folder_name
 from optdyn.runs._search_run import SEARCHES

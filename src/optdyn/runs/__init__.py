@@ -9,11 +9,10 @@ from optdyn.distributed._interrupts import Interrupted
 from optdyn.runs._analysis_run import analyze_task, explore_task
 from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import load, save
-from optdyn.runs._distillation_fit import Distillation, Distilling
-from optdyn.runs._distillation_run import distill_task
+from optdyn.runs._distillation_fit import Distillation, Distilling, FittedResult
+from optdyn.runs._distillation_run import DistillationResult, distill_task
 from optdyn.runs._evaluation_run import evaluate_all
-from optdyn.runs._explained_results import DistillationResult, FittedResult, MechanismsResult
-from optdyn.runs._mechanisms_run import explain_task
+from optdyn.runs._mechanisms_run import MechanismsResult, explain_task
 from optdyn.runs._metrics_log import TrainingRow, read_metrics
 from optdyn.runs._results import (
     AnalysisResult,

@@ -27,6 +27,7 @@ from optdyn.distillation import (
     tuned_in_parts,
 )
 from optdyn.dynamics import step_map
+from optdyn.errors import UserError
 from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms._measurement import visit
@@ -35,7 +36,6 @@ from optdyn.meta_training import MetaTraining
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
 from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import fingerprint
-from optdyn.runs._explained_results import FittedInputs, FittedResult, FittedSize, StoredSize
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
@@ -97,6 +97,69 @@ class Distilling:
     def held_out(self) -> HeldOut:
         """The validation problems that choose, and the meta-objective on them."""
         return HeldOut(self.seed, self.how.validation_problems, self.protocol.objective)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedSize:
+    """A readable optimizer fitted to a task (see `fit_sizes`).
+
+    ``added``: the part that it has and the size before has not; ``start``: what its fit
+    began from, the best of ``starts`` by the meta-objective on ``validation`` problems.
+    """
+
+    name: str
+    added: str
+    numbers: int
+    start: str
+    starts: dict[str, float]
+    values: dict[str, dict[str, Any]]
+    validation: float
+    imitation_error: float
+
+    def __post_init__(self) -> None:
+        from_values(self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedInputs:
+    """What a fit depends on.
+
+    ``distillation``: the choices of `Distillation` that change a fit; ``learned``: the
+    learned optimizer's fingerprint; ``tuned``: hyperparameters by baseline.
+    """
+
+    task_options: dict[str, Any]
+    protocol: MetaTraining
+    seed: int
+    distillation: dict[str, Any]
+    learned: str
+    tuned: dict[str, dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedResult:
+    """``distillation/fitted.json``: readable optimizers fitted to a task, smallest first.
+
+    ``command``: the command line that fitted them.
+    """
+
+    task: str
+    command: str
+    inputs: FittedInputs
+    sizes: list[FittedSize]
+
+    def __post_init__(self) -> None:
+        added = tuple(size.added for size in self.sizes)
+        if not added or added != LADDER[: len(added)]:
+            raise UserError("sizes: not the sizes of readable optimizers")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredSize:
+    """``distillation/size-….json``: one size, so that an interrupted fit goes on."""
+
+    inputs: FittedInputs
+    row: FittedSize
 
 
 def fit_sizes(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from typing import Any
 
 import optax
 from jax.sharding import Mesh
 
-from optdyn.distillation import Distilled, advantage_kept, as_code, from_values
+from optdyn.distillation import Distilled, Kept, advantage_kept, as_code, from_values
 from optdyn.errors import UserError
 from optdyn.evaluation import (
     EVALUATION_STREAM,
@@ -20,14 +21,13 @@ from optdyn.evaluation import (
 )
 from optdyn.mechanisms._ablation import ABLATIONS, ablated
 from optdyn.optimizers._baselines import BASELINES
-from optdyn.runs import _explained_results as results
 from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
-from optdyn.runs._distillation_fit import FITTED, Distilling, fit_sizes
+from optdyn.runs._distillation_fit import FITTED, Distilling, FittedResult, FittedSize, fit_sizes
 from optdyn.runs._evaluation_run import EVALUATION, load_evaluation
 from optdyn.runs._evaluation_run import SUMMARY as EVALUATION_SUMMARY
 from optdyn.runs._progress import progress
-from optdyn.runs._results import LEARNED, EvaluationSummary, HeldOut
+from optdyn.runs._results import LEARNED, EvaluationSummary, HeldOut, Score
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_bytes, read_result, stored_result, write_bytes, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
@@ -38,9 +38,70 @@ SUMMARY = "distillation.json"
 CODE = "distilled.py"
 
 
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A test meta-objective, and how much of the learned optimizer's advantage it is."""
+
+    mean: float
+    standard_error: float
+    exploded: int
+    kept: Kept
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedMechanism(Judged):
+    """The learned optimizer without a mechanism; ``what`` was taken away."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedSize(FittedSize, Judged):
+    """A readable optimizer judged on the test problems."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationInputs:
+    """What a distillation depends on; ``fitted``: the SHA-256 of the fitted sizes' file."""
+
+    task: str
+    task_options: dict[str, Any]
+    judged: HeldOut
+    problems: list[int]
+    fitted: str
+    shipped: bool
+    learned: str
+    baseline: dict[str, Score]
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationResult:
+    """``distillation.json``: readable optimizers of every size, judged.
+
+    ``command``: the command line of the fit. ``baseline``: the best tuned one. ``chosen``:
+    the place of the best size in ``sizes``. ``without``: the chosen one without each of its
+    parts; ``learned_without``: the learned one without each of its mechanisms.
+    """
+
+    inputs: DistillationInputs
+    shipped: bool
+    command: str
+    baseline: str
+    learned: Score
+    sizes: list[JudgedSize]
+    chosen: int
+    without: dict[str, Judged]
+    learned_without: dict[str, JudgedMechanism]
+
+    @property
+    def best(self) -> JudgedSize:
+        """The chosen size."""
+        return self.sizes[self.chosen]
+
+
 def distill_task(
     run: RunFolder, task: Task, what: Distilling, *, shipped: bool = False, mesh: Mesh | None = None
-) -> results.DistillationResult:
+) -> DistillationResult:
     """Fit readable optimizers of every size (`fit_sizes`), and judge each.
 
     ``shipped``: take those that lie in the run folder already, whatever they were
@@ -66,9 +127,9 @@ def distill_task(
     optimizer, card = load_trained(run, task, checkpoints[-1])
     if not shipped:
         fit_sizes(folder, task, optimizer, what)
-    fitted = read_result(folder / FITTED, results.FittedResult)
+    fitted = read_result(folder / FITTED, FittedResult)
     held_out = what.held_out()
-    inputs = results.DistillationInputs(
+    inputs = DistillationInputs(
         task=described.name,
         task_options=described.options,
         judged=held_out,
@@ -78,7 +139,7 @@ def distill_task(
         learned=fingerprint(optimizer),
         baseline={baseline: scores[baseline]},
     )
-    done = stored_result(folder / SUMMARY, results.DistillationResult, inputs)
+    done = stored_result(folder / SUMMARY, DistillationResult, inputs)
     if done is not None and (folder / CODE).exists():
         return done
 
@@ -93,7 +154,7 @@ def distill_task(
     print(f"{described.name}: removing parts and mechanisms one at a time", flush=True)
     point = operating_points(held_out.problems(task, VALIDATION_STREAM))(optimizer)
     removed = ablated(optimizer, point)
-    result = results.DistillationResult(
+    result = DistillationResult(
         inputs=inputs,
         shipped=shipped,
         command=fitted.command,
@@ -103,7 +164,7 @@ def distill_task(
         chosen=chosen,
         without={n: judge.readable(best.without(n)) for n in best.parts() if n != "momenta"},
         learned_without={
-            name: results.JudgedMechanism(**vars(judge.other(tx)), what=ABLATIONS[name])
+            name: JudgedMechanism(**vars(judge.other(tx)), what=ABLATIONS[name])
             for name, tx in removed.items()
         },
     )
@@ -132,26 +193,26 @@ class _Judge:
         problems = test.problems(task, EVALUATION_STREAM)
         self._readable = evaluator(Distilled.as_optax, problems, mesh=mesh)
 
-    def readable(self, optimizer: Distilled) -> results.Judged:
+    def readable(self, optimizer: Distilled) -> Judged:
         """A readable optimizer judged; one program serves all of them."""
         return self._judged(self._readable(optimizer.whole()))
 
-    def other(self, tx: optax.GradientTransformation) -> results.Judged:
+    def other(self, tx: optax.GradientTransformation) -> Judged:
         """Any optimizer judged, on fewer problems."""
         return self._judged(evaluate_on(tx, self._few, mesh=self._mesh))
 
-    def _judged(self, result: Evaluation) -> results.Judged:
+    def _judged(self, result: Evaluation) -> Judged:
         own = result.meta_objectives
         kept = advantage_kept(own, self._learned[: len(own)], self._baseline[: len(own)])
-        return results.Judged(result.mean, result.standard_error, result.exploded, kept)
+        return Judged(result.mean, result.standard_error, result.exploded, kept)
 
 
-def _measured(sizes: list[results.FittedSize], judge: _Judge) -> list[results.JudgedSize]:
+def _measured(sizes: list[FittedSize], judge: _Judge) -> list[JudgedSize]:
     """The fitted sizes with what each does on the test problems."""
     rows = []
     with progress("judging readable optimizers", len(sizes)) as advance:
         for count, size in enumerate(sizes, start=1):
-            row = results.JudgedSize(**vars(size), **vars(judge.readable(from_values(size.values))))
+            row = JudgedSize(**vars(size), **vars(judge.readable(from_values(size.values))))
             rows.append(row)
             advance(count, f"{row.name}: keeps {row.kept.fraction:.2f} of the advantage")
     return rows

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from jaxtyping import Complex128, Float64
 
 from optdyn.dynamics import step_map
 from optdyn.dynamics._operating_point import OperatingPoint
 from optdyn.dynamics._tracking import track_modes
 from optdyn.errors import UserError
 from optdyn.evaluation import VALIDATION_STREAM
+from optdyn.mechanisms._measured import Mechanisms
 from optdyn.mechanisms._measurement import measure, visit
 from optdyn.mechanisms._nonlinear import adam_adaptation, rmsprop_adaptation
-from optdyn.runs import _explained_results as results
 from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import fingerprint
 from optdyn.runs._progress import progress
@@ -39,7 +42,45 @@ CLOSED_FORMS: dict[str, Callable[..., np.ndarray]] = {
 """Adaptation of baselines, of which it is known."""
 
 
-def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.MechanismsResult:
+@dataclasses.dataclass(frozen=True, eq=False)
+class TracksResult:
+    """The leading modes followed through meta-training (see `Tracks`)."""
+
+    meta_step: list[int]
+    beta: Complex128[np.ndarray, "checkpoints tracks"]
+    alpha: Complex128[np.ndarray, "checkpoints tracks"]
+    gain: Float64[np.ndarray, "checkpoints tracks"]
+    timescale: Float64[np.ndarray, "checkpoints tracks"]
+    match_cost: list[list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class MechanismsInputs:
+    """What an explanation depends on; ``checkpoints``: the optimizers' fingerprints."""
+
+    layout: int
+    task: str
+    task_options: dict[str, Any]
+    settings: HeldOut
+    baselines: dict[str, dict[str, float]]
+    checkpoints: list[str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MechanismsResult:
+    """``mechanisms.json``: the mechanisms at ``meta_step``, and tracks of modes up to there.
+
+    ``closed_forms``: the adaptation of tuned RMSProp and Adam at positive gradients.
+    """
+
+    inputs: MechanismsInputs
+    meta_step: int
+    mechanisms: Mechanisms
+    closed_forms: dict[str, Float64[np.ndarray, " positive"]]
+    tracks: TracksResult
+
+
+def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> MechanismsResult:
     """The mechanisms of a task's last checkpoint that has a fixed point, and its modes' tracks.
 
     Stored in the task's ``mechanisms.json``, which is made again only where
@@ -51,7 +92,7 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.Mecha
     spread = np.linspace(0, len(checkpoints) - 1, min(TRACKED, len(checkpoints)))
     places = np.unique(spread.round().astype(int))
     loaded = [load_trained(run, task, checkpoints[i]) for i in places]
-    inputs = results.MechanismsInputs(
+    inputs = MechanismsInputs(
         layout=LAYOUT,
         task=described.name,
         task_options=described.options,
@@ -64,7 +105,7 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.Mecha
         checkpoints=[fingerprint(optimizer) for optimizer, _ in loaded],
     )
     path = folder / SUMMARY
-    done = stored_result(path, results.MechanismsResult, inputs)
+    done = stored_result(path, MechanismsResult, inputs)
     if done is not None:
         return done
 
@@ -85,7 +126,7 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.Mecha
     gradient = mechanisms.adaptation.gradient
     positive = gradient[gradient > 0]
     closed_forms = {n: CLOSED_FORMS[n](positive, **v) for n, v in inputs.baselines.items()}
-    result = results.MechanismsResult(
+    result = MechanismsResult(
         inputs=inputs,
         meta_step=points[-1][0],
         mechanisms=mechanisms,
@@ -96,10 +137,10 @@ def explain_task(run: RunFolder, task: Task, held_out: HeldOut) -> results.Mecha
     return result
 
 
-def _tracks(points: list[tuple[int, OperatingPoint]]) -> results.TracksResult:
+def _tracks(points: list[tuple[int, OperatingPoint]]) -> TracksResult:
     tracks = track_modes([point.modes for _, point in points])
     first = slice(0, TRACKS_STORED)
-    return results.TracksResult(
+    return TracksResult(
         meta_step=[meta_step for meta_step, _ in points],
         beta=tracks.beta[:, first],
         alpha=tracks.alpha[:, first],

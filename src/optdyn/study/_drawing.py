@@ -17,7 +17,7 @@ from optdyn.figures._style import finite, readable
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms import StageRow
 from optdyn.random_streams import keys_at, stream
-from optdyn.runs._explained_results import Judged
+from optdyn.runs._distillation_run import Judged
 from optdyn.runs._results import AnalysisResult, CheckpointRow
 from optdyn.search import best
 from optdyn.study._claims import bound_of
