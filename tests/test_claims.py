@@ -16,7 +16,7 @@ from optdyn.errors import UserError
 from optdyn.evaluation import MeanAndError
 from optdyn.runs import DistillationResult, MechanismsResult, read_task_result
 from optdyn.runs._distillation_run import Judged, JudgedMechanism
-from optdyn.runs._results import EvaluationSummary, Score
+from optdyn.runs._evaluation_run import EvaluationSummary, Score
 from optdyn.runs._store import write_json
 from optdyn.study import SCALES, Claim, Verdict, read_ledger, recipe_for
 from optdyn.study._claims import ROWS

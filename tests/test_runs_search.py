@@ -18,8 +18,8 @@ from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import stream
 from optdyn.runs import _search_run as search_run
 from optdyn.runs import read_result
-from optdyn.runs._results import SearchResult
 from optdyn.runs._run_folder import open_run
+from optdyn.runs._search_run import SearchResult
 from optdyn.runs._store import write_result
 from optdyn.search import _learning_rate as search
 from optdyn.search._learning_rate import (

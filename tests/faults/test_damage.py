@@ -31,9 +31,8 @@ from optdyn.runs._evaluation_run import (
 )
 from optdyn.runs._metrics_log import read_metrics
 from optdyn.runs._plain import to_plain
-from optdyn.runs._results import SearchInputs, SearchResult
 from optdyn.runs._run_folder import open_run
-from optdyn.runs._search_run import SEARCHES
+from optdyn.runs._search_run import SEARCHES, SearchInputs, SearchResult
 from optdyn.runs._store import write_result
 from optdyn.runs._training_run import METRICS
 from optdyn.runs._tuning_run import load_table, read_reruns, rerun_tables, table_path

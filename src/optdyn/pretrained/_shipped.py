@@ -23,9 +23,8 @@ from optdyn.pretrained._card import PretrainedCard, read_measurements, readable_
 from optdyn.runs._cards import Card, same_training
 from optdyn.runs._checkpoints import analysis_path, load, load_optimizer
 from optdyn.runs._distillation_fit import FITTED, FittedResult
-from optdyn.runs._results import SearchResult
 from optdyn.runs._run_folder import first_difference, folder_name
-from optdyn.runs._search_run import SEARCHES
+from optdyn.runs._search_run import SEARCHES, SearchResult
 from optdyn.runs._stage_run import STAGE, STAGE_SEARCH
 from optdyn.runs._store import read_bytes, read_result
 from optdyn.runs._training_run import CHECKPOINTS, METRICS

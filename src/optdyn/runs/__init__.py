@@ -11,19 +11,12 @@ from optdyn.runs._cards import Card
 from optdyn.runs._checkpoints import load, save
 from optdyn.runs._distillation_fit import Distillation, Distilling, FittedResult
 from optdyn.runs._distillation_run import DistillationResult, distill_task
-from optdyn.runs._evaluation_run import evaluate_all
+from optdyn.runs._evaluation_run import EvaluationSummary, LossesAtSteps, evaluate_all
 from optdyn.runs._mechanisms_run import MechanismsResult, explain_task
 from optdyn.runs._metrics_log import TrainingRow, read_metrics
-from optdyn.runs._results import (
-    AnalysisResult,
-    EvaluationSummary,
-    ExplorerResult,
-    HeldOut,
-    LossesAtSteps,
-    SearchResult,
-)
+from optdyn.runs._results import AnalysisResult, ExplorerResult, HeldOut
 from optdyn.runs._run_folder import RunFolder, open_run, read_task_result
-from optdyn.runs._search_run import Base, Sweep, read_searches, run_sweep, search
+from optdyn.runs._search_run import Base, SearchResult, Sweep, read_searches, run_sweep, search
 from optdyn.runs._stage_run import StageSearchResult, StageTraining, find_stage
 from optdyn.runs._store import read_result
 from optdyn.runs._training_run import Watch, meta_train, train, train_along

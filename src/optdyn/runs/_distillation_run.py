@@ -24,10 +24,16 @@ from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
 from optdyn.runs._distillation_fit import FITTED, Distilling, FittedResult, FittedSize, fit_sizes
-from optdyn.runs._evaluation_run import EVALUATION, load_evaluation
+from optdyn.runs._evaluation_run import (
+    EVALUATION,
+    LEARNED,
+    EvaluationSummary,
+    Score,
+    load_evaluation,
+)
 from optdyn.runs._evaluation_run import SUMMARY as EVALUATION_SUMMARY
 from optdyn.runs._progress import progress
-from optdyn.runs._results import LEARNED, EvaluationSummary, HeldOut, Score
+from optdyn.runs._results import HeldOut
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_bytes, read_result, stored_result, write_bytes, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Float32, Float64, Int64
 
 from optdyn.errors import UserError
 from optdyn.evaluation import (
     EVALUATION_STREAM,
     Evaluation,
+    MeanAndError,
     ProblemSet,
     evaluate_on,
     paired_difference,
@@ -24,27 +26,84 @@ from optdyn.optimizers._baselines import BASELINES, Baseline
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint, load_optimizer
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress
-from optdyn.runs._results import (
-    LEARNED,
-    EvaluationResult,
-    EvaluationSummary,
-    HeldOut,
-    LossesAtSteps,
-    LossesRow,
-    Score,
-    UnfinishedEvaluation,
-)
+from optdyn.runs._results import HeldOut
 from optdyn.runs._run_folder import RunFolder
 from optdyn.runs._store import read_if_sound, read_result, remove, safe_name, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import LINEAR, LinearReferencesResult, table_path, tuned_values
 from optdyn.tasks import Task
 
+LEARNED = "learned"
+"""The name of the learned optimizer among those of an evaluation."""
 EVALUATION = "evaluation"
 SUMMARY = "evaluation.json"
 LOSSES = "losses_at_steps.json"
 STEPS_SHOWN = (0, 10, 50, 100, 200)
 UNFINISHED = ".unfinished.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """An optimizer's meta-objective on the test problems, and which optimizer it was.
+
+    ``exploded``: how many problems blew up. A learned one has a ``meta_step`` and a
+    ``fingerprint``, a baseline ``hyperparameters``.
+    """
+
+    mean: float
+    standard_error: float
+    exploded: int
+    meta_step: int | None = None
+    fingerprint: str | None = None
+    hyperparameters: dict[str, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSummary:
+    """``evaluation.json``: the score of each optimizer on the same problems.
+
+    ``learned_minus``: by baseline, the paired difference of the learned optimizer's
+    meta-objective and the baseline's.
+    """
+
+    optimizers: dict[str, Score]
+    learned_minus: dict[str, MeanAndError[float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationResult(Evaluation):
+    """``evaluation/<optimizer>.json``: an `Evaluation`, and in ``origin`` of which optimizer."""
+
+    origin: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnfinishedEvaluation:
+    """``evaluation/<optimizer>.unfinished.json``: the losses on the first problems."""
+
+    origin: dict[str, Any]
+    losses: Float32[np.ndarray, "problems steps"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossesRow:
+    """An optimizer's loss at some steps: its mean and median over problems."""
+
+    mean: Float64[np.ndarray, " steps"]
+    median: Float64[np.ndarray, " steps"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossesAtSteps:
+    """``losses_at_steps.json``: losses along the way, as they are whatever the objective.
+
+    A mean is infinite where a problem diverged; a median is not so easily.
+    """
+
+    steps: Int64[np.ndarray, " steps"]
+    problems: int
+    optimizers: dict[str, LossesRow]
+
 
 Stored = TypeVar("Stored", EvaluationResult, UnfinishedEvaluation)
 

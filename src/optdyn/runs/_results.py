@@ -1,7 +1,8 @@
-"""What each result file of a run folder holds: one type a file.
+"""Which problems judge, and what the results of an analysis and for the explorer hold.
 
-Readers check a file against its type (see `optdyn.runs._plain.parse`): every field is there
-and of its type, and axes of the same name have the same size throughout a file.
+Other results are defined where they are made: one type a file of a run folder. Readers
+check a file against its type (see `optdyn.runs._plain.parse`): every field is there and of its
+type, and axes of the same name have the same size throughout a file.
 """
 
 from __future__ import annotations
@@ -10,20 +11,15 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Complex128, Float32, Float64, Int64
+from jaxtyping import Complex128, Float64
 
 from optdyn.distillation import LinearAccount
 from optdyn.errors import require_positive_int
-from optdyn.evaluation import Evaluation, MeanAndError, ProblemSet
+from optdyn.evaluation import MeanAndError, ProblemSet
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms._momentum_stage import MomentumPoint, StageRow, TunedMomentum
-from optdyn.optimizers import Architecture
 from optdyn.random_streams import LARGEST_SEED
-from optdyn.search._learning_rate import LearningRateSearch, Row
 from optdyn.tasks import Task
-
-LEARNED = "learned"
-"""The name of the learned optimizer among those of an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,75 +45,6 @@ class HeldOut:
     def problems(self, task: Task, stream: str) -> ProblemSet:
         """The first problems of ``task`` in a stream, such as `VALIDATION_STREAM`."""
         return ProblemSet(task, self.seed, self.num_problems, self.objective, stream)
-
-
-# Evaluation.
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """An optimizer's meta-objective on the test problems, and which optimizer it was.
-
-    ``exploded``: how many problems blew up. A learned one has a ``meta_step`` and a
-    ``fingerprint``, a baseline ``hyperparameters``.
-    """
-
-    mean: float
-    standard_error: float
-    exploded: int
-    meta_step: int | None = None
-    fingerprint: str | None = None
-    hyperparameters: dict[str, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSummary:
-    """``evaluation.json``: the score of each optimizer on the same problems.
-
-    ``learned_minus``: by baseline, the paired difference of the learned optimizer's
-    meta-objective and the baseline's.
-    """
-
-    optimizers: dict[str, Score]
-    learned_minus: dict[str, MeanAndError[float]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EvaluationResult(Evaluation):
-    """``evaluation/<optimizer>.json``: an `Evaluation`, and in ``origin`` of which optimizer."""
-
-    origin: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class UnfinishedEvaluation:
-    """``evaluation/<optimizer>.unfinished.json``: the losses on the first problems."""
-
-    origin: dict[str, Any]
-    losses: Float32[np.ndarray, "problems steps"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LossesRow:
-    """An optimizer's loss at some steps: its mean and median over problems."""
-
-    mean: Float64[np.ndarray, " steps"]
-    median: Float64[np.ndarray, " steps"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LossesAtSteps:
-    """``losses_at_steps.json``: losses along the way, as they are whatever the objective.
-
-    A mean is infinite where a problem diverged; a median is not so easily.
-    """
-
-    steps: Int64[np.ndarray, " steps"]
-    problems: int
-    optimizers: dict[str, LossesRow]
-
-
-# Analysis.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,45 +250,3 @@ class ExplorerResult:
     problems: ExplorerProblems | None = None
     choices: dict[str, ModeSets] | None = None
     num_problems: int | None = None
-
-
-# Searches.
-
-
-@dataclasses.dataclass(frozen=True)
-class Rerun:
-    """The score of a search's best combination, as ``stored`` and when run again."""
-
-    hyperparameters: dict[str, float]
-    stored: float
-    rerun: float
-
-
-@dataclasses.dataclass(frozen=True)
-class RerunsResult:
-    """``tuning_reruns.json``: one `Rerun` a baseline."""
-
-    baselines: dict[str, Rerun]
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchInputs:
-    """What a search of the meta learning rate depends on.
-
-    ``protocol``: the fields of a `MetaTraining`, its learning rate null.
-    """
-
-    task: str
-    task_options: dict[str, Any]
-    architecture: Architecture
-    protocol: dict[str, Any]
-    seed: int
-    search: LearningRateSearch
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
-    """``searches/*.json``: the trainings of a search of the meta learning rate so far."""
-
-    settings: SearchInputs
-    rows: list[Row]

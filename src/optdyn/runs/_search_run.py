@@ -26,7 +26,6 @@ from optdyn.optimizers._componentwise_rnn import Architecture
 from optdyn.runs import _store as files
 from optdyn.runs._plain import convert, result_plain
 from optdyn.runs._progress import progress
-from optdyn.runs._results import SearchInputs, SearchResult
 from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.search._learning_rate import (
     Journal,
@@ -40,6 +39,29 @@ from optdyn.tasks import Task, describe_task, task_from
 
 SEARCHES = "searches"
 SWEEP = "sweep"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchInputs:
+    """What a search of the meta learning rate depends on.
+
+    ``protocol``: the fields of a `MetaTraining`, its learning rate null.
+    """
+
+    task: str
+    task_options: dict[str, Any]
+    architecture: Architecture
+    protocol: dict[str, Any]
+    seed: int
+    search: LearningRateSearch
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """``searches/*.json``: the trainings of a search of the meta learning rate so far."""
+
+    settings: SearchInputs
+    rows: list[Row]
 
 
 def search(

@@ -16,7 +16,7 @@ from optdyn.meta_training import MetaTraining
 from optdyn.optimizers._baselines import BASELINES, Baseline
 from optdyn.runs import _store as files
 from optdyn.runs._progress import progress
-from optdyn.runs._results import HeldOut, Rerun, RerunsResult
+from optdyn.runs._results import HeldOut
 from optdyn.runs._run_folder import RunFolder, folder_name
 from optdyn.search import (
     Execution,
@@ -38,6 +38,22 @@ BATCH = 64
 """Problems a meta-step: a few numbers have a cheap gradient, which should be precise."""
 SMALLEST_BETA = 1e-3
 """A momentum of 0 has no logit to start from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rerun:
+    """The score of a search's best combination, as ``stored`` and when run again."""
+
+    hyperparameters: dict[str, float]
+    stored: float
+    rerun: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RerunsResult:
+    """``tuning_reruns.json``: one `Rerun` a baseline."""
+
+    baselines: dict[str, Rerun]
 
 
 def tune(

@@ -16,7 +16,8 @@ from optdyn.distillation._chain import READABLE
 from optdyn.inner_loop import MeanAndError
 from optdyn.mechanisms._measured import Mechanisms
 from optdyn.runs._distillation_run import DistillationResult, Judged
-from optdyn.runs._results import LEARNED, AnalysisResult, CheckpointRow, Score
+from optdyn.runs._evaluation_run import LEARNED, Score
+from optdyn.runs._results import AnalysisResult, CheckpointRow
 from optdyn.runs._stage_run import StageSearchRow
 from optdyn.search import best
 from optdyn.study._ledger import Bound, Measured

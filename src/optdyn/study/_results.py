@@ -21,7 +21,7 @@ from optdyn.runs import (
     _training_run,
     _tuning_run,
 )
-from optdyn.runs._results import Rerun
+from optdyn.runs._tuning_run import Rerun
 from optdyn.search import SearchTable
 from optdyn.study._recipes import own_options
 from optdyn.study._seeds import SEEDS, SeedsResult

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from optdyn.figures._style import readable
-from optdyn.runs._results import LEARNED
+from optdyn.runs._evaluation_run import LEARNED
 from optdyn.study._claims import APPENDIX_A
 from optdyn.study._ledger import Claim
 from optdyn.study._measures import AT_THE_STAGE, distance_to_momentum, there
