@@ -20,10 +20,10 @@ from optdyn.errors import UserError
 from optdyn.figures import (
     Curve,
     MomentumPoint,
-    Score,
 )
 from optdyn.figures._modes import meta_step_axis
 from optdyn.figures._style import STYLE
+from optdyn.inner_loop import MeanAndError
 from optdyn.mechanisms import StageRow, TunedMomentum
 from optdyn.optimizers._search_space import Axis
 from optdyn.search import Grid, SearchSettings, SearchTable
@@ -39,8 +39,8 @@ def curve(name: str, rate: float) -> Curve:
     return Curve(name, mean, 0.1 * mean)
 
 
-def scores(*pairs: tuple[str, float]) -> list[Score]:
-    return [Score(name, mean, 0.1 * abs(mean)) for name, mean in pairs]
+def scores(*pairs: tuple[str, float]) -> dict[str, MeanAndError[float]]:
+    return {name: MeanAndError(mean, 0.1 * abs(mean)) for name, mean in pairs}
 
 
 def searched(optimizer: str, decay: str) -> SearchTable:
@@ -373,8 +373,8 @@ def test_the_axis_of_meta_steps_holds_them_with_ticks(
 
 
 def test_what_an_advantage_is_worth_stays_short() -> None:
-    sizes = [Score("a", value, 0.1) for value in (0.5, -2.5, -9.29496e33, np.nan)]
-    figure = figures.advantage_kept(sizes, sizes[:1], sizes[:1], "adam", 0.9)
+    sizes = scores(("a", 0.5), ("b", -2.5), ("c", -9.29496e33), ("d", np.nan))
+    figure = figures.advantage_kept(sizes, scores(("a", 0.5)), {}, "adam", 0.9)
     words = [text.get_text() for text in figure.axes[0].texts]
     assert words == ["0.50", "−2.50", "−9.3·$10^{33}$", "diverged"]
 

@@ -2,7 +2,6 @@
 
 from optdyn.figures._comparison import (
     Curve,
-    Score,
     advantage_kept,
     loss_curves,
     paired_differences,
@@ -38,7 +37,6 @@ from optdyn.mechanisms import MomentumPoint
 __all__ = [
     "Curve",
     "MomentumPoint",
-    "Score",
     "advantage_kept",
     "condition_numbers",
     "eigenvalue_plane",

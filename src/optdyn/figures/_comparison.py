@@ -25,6 +25,10 @@ from optdyn.figures._style import (
     styled,
     tiles,
 )
+from optdyn.inner_loop import MeanAndError
+
+Scores = Mapping[str, MeanAndError[float]]
+"""One number with its standard error, over problems, by the name of the optimizer."""
 
 LEARNED = "learned"
 WIDE_RATIO = 8.0
@@ -46,15 +50,6 @@ class Curve:
     name: str
     mean: Float[np.ndarray, " steps"]
     standard_error: Float[np.ndarray, " steps"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """One number with its standard error, over problems, for the optimizer ``name``."""
-
-    name: str
-    mean: float
-    standard_error: float
 
 
 @styled
@@ -98,15 +93,14 @@ def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool =
 
 
 @styled
-def performance_summary(tasks: Mapping[str, Sequence[Score]]) -> Figure:
+def performance_summary(tasks: Mapping[str, Scores]) -> Figure:
     """Fig. 9: meta-objective on unseen problems, one panel a task, mean ± standard error."""
 
-    def draw(axes: Axes, scores: Sequence[Score]) -> None:
+    def draw(axes: Axes, scores: Scores) -> None:
         _draw_scores(axes, scores, lambda s: f"{s.mean:#.3g} ± {s.standard_error:.2g}", errors=1.0)
-        for score in scores:
-            if score.name == LEARNED:
-                axes.axvline(score.mean, color=BLUE, linestyle=":", linewidth=1.0, zorder=0)
-        if _is_wide([s.mean for s in scores]):
+        if LEARNED in scores:
+            axes.axvline(scores[LEARNED].mean, color=BLUE, linestyle=":", linewidth=1.0, zorder=0)
+        if _is_wide([s.mean for s in scores.values()]):
             axes.set_xscale("log")
             plain_log_ticks(axes.xaxis)
         else:
@@ -118,21 +112,21 @@ def performance_summary(tasks: Mapping[str, Sequence[Score]]) -> Figure:
 
 
 @styled
-def paired_differences(tasks: Mapping[str, Sequence[Score]]) -> Figure:
+def paired_differences(tasks: Mapping[str, Scores]) -> Figure:
     """Fig. 9, paired: each baseline's meta-objective minus the learned optimizer's.
 
     Scores are means over the same problems; bars span ± 2 standard errors, so
     that one which stays right of zero tells a baseline that is beaten.
     """
 
-    def number(score: Score) -> str:
+    def number(score: MeanAndError[float]) -> str:
         error = score.standard_error
         return f"{score.mean:#.3g} ({f'{score.mean / error:.1f} s.e.' if error else 'exact'})"
 
-    def draw(axes: Axes, scores: Sequence[Score]) -> None:
+    def draw(axes: Axes, scores: Scores) -> None:
         _draw_scores(axes, scores, number, errors=2.0)
         axes.axvline(0, color=GREY, linewidth=1.4)
-        sizes = [abs(s.mean) for s in scores]
+        sizes = [abs(s.mean) for s in scores.values()]
         label = "baseline minus learned (± 2 s.e.)"
         if _is_wide(sizes):
             _symmetric_log(axes, min(sizes))
@@ -144,9 +138,9 @@ def paired_differences(tasks: Mapping[str, Sequence[Score]]) -> Figure:
 
 @styled
 def advantage_kept(
-    sizes: Sequence[Score],
-    without: Sequence[Score],
-    learned_without: Sequence[Score],
+    sizes: Scores,
+    without: Scores,
+    learned_without: Scores,
     baseline: str,
     aim: float,
 ) -> Figure:
@@ -169,7 +163,7 @@ def advantage_kept(
         axes.axvline(1, color=GREY, linestyle="--", linewidth=1.1)
         axes.axvline(aim, color=GREY, linestyle=":", linewidth=1.1)
         axes.set_title(title, loc="left")
-    inside = [s for _, scores, _ in groups for s in scores if s.mean >= LOWEST]
+    inside = [s for _, scores, _ in groups for s in scores.values() if s.mean >= LOWEST]
     reach = np.array([s.mean + s.standard_error for s in inside])
     top = float(np.max(reach[np.isfinite(reach)], initial=1.0))
     panels[-1].set_xlim(LOWEST - 0.05, 1.25 * top)
@@ -181,9 +175,7 @@ def advantage_kept(
     return figure
 
 
-def _panels(
-    tasks: Mapping[str, Sequence[Score]], draw: Callable[[Axes, Sequence[Score]], None]
-) -> Figure:
+def _panels(tasks: Mapping[str, Scores], draw: Callable[[Axes, Scores], None]) -> Figure:
     """One panel a task, two beside each other."""
     longest = max(len(scores) for scores in tasks.values())
     size = (4.6 if len(tasks) > 1 else 6.0, 1.1 + 0.28 * longest)
@@ -195,11 +187,11 @@ def _panels(
 
 
 def _draw_scores(
-    axes: Axes, scores: Sequence[Score], number: Callable[[Score], str], errors: float
+    axes: Axes, scores: Scores, number: Callable[[MeanAndError[float]], str], errors: float
 ) -> None:
     """One row a score, the first on top: marker, error bar and, to the right, its number."""
-    for row, score in enumerate(scores):
-        look = optimizer_style(score.name, row)
+    for row, (name, score) in enumerate(scores.items()):
+        look = optimizer_style(name, row)
         known = np.isfinite(score.mean)
         if known:
             axes.errorbar(
@@ -210,7 +202,7 @@ def _draw_scores(
             number(score) if known else "diverged", (1.02, row), va="center", fontsize=9,
             xycoords=axes.get_yaxis_transform(), annotation_clip=False,
         )  # fmt: skip
-    axes.set_yticks(range(len(scores)), labels=[readable(s.name) for s in scores])
+    axes.set_yticks(range(len(scores)), labels=[readable(name) for name in scores])
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.margins(x=0.1)
     axes.grid(True, axis="x")
@@ -237,9 +229,9 @@ def _symmetric_log(axes: Axes, linear: float) -> None:
     axes.set_xlim(low, high)
 
 
-def _bars(axes: Axes, scores: Sequence[Score], color: str) -> None:
+def _bars(axes: Axes, scores: Scores, color: str) -> None:
     note = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-    for place, score in enumerate(scores):
+    for place, score in enumerate(scores.values()):
         inside = np.isfinite(score.mean) and score.mean >= LOWEST
         length = score.mean if inside else LOWEST
         error = score.standard_error if inside and np.isfinite(score.standard_error) else None
@@ -249,7 +241,7 @@ def _bars(axes: Axes, scores: Sequence[Score], color: str) -> None:
         )  # fmt: skip
         edge = max(length + (error or 0.0), 0.0)
         axes.text(edge + 0.03, place, _worth(score.mean), va="center", fontsize=9, bbox=note)
-    axes.set_yticks(range(len(scores)), labels=[score.name for score in scores])
+    axes.set_yticks(range(len(scores)), labels=list(scores))
     axes.set_ylim(len(scores) - 0.4, -0.6)
 
 

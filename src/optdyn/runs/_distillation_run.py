@@ -16,6 +16,7 @@ from optdyn.evaluation import (
     EVALUATION_STREAM,
     VALIDATION_STREAM,
     Evaluation,
+    MeanAndError,
     evaluate_on,
     evaluator,
 )
@@ -45,11 +46,9 @@ CODE = "distilled.py"
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class Judged(MeanAndError[float]):
     """A test meta-objective, and how much of the learned optimizer's advantage it is."""
 
-    mean: float
-    standard_error: float
     exploded: int
     kept: Kept
 

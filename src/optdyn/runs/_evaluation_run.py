@@ -43,15 +43,13 @@ UNFINISHED = ".unfinished.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class Score(MeanAndError[float]):
     """An optimizer's meta-objective on the test problems, and which optimizer it was.
 
     ``exploded``: how many problems blew up. A learned one has a ``meta_step`` and a
     ``fingerprint``, a baseline ``hyperparameters``.
     """
 
-    mean: float
-    standard_error: float
     exploded: int
     meta_step: int | None = None
     fingerprint: str | None = None

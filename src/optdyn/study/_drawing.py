@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from optdyn import figures
 from optdyn.evaluation import mean_curve
 from optdyn.figures._style import finite, readable
-from optdyn.inner_loop import Objective
+from optdyn.inner_loop import MeanAndError, Objective
 from optdyn.mechanisms import StageRow
 from optdyn.random_streams import keys_at, stream
 from optdyn.runs._distillation_run import Judged
@@ -69,24 +69,18 @@ def schematic(_: Sequence[TaskResults]) -> Iterator[Drawn]:
 
 def comparison(results: Sequence[TaskResults]) -> Iterator[Drawn]:
     """Fig. 9."""
-    scores = {
-        r.task: [figures.Score(name, e.mean, e.standard_error) for name, e in r.evaluations.items()]
-        for r in results
-    }
+    scores = {r.task: there(r.summary).optimizers for r in results}
     yield Drawn(figures.performance_summary(scores), scores, note=_unseen(results))
 
 
 def paired(results: Sequence[TaskResults]) -> Iterator[Drawn]:
     """Baseline minus learned: right of zero the learned optimizer wins."""
     differences = {
-        r.task: [
-            figures.Score(
-                name, -found.mean if np.isfinite(found.mean) else np.inf, found.standard_error
-            )
-            for name, found in r.summary.learned_minus.items()
-        ]
+        r.task: {
+            name: MeanAndError(-d.mean if np.isfinite(d.mean) else np.inf, d.standard_error)
+            for name, d in there(r.summary).learned_minus.items()
+        }
         for r in results
-        if r.summary is not None
     }
     yield Drawn(figures.paired_differences(differences), differences, note=_unseen(results))
 
@@ -290,12 +284,12 @@ def advantage_kept(result: TaskResults) -> Iterator[Drawn]:
     """How far readable optimizers come, and what each mechanism adds."""
     found = there(result.distillation)
     data: dict[str, Any] = {
-        "sizes": [
-            _kept(f"+ {row.added}" if place else row.added, row)
+        "sizes": {
+            f"+ {row.added}" if place else row.added: _kept(row)
             for place, row in enumerate(found.sizes)
-        ],
-        "without": [_kept(f"without {name}", row) for name, row in found.without.items()],
-        "learned_without": [_kept(name, row) for name, row in found.learned_without.items()],
+        },
+        "without": {f"without {name}": _kept(row) for name, row in found.without.items()},
+        "learned_without": {name: _kept(row) for name, row in found.learned_without.items()},
         "baseline": found.baseline,
         "aim": bound_of("distilled_keeps_the_advantage").level_for(result.task),
     }
@@ -317,5 +311,5 @@ def _two_checkpoints(analysis: AnalysisResult) -> list[tuple[CheckpointRow, str,
     ]
 
 
-def _kept(name: str, row: Judged) -> figures.Score:
-    return figures.Score(name, *finite([row.kept.fraction, row.kept.standard_error]))
+def _kept(row: Judged) -> MeanAndError[float]:
+    return MeanAndError(*finite([row.kept.fraction, row.kept.standard_error]).tolist())

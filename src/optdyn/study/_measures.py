@@ -47,7 +47,7 @@ def text(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "not finite"
 
 
-def plus_minus(score: Score | Judged | MeanAndError[float]) -> str:
+def plus_minus(score: MeanAndError[float]) -> str:
     """A mean with its standard error."""
     if not math.isfinite(score.mean):
         return "diverged"
