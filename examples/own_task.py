@@ -33,7 +33,7 @@ table = optdyn.random_search(BASELINES["momentum"], task, seed=0, protocol=how_l
 best = figures.MomentumPoint(**search.best(table).hyperparameters)
 rivals = {"learned": rnn.as_optax(), "momentum": BASELINES["momentum"].factory(**vars(best))}
 runs = {name: optdyn.evaluate(tx, task, seed=0).losses for name, tx in rivals.items()}
-curves = [figures.Curve(n, **vars(evaluation.mean_curve(run))) for n, run in runs.items()]
+curves = {name: evaluation.mean_curve(losses) for name, losses in runs.items()}
 figures.loss_curves(curves).savefig("losses.png")
 modes = optdyn.eigenmodes(optdyn.linearize(rnn, state=optdyn.settle(rnn, 0.0)))
 figures.momentum_hyperparameters(modes.beta, modes.alpha, best, None).savefig("modes.png")

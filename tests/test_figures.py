@@ -18,7 +18,6 @@ from optdyn import figures
 from optdyn.dynamics import Fit, Identification, Responses, StabilityMap
 from optdyn.errors import UserError
 from optdyn.figures import (
-    Curve,
     MomentumPoint,
 )
 from optdyn.figures._modes import meta_step_axis
@@ -34,9 +33,9 @@ TUNED, THEORY = MomentumPoint(0.31, 0.91), MomentumPoint(0.33, 0.92)
 STEPS = np.array([0, 1, 10, 100])
 
 
-def curve(name: str, rate: float) -> Curve:
+def curve(rate: float) -> MeanAndError[np.ndarray]:
     mean = np.exp(-rate * np.arange(21.0)) + 1e-3
-    return Curve(name, mean, 0.1 * mean)
+    return MeanAndError(mean, 0.1 * mean)
 
 
 def scores(*pairs: tuple[str, float]) -> dict[str, MeanAndError[float]]:
@@ -106,19 +105,15 @@ DRAWN: dict[str, tuple[Callable[[], Figure], list[str]]] = {
         ],
     ),
     "reduction_losses": (
-        lambda: figures.reduction_losses(
-            curve("learned", 0.5), curve("reduced", 0.4), curve("momentum", 0.3)
-        ),
+        lambda: figures.reduction_losses(curve(0.5), curve(0.4), curve(0.3)),
         ["best tuned momentum", "full learned optimizer", "its leading mode alone"],
     ),
     "reduction_losses_of_a_mode_that_diverges": (
-        lambda: figures.reduction_losses(
-            curve("learned", 0.5), curve("reduced", -1.0), curve("momentum", 0.3), relative=True
-        ),
+        lambda: figures.reduction_losses(curve(0.5), curve(-1.0), curve(0.3), relative=True),
         ["best tuned momentum", "full learned optimizer", "its leading mode alone (diverges)"],
     ),
     "loss_curves": (
-        lambda: figures.loss_curves([curve("learned", 0.5), curve("a_new_one", 0.2)]),
+        lambda: figures.loss_curves({"learned": curve(0.5), "a_new_one": curve(0.2)}),
         ["a new one", "learned optimizer"],
     ),
     "performance_summary": (
@@ -348,7 +343,7 @@ def test_what_diverged_is_a_triangle_at_the_top_and_not_left_out() -> None:
 
 
 def test_a_mode_alone_is_drawn_until_it_leaves_the_axes() -> None:
-    learned, tuned = curve("learned", 0.5), curve("momentum", 0.3)
+    learned, tuned = curve(0.5), curve(0.3)
     rising = dataclasses.replace(learned, mean=np.array([1.0, 5.0, 50.0, 2.0, *[1.0] * 17]))
     (axes,) = figures.reduction_losses(learned, rising, tuned).axes
     (alone,) = (line for line in axes.lines if "alone" in str(line.get_label()))
@@ -413,7 +408,7 @@ def test_searches_share_one_scale_from_the_best_of_all() -> None:
 
 def test_saving_writes_three_files_with_the_numbers(tmp_path: Path) -> None:
     data = {
-        "curve": curve("learned", 0.5),
+        "curve": curve(0.5),
         "beta": BETA,
         "steps": STEPS,
         "best": 0.123456789,

@@ -1,7 +1,6 @@
 """Figures: results in, a matplotlib `Figure` out; nothing is computed or shown."""
 
 from optdyn.figures._comparison import (
-    Curve,
     advantage_kept,
     loss_curves,
     paired_differences,
@@ -35,7 +34,6 @@ from optdyn.figures._training import mode_film, mode_tracks, momentum_stage, tra
 from optdyn.mechanisms import MomentumPoint
 
 __all__ = [
-    "Curve",
     "MomentumPoint",
     "advantage_kept",
     "condition_numbers",

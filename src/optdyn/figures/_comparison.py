@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,6 +25,8 @@ from optdyn.figures._style import (
 )
 from optdyn.inner_loop import MeanAndError
 
+Curve = MeanAndError[np.ndarray]
+"""Losses over a set of problems, from before the first step to after the last [T + 1]."""
 Scores = Mapping[str, MeanAndError[float]]
 """One number with its standard error, over problems, by the name of the optimizer."""
 
@@ -39,29 +39,16 @@ TOO_LONG = 1e4
 """From here on fractions are written with a power of ten."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """An optimizer's loss against iteration over a set of problems.
-
-    ``mean`` and ``standard_error`` [T + 1]: over the problems, from before the
-    first step to after the last.
-    """
-
-    name: str
-    mean: Float[np.ndarray, " steps"]
-    standard_error: Float[np.ndarray, " steps"]
-
-
 @styled
-def loss_curves(curves: Sequence[Curve], relative: bool = False) -> Figure:
+def loss_curves(curves: Mapping[str, Curve], relative: bool = False) -> Figure:
     """Mean loss ± standard error against iteration, one line an optimizer.
 
     ``relative``: each problem's losses are in units of its first.
     """
     figure, (axes,) = new_figure((6.4, 4.2))
-    for position, curve in enumerate(curves):
-        look = optimizer_style(curve.name, position)
-        _draw_curve(axes, curve, readable(curve.name), look["color"], look["linestyle"])
+    for position, (name, curve) in enumerate(curves.items()):
+        look = optimizer_style(name, position)
+        _draw_curve(axes, curve, readable(name), look["color"], look["linestyle"])
     _loss_axes(axes, relative)
     figure.legend(loc="outside lower center", ncols=min(4, len(curves)))
     return figure
@@ -79,7 +66,7 @@ def reduction_losses(full: Curve, reduced: Curve, tuned: Curve, relative: bool =
     beyond = np.flatnonzero(~(reduced.mean <= ceiling))
     diverges = beyond.size > 0
     followed = slice(beyond[0] + 1 if diverges else None)
-    reduced = Curve(reduced.name, reduced.mean[followed], reduced.standard_error[followed])
+    reduced = MeanAndError(reduced.mean[followed], reduced.standard_error[followed])
     alone = "its leading mode alone" + (" (diverges)" if diverges else "")
     figure, (axes,) = new_figure((5.4, 4.6))
     _draw_curve(axes, full, "full learned optimizer", BLUE, "-", linewidth=2.6)
@@ -138,11 +125,7 @@ def paired_differences(tasks: Mapping[str, Scores]) -> Figure:
 
 @styled
 def advantage_kept(
-    sizes: Scores,
-    without: Scores,
-    learned_without: Scores,
-    baseline: str,
-    aim: float,
+    sizes: Scores, without: Scores, learned_without: Scores, baseline: str, aim: float
 ) -> Figure:
     """Fractions of the advantage over ``baseline``, one bar each, with standard errors.
 

@@ -146,9 +146,8 @@ def mode_stages(
     """
     count, size, steps = len(meta_step), np.abs(alpha), timescale(beta)
     figure, panels = tiles(count, STAGE_COLUMNS, (2.1, 2.0), (0.8, 1.0), sharex=True, sharey=True)
-    shown = _drawn(size, steps, float(np.max(size)))
+    shown, lead = _drawn(size, steps, float(np.max(size))), np.arange(size.shape[1]) == 0
     for place, (axes, at) in enumerate(zip(panels, meta_step, strict=True)):
-        lead = np.arange(size.shape[1]) == 0
         others, first = shown[place] & ~lead, shown[place] & lead
         x, y = size[place], steps[place]
         axes.scatter(x[others], y[others], s=12, color=BLUE, alpha=0.7, label="other modes")

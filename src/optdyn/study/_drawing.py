@@ -156,10 +156,10 @@ def training(result: TaskResults) -> Iterator[Drawn]:
 def loss_curves(result: TaskResults) -> Iterator[Drawn]:
     """Every optimizer's loss against iteration."""
     objective = Objective(normalization="first" if result.relative else "none")
-    curves = [
-        figures.Curve(name, **vars(mean_curve(np.asarray(e.losses, float), objective)))
+    curves = {
+        name: mean_curve(np.asarray(e.losses, float), objective)
         for name, e in result.evaluations.items()
-    ]
+    }
     count = len(next(iter(result.evaluations.values())).losses)
     yield Drawn(
         figures.loss_curves(curves, relative=result.relative), {"curves": curves}, result.task,
@@ -196,14 +196,11 @@ def modes_as_momentum(result: TaskResults) -> Iterator[Drawn]:
 def one_mode(result: TaskResults) -> Iterator[Drawn]:
     """Fig. 7c: one mode against the whole optimizer."""
     analysis = there(result.analysis)
-    curves = {
-        name: figures.Curve(label, **vars(getattr(analysis.curves, name)))
-        for name, label in (("full", "learned"), ("one_mode", "one mode"), ("tuned", "momentum"))
-    }
+    found = analysis.curves
     figure = figures.reduction_losses(
-        curves["full"], curves["one_mode"], curves["tuned"], relative=result.relative
+        found.full, found.one_mode, found.tuned, relative=result.relative
     )
-    yield Drawn(figure, curves, result.task, stage_name(analysis))
+    yield Drawn(figure, vars(found), result.task, stage_name(analysis))
 
 
 def stages(result: TaskResults) -> Iterator[Drawn]:
