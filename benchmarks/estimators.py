@@ -72,7 +72,7 @@ def measure(comparison: Comparison, gradient: str) -> Iterator[dict[str, object]
     )
     architecture = dataclasses.replace(recipe.architecture, units=UNITS)
     meta_step = make_meta_step(task, protocol, seed=0)
-    judge = make_validator(task, protocol, 0, comparison.problems)
+    judge = make_validator(task, architecture, protocol, 0, comparison.problems)
     for seed in SEEDS:
         optimizer = ComponentwiseRNN.init(stream(seed, INIT_STREAM), architecture)
         state = start_training(optimizer, protocol)

@@ -63,6 +63,7 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
         )
         trained = make_trainer(task, architecture, protocol, seed, None)
         result = trained(protocol.learning_rate, META_STEPS)
+        judge = make_validator(task, architecture, protocol, seed, PROBLEMS)
         optimizer = optimizer or result
         gradients.append(gradient(optimizer, task, protocol))
         rows.append(
@@ -73,7 +74,7 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
                 "units": UNITS,
                 "meta_steps": META_STEPS,
                 "unroll_length": UNROLL_LENGTH,
-                "meta_objective": make_validator(task, protocol, seed, PROBLEMS)(result),
+                "meta_objective": judge(result),
                 "gradient_change": relative_change(gradients[-1], gradients[0]),
             }
         )

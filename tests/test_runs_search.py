@@ -67,7 +67,7 @@ def test_a_row_is_what_training_at_its_rate_gives(rows: list[Row]) -> None:
     state = start_training(ComponentwiseRNN.init(stream(0, INIT_STREAM), ARCHITECTURE), protocol)
     for _ in range(6):
         state, _ = step(state)
-    objective = search.make_validator(TASK, protocol, 0, 4)(state.optimizer)
+    objective = search.make_validator(TASK, ARCHITECTURE, protocol, 0, 4)(state.optimizer)
     np.testing.assert_allclose(row.meta_objective, objective, rtol=1e-5)
 
 

@@ -275,7 +275,7 @@ def trainings_of(
         task = tasks[chunk.task] if tasks else task_from(chunk.task, **chunk.task_options)
         protocol = chunk.protocol
         trained = make_trainer(task, chunk.architecture, protocol, chunk.seed, mesh)
-        validate = make_validator(task, protocol, chunk.seed, num_problems)
+        validate = make_validator(task, chunk.architecture, protocol, chunk.seed, num_problems)
         return [validate(trained(rate, protocol.num_meta_steps)) for rate in chunk.learning_rates]
 
     return trainings

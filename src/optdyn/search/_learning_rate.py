@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
 from optdyn.errors import UserError, require_number, require_positive_int
-from optdyn.inner_loop._batching import map_runs, runs_at_once
+from optdyn.inner_loop._batching import runs_at_once
 from optdyn.inner_loop._problem_set import VALIDATION_STREAM, ProblemSet
 from optdyn.meta_training._trainer import INIT_STREAM, MetaTraining, make_meta_step, start_training
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
 from optdyn.random_streams import keys_at, stream
-from optdyn.tasks._base import Problem, Task
+from optdyn.tasks._base import Task
 
 DRAWS_STREAM = "meta learning rates"
 
@@ -104,7 +103,7 @@ def search_learning_rate(
     ``protocol.learning_rate`` is replaced by each draw. A meta-objective that
     is not finite counts, and is returned, as infinite.
     """
-    validate = make_validator(task, protocol, seed, search.num_problems)
+    validate = make_validator(task, architecture, protocol, seed, search.num_problems)
     trained = make_trainer(task, architecture, protocol, seed, mesh, journal.on_step)
     computed = {(row.learning_rate, row.num_meta_steps): row for row in journal.done}
 
@@ -130,28 +129,14 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def make_validator(
-    task: Task, protocol: MetaTraining, seed: int, num_problems: int
+    task: Task, architecture: Architecture, protocol: MetaTraining, seed: int, num_problems: int
 ) -> Callable[[ComponentwiseRNN], float]:
     """The compiled meta-objective on validation problems, infinite where it is not finite."""
-    problems = ProblemSet(
-        task, seed=seed, number=num_problems, objective=protocol.objective, stream=VALIDATION_STREAM
-    )
-
-    @jax.jit
-    def mean_objective(optimizer: ComponentwiseRNN) -> Array:
-        tx = optimizer.as_optax()
-
-        def one(problem: Problem) -> Array:
-            return protocol.objective.meta_loss(problems.losses(tx, problem))
-
-        batch = problems.problems
-        return jnp.mean(map_runs(one, (batch,), runs_at_once(tx, batch)))
-
-    def validate(optimizer: ComponentwiseRNN) -> float:
-        value = float(mean_objective(optimizer))
-        return value if math.isfinite(value) else math.inf
-
-    return validate
+    problems = ProblemSet(task, seed, num_problems, protocol.objective, VALIDATION_STREAM)
+    like = ComponentwiseRNN.init(jax.random.key(0), architecture)
+    at_once = runs_at_once(like.as_optax(), problems.problems)
+    curves = problems.curves(ComponentwiseRNN.as_optax, at_once=at_once)
+    return lambda optimizer: problems.score(curves(optimizer))
 
 
 def make_trainer(
