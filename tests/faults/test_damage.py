@@ -19,7 +19,7 @@ from damage import damaged, require_one_line
 from optdyn.errors import UserError
 from optdyn.pretrained import load_pretrained
 from optdyn.pretrained._shipped import MANIFEST, Manifest, ShippedFile
-from optdyn.runs import read_result
+from optdyn.runs import RerunsResult, read_result
 from optdyn.runs._checkpoints import (
     fingerprint,
     load_optimizer,
@@ -35,7 +35,7 @@ from optdyn.runs._run_folder import open_run
 from optdyn.runs._search_run import SEARCHES, SearchInputs, SearchResult
 from optdyn.runs._store import write_result
 from optdyn.runs._training_run import METRICS
-from optdyn.runs._tuning_run import load_table, read_reruns, rerun_tables, table_path
+from optdyn.runs._tuning_run import load_table, rerun_tables, table_path
 from optdyn.search._learning_rate import LearningRateSearch, Row
 from optdyn.tasks import Rosenbrock
 from tiny_runs import ARCHITECTURE, PROTOCOL, TASK, run_evaluation, run_training, run_tuning
@@ -115,7 +115,10 @@ def _readers(run: Path) -> dict[str, tuple[Path, Reader]]:
         "training states": (_step(run).with_name("resume-000003.safetensors"), _state),
         "search tables": (table_path(run / TASK, "momentum"), _table),
         "evaluations": (run / TASK / EVALUATION / "learned.json", _evaluation),
-        "tuning reruns": (run / TASK / "tuning_reruns.json", read_reruns),
+        "tuning reruns": (
+            run / TASK / "tuning_reruns.json",
+            lambda path: read_result(path, RerunsResult),
+        ),
         "learning rates": (_search(run), lambda path: read_result(path, SearchResult)),
         "shipped weights": (shipped, _pretrained),
         "shipped manifests": (shipped.with_name(MANIFEST), _pretrained),

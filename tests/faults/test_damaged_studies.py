@@ -20,6 +20,7 @@ from optdyn.runs import (
     ExplorerResult,
     LossesAtSteps,
     MechanismsResult,
+    RerunsResult,
     read_result,
     read_task_result,
 )
@@ -28,7 +29,6 @@ from optdyn.runs._evaluation_run import contenders
 from optdyn.runs._plain import to_plain
 from optdyn.runs._run_folder import open_run
 from optdyn.runs._training_run import load_trained
-from optdyn.runs._tuning_run import read_reruns
 from optdyn.study._claims import ROWS
 from optdyn.study._ledger import judge
 from optdyn.study._results import read_results
@@ -46,7 +46,7 @@ KINDS: dict[str, type] = {
 READERS: dict[str, Callable[[Path], Any]] = {
     **{name: functools.partial(read_task_result, kind=kind) for name, kind in KINDS.items()},
     "losses_at_steps.json": functools.partial(read_result, kind=LossesAtSteps),
-    "tuning_reruns.json": read_reruns,
+    "tuning_reruns.json": functools.partial(read_result, kind=RerunsResult),
 }
 
 

@@ -22,8 +22,8 @@ from optdyn.runs._store import read_result
 from optdyn.runs._training_run import Watch, meta_train, train, train_along
 from optdyn.runs._tuning_run import (
     LinearReferencesResult,
+    RerunsResult,
     load_tables,
-    read_reruns,
     rerun_tables,
     tune,
     tune_linear,
@@ -44,6 +44,7 @@ __all__ = [
     "LinearReferencesResult",
     "LossesAtSteps",
     "MechanismsResult",
+    "RerunsResult",
     "RunFolder",
     "SearchResult",
     "StageSearchResult",
@@ -62,7 +63,6 @@ __all__ = [
     "meta_train",
     "open_run",
     "read_metrics",
-    "read_reruns",
     "read_result",
     "read_searches",
     "read_task_result",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from optdyn.runs._checkpoints import analysis_path, fingerprint, load_optimizer
 from optdyn.runs._progress import progress
 from optdyn.runs._results import AnalysisResult, CheckpointRow, ExplorerResult, Fault, HeldOut
 from optdyn.runs._run_folder import RunFolder, read_task_result
-from optdyn.runs._store import read_if_sound, read_result, stored_result, write_result
+from optdyn.runs._store import read_if_sound, stored_result, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained, require_checkpoints
 from optdyn.runs._tuning_run import tuned_values
 from optdyn.tasks import Problem, Task, describe_task
@@ -136,8 +135,7 @@ def _row(checkpoint: Path, stored: Path, comparison: MomentumComparison) -> Chec
     """The row of one checkpoint, from its file if that holds it, or why there is none."""
     optimizer, card = load_optimizer(checkpoint)
     origin = results.RowOrigin(LAYOUT, fingerprint(optimizer), comparison.tuned)
-    read = functools.partial(read_result, kind=results.StoredRow)
-    found = read_if_sound(stored, read, "analyzing again")
+    found = read_if_sound(stored, results.StoredRow, "analyzing again")
     if found is not None and found.origin == origin:
         return found.row
     try:

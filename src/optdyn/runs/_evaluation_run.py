@@ -235,7 +235,7 @@ def load_evaluation(path: Path, origin: dict[str, Any] | None = None) -> Evaluat
 
 
 def _stored(path: Path, kind: type[Stored], origin: dict[str, Any] | None) -> Stored | None:
-    found = read_if_sound(path, functools.partial(read_result, kind=kind), "evaluating again")
+    found = read_if_sound(path, kind, "evaluating again")
     fits = found is not None and (origin is None or found.origin == result_plain(origin))
     return found if fits else None
 

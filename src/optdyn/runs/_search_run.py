@@ -8,7 +8,6 @@ and so one compiled program.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -90,8 +89,7 @@ def search(
     )
     path = search_path(run.task_folder(task), inputs)
     run.settle(f"search-lr/{described.name}/{path.stem}", inputs)
-    read = functools.partial(files.read_result, kind=SearchResult)
-    found = files.read_if_sound(path, read, "starting the search over")
+    found = files.read_if_sound(path, SearchResult, "starting the search over")
     rows = [] if found is None else found.rows
     lengths = what.training_lengths(protocol)
     before = sum(lengths[: len(rows)])

@@ -245,15 +245,17 @@ def read_result(path: Path, kind: type[T]) -> T:
     return parse(read_sealed(path), kind, str(path))
 
 
-def read_if_sound(path: Path, read: Callable[[Path], T], otherwise: str) -> T | None:
-    """What ``read`` makes of the file at ``path``; None where there is no sound one.
+def read_if_sound(
+    path: Path, kind: type[T], otherwise: str, read: Callable[[Path, type[T]], T] = read_result
+) -> T | None:
+    """What ``read`` makes of the file at ``path``, a ``kind``; None where there is no sound one.
 
     For a damaged file a line is printed that says what is done ``otherwise``.
     """
     if not path.exists():
         return None
     try:
-        return read(path)
+        return read(path, kind)
     except UserError as error:
         print(f"{otherwise}: {error}", flush=True)
         return None

@@ -81,7 +81,9 @@ def tune(
             scored = table.scores.size - table.to_score().size
             advance(scored, f"round {table.round + 1}, lowest meta-objective {lowest:.4g}")
 
-        done = files.read_if_sound(path, load_table, "starting the search over")
+        done = files.read_if_sound(
+            path, SearchTable, "starting the search over", lambda path, _: load_table(path)
+        )
         return random_search(
             baseline, task, seed=seed, protocol=protocol, execution=execution, on_chunk=save,
             done=done,
@@ -135,26 +137,22 @@ def rerun_tables(
     is left alone.
     """
     folder = run.task_folder(task)
-    known = files.read_if_sound(folder / RERUNS, read_reruns, "running tuned baselines again") or {}
+    otherwise = "running tuned baselines again"
+    known = files.read_if_sound(folder / RERUNS, RerunsResult, otherwise) or RerunsResult({})
     reruns = {}
     tables = {name: table for name, table in load_tables(folder).items() if name in baselines}
-    with progress("running tuned baselines again", len(tables)) as advance:
+    with progress(otherwise, len(tables)) as advance:
         for count, (name, table) in enumerate(tables.items(), start=1):
-            winner, before = best(table), known.get(name)
+            winner, before = best(table), known.baselines.get(name)
             wanted = winner.hyperparameters, winner.tuning_score
             if before is None or (before.hyperparameters, before.stored) != wanted:
                 before = Rerun(*wanted, rerun_best(table, baselines[name], task))
                 advance(count, name)
             reruns[name] = before
     result = RerunsResult(reruns)
-    if reruns != known:
+    if result != known:
         files.write_result(folder / RERUNS, result)
     return result
-
-
-def read_reruns(path: Path) -> dict[str, Rerun]:
-    """What `rerun_tables` wrote, by baseline; raises `UserError` for a missing or damaged file."""
-    return files.read_result(path, RerunsResult).baselines
 
 
 # Search tables as Parquet files: one row a combination, settings in the metadata.

@@ -111,7 +111,7 @@ ROWS = (
         "Tuned {} reproduces its score when run again from the stored search table (difference "
         "in standard errors of that score).",
         "appendix C.3", "hyperparameter_search", "reruns", measure.rerun_difference, at_most(0.1),
-        subjects=lambda results: there(results.reruns), decided_by="rounding"),
+        subjects=lambda results: there(results.reruns).baselines, decided_by="rounding"),
 )  # fmt: skip
 
 

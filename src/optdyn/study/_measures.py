@@ -233,7 +233,7 @@ def rerun_difference(results: TaskResults, baseline: str) -> Measured:
 
     The standard error on the tuning problems follows from the one on the test problems.
     """
-    scores = there(results.reruns)[baseline]
+    scores = there(results.reruns).baselines[baseline]
     note = f"stored {scores.stored:.7g}, run again {scores.rerun:.7g}"
     if scores.rerun == scores.stored:
         return Measured(0.0, note)

@@ -21,7 +21,6 @@ from optdyn.runs import (
     _training_run,
     _tuning_run,
 )
-from optdyn.runs._tuning_run import Rerun
 from optdyn.search import SearchTable
 from optdyn.study._recipes import own_options
 from optdyn.study._seeds import SEEDS, SeedsResult
@@ -64,7 +63,7 @@ class TaskResults:
     evaluations: dict[str, Evaluation]
     losses: runs.LossesAtSteps | None
     analysis: runs.AnalysisResult | None
-    reruns: dict[str, Rerun] | None
+    reruns: runs.RerunsResult | None
     mechanisms: runs.MechanismsResult | None
     explorer: runs.ExplorerResult | None
     distillation: runs.DistillationResult | None
@@ -142,7 +141,7 @@ def read_results(run: runs.RunFolder, task: str) -> TaskResults:
         evaluations={name: found for name, found in losses_of.items() if found is not None},
         losses=result("losses", _evaluation_run.LOSSES, runs.LossesAtSteps),
         analysis=result("analysis", _analysis_run.SUMMARY, runs.AnalysisResult, of_task),
-        reruns=part("reruns", _tuning_run.RERUNS, runs.read_reruns),
+        reruns=result("reruns", _tuning_run.RERUNS, runs.RerunsResult),
         mechanisms=result("mechanisms", _mechanisms_run.SUMMARY, runs.MechanismsResult, of_task),
         explorer=result("explorer", _analysis_run.EXPLORER, runs.ExplorerResult, of_task),
         distillation=result(
