@@ -381,3 +381,26 @@ def test_memory_in_whole_numbers_is_refused() -> None:
     tx = optax.GradientTransformation(lambda p: jnp.zeros(p.shape, jnp.int8), update)
     with pytest.raises(UserError, match="int8 that changes"):
         closed_loop(tx, lambda x: jnp.sum(x**2), jnp.array([3.0, 5.0]), jnp.zeros(2, jnp.int8))
+
+
+def test_growth_along_negative_curvature_does_not_hide_the_margin_of_a_cycle() -> None:
+    """Four accumulated gradients of one batch are one step of what is accumulated for."""
+    hills = jnp.array([4.0, -1.0])
+    inner = optax.sgd(0.1, momentum=0.5)
+    tx = optax.MultiSteps(inner, 4).gradient_transformation()
+    params = jnp.array([0.3, 0.1])
+    loss_fn = lambda x: 0.5 * jnp.sum(hills * x**2)  # noqa: E731
+    found = closed_loop(tx, loss_fn, params, tx.init(params))
+    single = closed_loop(inner, loss_fn, params, inner.init(params))
+    # 2(1 + β)/(α·λ)
+    assert found.margin == pytest.approx(7.5, rel=1e-3)
+    assert single.margin == pytest.approx(7.5, rel=1e-3)
+    growth = single.spectral_radius ** (1 / 4)
+    assert f"grows without swinging: {growth:.6g} a step" in str(found)
+
+
+def test_a_best_loss_of_infinity_is_no_step_that_is_not_finite() -> None:
+    plateau = optax.contrib.reduce_on_plateau(patience=3, accumulation_size=4)
+    tx, params = optax.chain(optax.sgd(0.1), plateau), jnp.ones(2)
+    found = closed_loop(tx, lambda x: jnp.sum(x**2), params, tx.init(params))
+    assert found.margin == pytest.approx(10.0, rel=1e-3)

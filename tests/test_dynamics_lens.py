@@ -154,6 +154,52 @@ def test_cycles_of_steps_have_the_margin_of_the_whole_cycle() -> None:
     assert "rate/w" not in found
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_leaf_has_its_own_numbers_beside_one_that_is_treated_as_a_whole(dtype: Any) -> None:
+    """Muon on the matrix; momentum, in the precision of the parameters, on the vector."""
+    kinds = {"w": optax.contrib.muon(0.1), "b": optax.sgd(0.1, momentum=0.5)}
+    tx = optax.partition(kinds, {"w": "w", "b": "b"})
+    params = {"w": jnp.eye(3, dtype=dtype), "b": jnp.ones(4, dtype)}
+    found = Lens(tx, loss).scalars(tx.init(params), params, curvature=False)
+    assert found["rate/b"] == pytest.approx(0.2, rel=1e-5)
+    assert found["momentum/b"] == pytest.approx(0.5, rel=1e-5)
+    assert np.isnan([found["rate/w"], found["momentum/w"], found["decay/w"]]).all()
+
+
+def test_a_trust_ratio_leaves_no_rate_to_any_leaf() -> None:
+    tx, params = optax.lamb(0.1), {"w": jnp.ones((2, 3)), "b": jnp.zeros(4)}
+    state = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[1]
+    found = Lens(tx, loss).scalars(state, params, curvature=False)
+    assert np.isnan(list(found.values())).all()
+
+
+def test_schedule_free_parameters_follow_what_they_are_averaged_with() -> None:
+    """A constant gradient moves all three sequences by the learning rate a step."""
+    tx = optax.contrib.schedule_free_sgd(0.1)
+    params, state = after(tx, 10)
+    found = Lens(tx, loss).scalars(state, params, curvature=False)
+    assert found["rate/w"] == pytest.approx(0.1, rel=1e-4)
+    assert found["decay/w"] == 0.0
+    assert 0.8 < found["momentum/w"] < 1.0
+
+
+def test_steps_on_a_plateau_are_no_cycle() -> None:
+    plateau = optax.chain(optax.adam(0.02), optax.contrib.reduce_on_plateau(patience=3))
+    params, state = after(optax.adam(0.02), 10)
+    alone = Lens(optax.adam(0.02), loss).scalars(state, params)
+    found = Lens(plateau, loss).scalars((state, plateau.init(params)[1]), params)
+    assert found["rate/w"] == pytest.approx(alone["rate/w"], rel=1e-5)
+    assert found["margin"] == pytest.approx(alone["margin"], rel=1e-4)
+
+
+@pytest.mark.parametrize("inner", [optax.adam, optax.sgd])
+def test_a_warm_up_begins_at_a_rate_of_zero(inner: Any) -> None:
+    tx = inner(optax.linear_schedule(0.0, 0.1, 10))
+    params = {"w": jnp.ones(3)}
+    found = Lens(tx, loss).scalars(tx.init(params), params, curvature=False)
+    assert found["rate/w"] == 0.0
+
+
 def test_the_second_look_compiles_nothing() -> None:
     traced = []
 

@@ -22,7 +22,8 @@ def steps_in_cycle(tx: optax.GradientTransformation, params: PyTree, state: PyTr
 
     Lookahead, sharpness-aware descent and accumulated gradients (`optax.MultiSteps`) count to
     some number and start anew: only all steps of a cycle together are alike. The counters are
-    read from steps with gradients of zero. A cycle that no counter of its own shows, as of
+    read from steps with gradients of zero; one that goes another way where the loss falls counts
+    something else (steps on a plateau). A cycle that no counter of its own shows, as of
     a transform that acts where the step number is even, is not found.
     """
     start = jax.tree.map(jnp.asarray, state)
@@ -37,16 +38,16 @@ def steps_in_cycle(tx: optax.GradientTransformation, params: PyTree, state: PyTr
         leaves = jax.tree.leaves(tree)
         return [jnp.ravel(leaves[i]).astype(jnp.int32) for i in counting]
 
-    def advance(before: PyTree, nothing: None) -> tuple[PyTree, list[Array]]:
-        del nothing
-        extra = {"value": jnp.zeros(()), "grad": fast, "value_fn": lambda p: jnp.zeros(())}
+    def advance(before: PyTree, value: Array) -> tuple[PyTree, list[Array]]:
+        extra = {"value": value, "grad": fast, "value_fn": lambda p: value}
         after = keep_precision(wrapped.update(fast, before, params, **extra)[1], before)
         return after, chosen(after)
 
     # Only the counters come out: the compiler leaves the rest of the step away.
-    run = jax.jit(lambda state: jax.lax.scan(advance, state, length=2 * LONGEST)[1])
-    counts = np.concatenate([np.asarray(values) for values in run(start)], axis=1)
-    changes = np.diff(counts, axis=0)
+    run = jax.jit(lambda state, values: jax.lax.scan(advance, state, values)[1])
+    losses = np.zeros(2 * LONGEST, np.float32), -np.arange(2 * LONGEST, dtype=np.float32)
+    level, falling = (np.concatenate(run(start, each), axis=1) for each in losses)
+    changes = np.diff(level[:, np.all(level == falling, axis=0)], axis=0)
     if not np.any(changes < 0):
         return 1
     for steps in range(2, LONGEST + 1):

@@ -15,17 +15,17 @@ import optax
 
 from optdyn.dynamics._closed_loop import closed_loop
 from optdyn.dynamics._cycle import steps_in_cycle
+from optdyn.dynamics._derivative_rows import (
+    common_factor,
+    compact,
+    derivative_rows,
+    leaves_alone,
+    leaves_at_rest,
+)
 from optdyn.dynamics._krylov import top_curvature, top_real_part
 from optdyn.dynamics._place import leaf_names
 from optdyn.dynamics._remembered import Remembered
-from optdyn.dynamics._sharpness import (
-    common_factor,
-    compact,
-    component_loop,
-    derivative_rows,
-    leaf_loops,
-    silent_leaves,
-)
+from optdyn.dynamics._sharpness import component_loop, leaf_loops
 from optdyn.dynamics._training_step import require_real
 from optdyn.errors import UserError, require_positive_int
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
@@ -77,7 +77,7 @@ class Lens:
     lanczos_steps: int = 20
     _cycles: Remembered[int] = _remembered()
     _sampling: Remembered[bool] = _remembered()
-    _factors: Remembered[bool] = _remembered()
+    _alone: Remembered[list[bool]] = _remembered()
 
     def __post_init__(self) -> None:
         require_positive_int("lanczos_steps", self.lanczos_steps, minimum=2)
@@ -97,18 +97,21 @@ class Lens:
         """A flat dictionary of numbers at one moment of the training.
 
         For each leaf, read from a sample of its entries without any gradient:
-        ``rate/LEAF`` (what a constant gradient of 1 would move a parameter by at each step),
+        ``rate/LEAF`` (what a constant gradient of 1 would move a parameter by at each step,
+        second moments held as they are in ``state``),
         ``momentum/LEAF`` (β of its slowest fading answer) and ``decay/LEAF`` (the part of
-        the parameter taken away a step). They are NaN where there is no such number, as for
-        trust ratios, which depend on the gradients of a whole leaf; a leaf whose learning rate
-        is 0 now has a rate of 0 alone. An optimizer that steps in cycles has none.
+        the parameter taken away a step). They are NaN where there is no such number: where
+        components of a leaf act on one another, as in trust ratios and Muon. A leaf whose learning
+        rate is 0 now has a rate of 0 alone. An optimizer that steps in cycles has none. In the
+        first steps second moments are far from what they come to, and rates with them.
 
         With ``curvature``, at the cost of one step and 2·``lanczos_steps`` gradients on
         ``batch``: ``loss``, ``gradient_norm``, ``update_ratio/LEAF`` (‖Δx‖ / ‖x‖, NaN for a
         leaf of zeros), and
 
-        - ``sharpness``: the largest curvature, times the rate of each parameter, with second
-          moments held; ``sharpness_edge``: where the optimizer starts to swing apart;
+        - ``sharpness``: the largest curvature, times what a gradient of 1 moves each parameter by
+          at once (α for momentum, α(1 − β₁)/√v̂ for Adam), with second moments held;
+          ``sharpness_edge``: where the optimizer starts to swing apart;
           ``margin``: the factor by which the learning rate can grow until then;
           ``multiplier/K/real`` and ``/imag``: the multipliers of the sharpest direction.
           Where components are coupled or have different momenta, the margin and the
@@ -129,7 +132,7 @@ class Lens:
                 "Lens.scalars: called within jax.jit or another transformation (call it outside, "
                 "between two compiled steps)"
             )
-        found = self._by_leaf(state, params)
+        found, alone = self._by_leaf(state, params)
         if not curvature:
             return found
         self._require_batch(batch)
@@ -137,7 +140,9 @@ class Lens:
         found |= {name: float(value) for name, value in numbers.items()}
         if not math.isfinite(found["gradient_norm"]):
             return found | {"margin": math.nan}  # the training is over; its log may go on
-        return found | self._edge(state, params, batch, gradients, float(factor))
+        return found | self._edge(
+            state, params, batch, gradients, float(factor) if alone else math.nan
+        )
 
     def _on(self, batch: Any) -> LossFn:
         if batch is not None:
@@ -175,7 +180,13 @@ class Lens:
 
     @functools.cached_property
     def _sampled_rows(self) -> Callable[..., Any]:
-        return jax.jit(lambda params, state: derivative_rows(self.tx, *_sampled(params, state)))
+        """`derivative_rows` and `leaves_at_rest` of the sampled entries."""
+
+        def sampled(params: PyTree, state: PyTree) -> Any:
+            at = _sampled(params, state)
+            return derivative_rows(self.tx, *at), leaves_at_rest(self.tx, *at)
+
+        return jax.jit(sampled)
 
     @functools.cached_property
     def _product(self) -> Callable[..., PyTree]:
@@ -199,31 +210,32 @@ class Lens:
         kind = jax.tree.structure((params, state))
         return self._cycles.recall(kind, lambda: steps_in_cycle(self.tx, params, state)) > 1
 
-    def _by_leaf(self, state: PyTree, params: PyTree) -> dict[str, float]:
+    def _by_leaf(self, state: PyTree, params: PyTree) -> tuple[dict[str, float], bool]:
+        """The numbers of each leaf, and whether all components answer one by one."""
         if self._in_cycles(state, params):
-            return {}
-        kind = jax.tree.structure((params, state))
-        few = self._sampling.recall(kind, lambda: self._samples_stand_for_all(params, state))
-        rows = jax.device_get((self._sampled_rows if few else self._rows)(params, state))
-        like = _few_params(params) if few else params
-        if not self._factors.recall(kind, lambda: self._has_common_factor(params, state)):
-            rows = None
-        silent = silent_leaves(rows, like)
+            return {}, False
+        like = _few_params(params)
+        rows, still = jax.device_get(self._sampled_rows(params, state))
+        # What stands still tells nothing about how it moves later.
+        kind = jax.tree.structure((params, state)), tuple(map(bool, still))
+        if not self._sampling.recall(kind, lambda: self._samples_stand_for_all(params, state)):
+            rows, like = jax.device_get(self._rows(params, state)), params
+        alone = self._alone.recall(kind, lambda: self._leaves_alone(params, state))
         found: dict[str, float] = {}
-        loops = zip(_named(params), leaf_loops(rows, like), silent, strict=True)
-        for (name, _), loop, still in loops:
-            rate, momentum, decay = 0.0 if still else math.nan, math.nan, math.nan
-            if loop is not None:
+        loops = leaf_loops(rows, like)
+        parts = zip(_named(params), loops, alone, still, strict=True)
+        for (name, _), loop, one_by_one, at_rest in parts:
+            rate, momentum, decay = 0.0 if at_rest else math.nan, math.nan, math.nan
+            if loop is not None and one_by_one and not at_rest:
                 mean = float(np.mean(np.asarray(loop.rate, np.float64)))
-                rate, momentum, decay = mean * loop.steady_rate, loop.momentum, -loop.E
+                rate, momentum, decay = mean * loop.steady_rate, loop.momentum, loop.decay
             found |= {f"rate/{name}": rate, f"momentum/{name}": momentum, f"decay/{name}": decay}
-        return found
+        return found, all(alone)
 
     def _samples_stand_for_all(self, params: PyTree, state: PyTree) -> bool:
         """Whether the few entries answer as in the whole tree: nothing goes by a leaf's size."""
-        few, every = (
-            jax.device_get(rows(params, state)) for rows in (self._sampled_rows, self._rows)
-        )
+        few = jax.device_get(self._sampled_rows(params, state))[0]
+        every = jax.device_get(self._rows(params, state))
         if few is None or every is None:
             return few is every
         chosen = np.concatenate([np.ravel(_few(at)) for at in _positions(params)])
@@ -233,22 +245,24 @@ class Lens:
             for part, whole in zip(effects, wholes, strict=True)
         )
 
-    def _has_common_factor(self, params: PyTree, state: PyTree) -> bool:
-        """Whether gradients of another size would all be taken in by one factor."""
+    def _leaves_alone(self, params: PyTree, state: PyTree) -> list[bool]:
+        """Of each leaf, whether its components answer one by one, but for one factor of all."""
         few, own = _sampled(params, state)
         draw = np.random.default_rng(0)
         gradients = jax.tree.map(
             lambda x: jnp.asarray(draw.standard_normal(np.shape(x)), jnp.result_type(x)), few
         )
-        return math.isfinite(float(common_factor(self.tx, few, own, gradients)))
+        one_factor = math.isfinite(float(common_factor(self.tx, few, own, gradients)))
+        alone = jax.jit(functools.partial(leaves_alone, self.tx))(few, own)
+        return [bool(each) and one_factor for each in alone]
 
     def _edge(
         self, state: PyTree, params: PyTree, batch: Any, gradients: PyTree, factor: float
     ) -> dict[str, float]:
-        alone = math.isfinite(factor) and not self._in_cycles(state, params)
-        loop = component_loop(self._rows(params, state), params, gradients) if alone else None
+        one_factor = math.isfinite(factor)
+        loop = component_loop(self._rows(params, state), params, gradients) if one_factor else None
         # Memory that never fades moves with the parameters: that is no answer to a gradient.
-        if loop is None or not math.isfinite(loop.steady_rate):
+        if loop is None or not loop.settles:
             size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
             if size > LARGEST_COUPLED:
                 return {"margin": math.nan}

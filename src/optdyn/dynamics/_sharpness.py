@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from scipy.optimize import brentq
 
-from optdyn.inner_loop._evaluated import with_extra_args
+from optdyn.dynamics._derivative_rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,6 @@ ALIKE = 1e-4
 """Components answer alike where their responses, scaled, differ by less than this part."""
 SMALL_DECAY = 1e-2
 """Weight decays a step that differ by less count as one: edges move by no more."""
-COMMON = 1e-3
-"""A factor is common to all gradients where they are off by less than this part."""
 PART = 1 << 16
 """So many components are looked at at once."""
 DEAD = 1e-17
@@ -78,21 +76,51 @@ class ComponentLoop:
         return _first_outside(lambda factor: self.multipliers(curvature, factor))
 
     @property
-    def steady_rate(self) -> float:
-        """What a constant gradient moves a parameter by at each step, in units of ``rate``.
+    def settles(self) -> bool:
+        """Whether the answer to a constant gradient settles: no memory adds up all gradients."""
+        return math.isfinite(self._settled_rate)
 
-        Infinite where the answer never settles, since memory adds up all gradients.
-        """
+    @property
+    def _settled_rate(self) -> float:
         try:
             settled = np.linalg.solve(np.eye(len(self.B)) - self.A, self.B)
         except np.linalg.LinAlgError:
             return float("inf")
         return float(-(self.D + self.C @ settled))
 
+    @functools.cached_property
+    def _comoving(self) -> tuple[float, float, float]:
+        """Rate, momentum and decay where memory moves with the parameter.
+
+        So it is in schedule-free optimizers: (h, x) together have one eigenvalue 1, along which a
+        constant gradient pushes them on and on; the others fade.
+        """
+        size = len(self.B)
+        whole = np.eye(size + 1)
+        whole[:size, :size], whole[size, :size] = self.A, self.C
+        whole[size, size] += self.E
+        values, vectors = np.linalg.eig(whole)
+        left = np.linalg.pinv(vectors)
+        one = int(np.argmin(np.abs(values - 1.0)))
+        pushed = float(np.real(vectors[size, one] * (left[one] @ np.append(self.B, self.D))))
+        return -pushed, float(np.max(np.abs(np.delete(values, one)), initial=0.0)), 0.0
+
+    @property
+    def steady_rate(self) -> float:
+        """What a constant gradient moves a parameter by at each step, in units of ``rate``."""
+        return self._settled_rate if self.settles else self._comoving[0]
+
     @property
     def momentum(self) -> float:
         """β of the memory that the answer fades with: the largest modulus of A's eigenvalues."""
+        if not self.settles:
+            return self._comoving[1]
         return float(np.max(np.abs(np.linalg.eigvals(self.A)), initial=0.0))
+
+    @property
+    def decay(self) -> float:
+        """The part of the parameter that is taken away a step."""
+        return -self.E if self.settles else self._comoving[2]
 
 
 def _first_outside(multipliers: Callable[[float], np.ndarray]) -> float:
@@ -107,10 +135,6 @@ def _first_outside(multipliers: Callable[[float], np.ndarray]) -> float:
         if high > LARGEST_EDGE:
             return float("inf")
     return float(brentq(lambda a: excess(a) - ROUNDING, low, high, xtol=1e-14)) if low else high
-
-
-Rows = list[list[Any]]
-"""How each cause (gradient, parameter, memories) moves each effect (Δx, memories): arrays [n]."""
 
 
 def component_loop(rows: Rows | None, params: PyTree, gradients: PyTree) -> ComponentLoop | None:
@@ -135,107 +159,6 @@ def leaf_loops(rows: Rows | None, params: PyTree) -> list[ComponentLoop | None]:
         stop = start + int(np.size(leaf))
         found.append(_shared([[row[start:stop] for row in rows_] for rows_ in rows], leaf))
         start = stop
-    return found
-
-
-def silent_leaves(rows: Rows | None, params: PyTree) -> list[bool]:
-    """Of each leaf, whether the update answers nothing: its learning rate is 0 now."""
-    stops = np.cumsum([int(np.size(leaf)) for leaf in jax.tree.leaves(params)])
-    if rows is None:
-        return [False] * len(stops)
-    updates = np.array([np.asarray(effects[0]) for effects in rows])
-    return [not np.any(part) for part in np.split(updates, stops[:-1], axis=1)]
-
-
-def derivative_rows(tx: optax.GradientTransformation, params: PyTree, state: PyTree) -> Rows | None:
-    """The answers of a step to each cause, component by component; it can be compiled.
-
-    One product with a vector of ones for each cause, where the gradient is zero: there the
-    derivative does not pass through second moments, they are held. None where the state
-    holds arrays of other shapes than the parameters.
-    """
-    wrapped = with_extra_args(tx)
-    memory, rest = _memory(params, state)
-    if memory is None:
-        return None
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    ones = jax.tree.map(jnp.ones_like, params)
-    still = [jax.tree.map(jnp.zeros_like, part) for part in memory]
-
-    def answer(g: PyTree, h: list[PyTree], x: PyTree) -> tuple[PyTree, list[PyTree]]:
-        updates, after = wrapped.update(g, rest(h), x, value=0.0, grad=g)
-        return updates, _memory(params, after)[0] or []
-
-    def moved(g: PyTree, h: list[PyTree], x: PyTree) -> list[Array]:
-        update, parts = jax.jvp(answer, (zeros, memory, params), (g, h, x))[1]
-        return [_flat(tree) for tree in (update, *parts)]
-
-    causes = [(ones, still, zeros), (zeros, still, ones)]
-    for k, part in enumerate(memory):
-        one = jax.tree.map(jnp.ones_like, part)
-        causes.append((zeros, [*still[:k], one, *still[k + 1 :]], zeros))
-    return [moved(*each) for each in causes]
-
-
-def compact(
-    rows: Callable[[PyTree, PyTree], Rows | None],
-) -> Callable[[PyTree, PyTree], Rows | None]:
-    """``rows`` compiled; a row of equal numbers takes the memory of one."""
-    ends = jax.jit(lambda *at: jax.tree.map(lambda row: (jnp.min(row), jnp.max(row)), rows(*at)))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def varying(chosen: tuple[int, ...], *at: PyTree) -> list[Array]:
-        found = jax.tree.leaves(rows(*at))
-        return [found[i] for i in chosen]
-
-    def compacted(params: PyTree, state: PyTree) -> Rows | None:
-        spans: Any = jax.device_get(ends(params, state))
-        if spans is None:
-            return None
-        size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
-        pairs = [pair for effects in spans for pair in effects]
-        chosen = tuple(i for i, (low, high) in enumerate(pairs) if low != high)
-        whole: list[Any] = [np.broadcast_to(low, size) for low, _ in pairs]
-        for i, row in zip(chosen, varying(chosen, params, state), strict=True):
-            whole[i] = row
-        width = len(spans[0])
-        return [whole[i : i + width] for i in range(0, len(whole), width)]
-
-    return compacted
-
-
-def common_factor(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree, gradients: PyTree
-) -> Array:
-    """What all gradients are multiplied by before the optimizer remembers them.
-
-    1, or less where a clip by the norm of all of them acts; NaN where they are not all
-    multiplied by the same number. It is read from the memories, which take the gradient in
-    linearly or squared (from the update itself where there is none), beside what they would
-    take in without a clip, by derivatives at a gradient of zero.
-    """
-    wrapped = with_extra_args(tx)
-
-    def effects(part: Array) -> list[Array]:
-        g = jax.tree.map(lambda leaf: (part * leaf).astype(leaf.dtype), gradients)
-        updates, after = wrapped.update(g, state, params, value=0.0, grad=g)
-        memory = _memory(params, after)[0] or []
-        return [_flat(tree).astype(jnp.float32) for tree in (memory or [updates])]
-
-    def first(part: Array) -> list[Array]:
-        return jax.jvp(effects, (part,), (jnp.ones(()),))[1]
-
-    none, whole = jnp.zeros(()), jnp.ones(())
-    slopes, bends = jax.jvp(first, (none,), (whole,))
-    grown = [a - b for a, b in zip(effects(whole), effects(none), strict=True)]
-    found = jnp.full((), jnp.nan)
-    for power, terms in ((2, [bend / 2 for bend in bends]), (1, slopes)):
-        for term, change in zip(terms, grown, strict=True):
-            size = jnp.vdot(term, term)
-            factor = jnp.vdot(term, change) / size
-            off = jnp.linalg.norm(change - factor * term) / jnp.linalg.norm(change)
-            value = jnp.where(off < COMMON, jnp.maximum(factor, 0.0) ** (1 / power), jnp.nan)
-            found = jnp.where(size > 0, value, found)
     return found
 
 
@@ -317,67 +240,6 @@ def _acting(
         driven |= (A != 0) @ driven
         seen |= (A != 0).T @ seen
     return np.flatnonzero(driven & seen)
-
-
-def _memory(params: PyTree, state: PyTree) -> tuple[list[PyTree] | None, Any]:
-    """The parts of ``state`` shaped like the parameters, and how to put others in.
-
-    A part may lack leaves that a mask or a partition gives to another optimizer: zeros
-    stand for them.
-    """
-    leaves = jax.tree.leaves(params)
-    structure: Any = jax.tree.structure(params)
-
-    def is_like_params(tree: Any) -> bool:
-        if jax.tree.structure(tree, is_leaf=_is_masked) != structure:
-            return False
-        parts = jax.tree.leaves(tree, is_leaf=_is_masked)
-        pairs = zip(parts, leaves, strict=True)
-        fits = all(
-            _is_masked(part) or (np.shape(part) == np.shape(leaf) and _is_float(part))
-            for part, leaf in pairs
-        )
-        return fits and not all(map(_is_masked, parts))
-
-    nodes = jax.tree.leaves(state, is_leaf=is_like_params)
-    whole: Any = jax.tree.structure(state, is_leaf=is_like_params)
-    own = [i for i, node in enumerate(nodes) if is_like_params(node)]
-    others = [leaf for i, leaf in enumerate(nodes) if i not in own]
-    if any(np.ndim(leaf) for leaf in others if hasattr(leaf, "dtype")):
-        return None, None  # arrays of other shapes: not a memory component by component
-
-    def put(parts: list[PyTree]) -> PyTree:
-        filled = list(nodes)
-        for i, part in zip(own, parts, strict=True):
-            filled[i] = jax.tree.map(
-                lambda old, new: old if _is_masked(old) else new,
-                filled[i],
-                part,
-                is_leaf=_is_masked,
-            )
-        return whole.unflatten(filled)
-
-    def filled_in(node: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda part, leaf: jnp.zeros_like(leaf) if _is_masked(part) else part,
-            node,
-            params,
-            is_leaf=_is_masked,
-        )
-
-    return [filled_in(nodes[i]) for i in own], put
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
-
-
-def _is_float(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
-
-
-def _flat(tree: PyTree) -> Array:
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def _tree(values: Float[np.ndarray, " n"], like: PyTree) -> PyTree:
