@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import optax
@@ -125,6 +125,23 @@ class StageThresholds:
         return min(rows, key=lambda row: self.strain(row, tuned)["meta_objective"])
 
 
+def operating_points(problems: ProblemSet) -> Callable[[MetaOptimizer], OperatingPoint]:
+    """A function that gives the fixed point an optimizer reaches on ``problems``, and its modes.
+
+    Compiled once for all optimizers of one architecture; it raises `UserError` where there is
+    no fixed point.
+    """
+    histories = problems.gradient_histories(_as_optax, HISTORIES)
+    step: StepMap | None = None
+
+    def point(optimizer: MetaOptimizer) -> OperatingPoint:
+        nonlocal step
+        step = step_map(optimizer) if step is None else step.with_parameters(optimizer)
+        return operating_point(step, histories(optimizer))
+
+    return point
+
+
 class MomentumComparison:
     """Measures checkpoints of one learned optimizer against tuned momentum.
 
@@ -136,17 +153,9 @@ class MomentumComparison:
         self.validation = validation
         self.momentum_curves = validation.curves(momentum)
         self.learned_curves = validation.curves(_as_optax)
-        self._gradients = validation.gradient_histories(_as_optax, HISTORIES)
-        self._step: StepMap | None = None
+        self.operating_point = operating_points(validation)
         score = validation.score(self.momentum_curves(alpha, beta))
         self.tuned = TunedMomentum(alpha, beta, score)
-
-    def operating_point(self, optimizer: MetaOptimizer) -> OperatingPoint:
-        """The fixed point that ``optimizer`` reaches on validation problems, and its modes."""
-        if self._step is None:
-            self._step = step_map(optimizer)
-        step = self._step.with_parameters(optimizer)
-        return operating_point(step, self._gradients(optimizer))
 
     def one_mode_curves(self, point: OperatingPoint) -> Losses:
         """Losses [problems, T + 1] of the optimizer made of the leading mode alone."""

@@ -12,16 +12,15 @@ import numpy as np
 from jaxtyping import Float
 
 from optdyn.distillation import LinearAccount, linear_account
-from optdyn.dynamics import StepMap, impulse_mismatch, optimal_momentum, step_map, transients
-from optdyn.dynamics._operating_point import OperatingPoint, operating_point
+from optdyn.dynamics import impulse_mismatch, optimal_momentum, transients
 from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, VALIDATION_STREAM, ProblemSet
 from optdyn.mechanisms._mode_choices import choices, kept_modes_curves
 from optdyn.mechanisms._momentum_stage import (
-    HISTORIES,
     MomentumComparison,
     MomentumPoint,
     StageThresholds,
+    operating_points,
 )
 from optdyn.optimizers._baselines import momentum
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
@@ -112,23 +111,6 @@ def analyze_task(
     )
     write_result(folder / SUMMARY, result)
     return result
-
-
-def operating_points(problems: ProblemSet) -> Callable[[ComponentwiseRNN], OperatingPoint]:
-    """A function that gives the fixed point an optimizer reaches on ``problems``, and its modes.
-
-    Compiled once for all optimizers of one architecture; it raises `UserError` where there is
-    no fixed point.
-    """
-    histories = problems.gradient_histories(ComponentwiseRNN.as_optax, HISTORIES)
-    step: StepMap | None = None
-
-    def point(optimizer: ComponentwiseRNN) -> OperatingPoint:
-        nonlocal step
-        step = step_map(optimizer) if step is None else step.with_parameters(optimizer)
-        return operating_point(step, histories(optimizer))
-
-    return point
 
 
 def _row(checkpoint: Path, stored: Path, comparison: MomentumComparison) -> CheckpointRow | Fault:

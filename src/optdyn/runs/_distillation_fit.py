@@ -31,10 +31,10 @@ from optdyn.errors import UserError
 from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.inner_loop import Objective
 from optdyn.mechanisms._measurement import visit
+from optdyn.mechanisms._momentum_stage import operating_points
 from optdyn.mechanisms._nonlinear import update_function
 from optdyn.meta_training import MetaTraining
 from optdyn.optimizers._componentwise_rnn import ComponentwiseRNN
-from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import fingerprint
 from optdyn.runs._plain import result_plain
 from optdyn.runs._progress import progress

@@ -21,8 +21,8 @@ from optdyn.evaluation import (
     evaluator,
 )
 from optdyn.mechanisms._ablation import ABLATIONS, ablated
+from optdyn.mechanisms._momentum_stage import operating_points
 from optdyn.optimizers._baselines import BASELINES
-from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
 from optdyn.runs._distillation_fit import FITTED, Distilling, FittedResult, FittedSize, fit_sizes
 from optdyn.runs._evaluation_run import (

@@ -17,8 +17,8 @@ from optdyn.errors import UserError
 from optdyn.evaluation import VALIDATION_STREAM
 from optdyn.mechanisms._measured import Mechanisms
 from optdyn.mechanisms._measurement import measure, visit
+from optdyn.mechanisms._momentum_stage import operating_points
 from optdyn.mechanisms._nonlinear import adam_adaptation, rmsprop_adaptation
-from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._checkpoints import fingerprint
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut

@@ -17,11 +17,11 @@ from optdyn.errors import UserError
 from optdyn.evaluation import EVALUATION_STREAM, evaluate_on, paired_difference
 from optdyn.inner_loop import ProblemSet
 from optdyn.mechanisms._measurement import measure, visit
+from optdyn.mechanisms._momentum_stage import operating_points
 from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN
 from optdyn.optimizers._baselines import get_baseline
 from optdyn.runs import HeldOut, RunFolder, open_run, train
-from optdyn.runs._analysis_run import operating_points
 from optdyn.runs._store import read_result, write_result
 from optdyn.runs._training_run import load_trained, require_checkpoints
 from optdyn.runs._tuning_run import tuned_values
