@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from optdyn.errors import UserError
 from optdyn.runs._run_folder import RunFolder
-from optdyn.runs._store import read_json, write_json
+from optdyn.runs._store import read_if_sound, read_json, write_json
 
 TIMINGS = "timings.json"
 Timings = dict[str, dict[str, float]]
@@ -28,14 +27,11 @@ def timed(run: RunFolder, task: str, part: str) -> Iterator[None]:
     yield
     if _snapshot(run.path) == before:
         return
-    try:
-        timings = read_timings(run.path) if (run.path / TIMINGS).exists() else {}
-    except UserError as error:
-        print(f"starting the timings over: {error}", flush=True)
-        timings = {}
+    path, otherwise = run.path / TIMINGS, "starting the timings over"
+    timings = read_if_sound(path, Timings, otherwise, read_json) or {}
     parts = timings.setdefault(task, {})
     parts[part] = round(parts.get(part, 0.0) + time.monotonic() - started, 1)
-    write_json(run.path / TIMINGS, timings)
+    write_json(path, timings)
 
 
 def _snapshot(folder: Path) -> dict[str, int]:
