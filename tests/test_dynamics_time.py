@@ -84,6 +84,16 @@ def test_one_map_from_cycle_to_cycle() -> None:
     assert "cycles of 4" in str(lin)
 
 
+def test_an_object_with_two_methods_is_an_optimizer() -> None:
+    """Heavy ball on the mean of 4 gradients."""
+    tx = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 4, accumulator_dtype=jnp.float64)
+    assert not isinstance(tx, optax.GradientTransformation)
+    assert stability_map(tx).edge == pytest.approx(38.0, rel=1e-6)
+    found = identify(tx, candidates=["momentum"])
+    assert found.exact
+    assert found.nearest.hyperparameters == pytest.approx({"alpha": 0.1, "beta": 0.9}, rel=1e-6)
+
+
 def test_a_cycle_starts_where_the_state_is() -> None:
     tx, x = every(3, optax.sgd(0.5)), jnp.zeros(1)
     _, state = tx.update(jnp.ones(1), tx.init(x), x)

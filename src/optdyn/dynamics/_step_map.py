@@ -26,7 +26,6 @@ from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._separability import TOLERANCE, hashable, keep_precision, require_componentwise
 from optdyn.dynamics._state_layout import StateLayout, initial_state, state_layout
 from optdyn.errors import UserError, first_line, whole_number
-from optdyn.inner_loop import eval_params_of, with_extra_args
 from optdyn.precision import double_precision, to_float64
 
 # Where one factor may couple components, they are looked at among others: an array of this shape.
@@ -219,13 +218,14 @@ def _as_optax(parameters: Any) -> optax.GradientTransformation:
 def step_map(tx: Optimizer | StepMap, **place: Unpack[Place]) -> StepMap:
     """One component of ``tx`` as a `StepMap`; of a StepMap the same one, elsewhere if asked.
 
-    ``tx`` is an optax pair, or a pytree of parameters with a method ``as_optax()``
-    that gives one, such as a learned optimizer; its parameters are taken in float64.
-    Which component, in which training: see `Place`. Without ``params`` it is one component by
-    itself, its ``state`` one for a parameter of shape (1,). Flags in the initial state are as
-    after the first step. ``count`` sets every counter (an integer leaf that grows from step to
-    step, a float one that grows by 1), and with it schedules and bias corrections. Parameters
-    are taken in float64; leaves of the state have the precision that ``tx.init`` then gives them.
+    ``tx`` is an optax pair (any object with its two functions), or a pytree of parameters with a
+    method ``as_optax()`` that gives one, such as a learned optimizer; its parameters are taken
+    in float64. Which component, in which training: see `Place`. Without ``params`` it is one
+    component by itself, its ``state`` one for a parameter of shape (1,). Flags in the initial
+    state are as after the first step. ``count`` sets every counter (an integer leaf that grows
+    from step to step, a float one that grows by 1), and with it schedules and bias corrections.
+    Parameters are taken in float64; leaves of the state have the precision that ``tx.init`` then
+    gives them.
 
     Without ``params``, where one factor couples the components but not at small gradients
     (clipping by a norm), the component is one of nine alike, and so is its state.
@@ -276,16 +276,7 @@ def _moved(step: StepMap, place: Place) -> StepMap:
 
 def _initial_step_map(optimizer: Optimizer, place: Place) -> StepMap:
     with double_precision():
-        if eval_params_of(optimizer) is not None:
-            optimizer = with_extra_args(optimizer)
-        plain = isinstance(optimizer, optax.GradientTransformation)
-        if not plain and not callable(getattr(optimizer, "as_optax", None)):
-            raise UserError(
-                f"optimizer: {type(optimizer).__name__} is not one (allowed: an "
-                "optax.GradientTransformation, or parameters with a method as_optax())"
-            )
-        parameters = () if plain else to_float64(optimizer)
-        build = _Fixed(hashable(optimizer)) if plain else _as_optax
+        parameters, build = _built(optimizer)
         tx = build(parameters)
         alone, silent_up_to = place.get("params") is None, np.inf
         if alone:
@@ -318,6 +309,21 @@ def _initial_step_map(optimizer: Optimizer, place: Place) -> StepMap:
             alone=alone,
             silent_up_to=silent_up_to,
         )
+
+
+def _built(optimizer: Optimizer) -> tuple[PyTree, Callable[[PyTree], optax.GradientTransformation]]:
+    """The optimizer's parameters, and what makes an optax pair of them."""
+    if callable(getattr(optimizer, "as_optax", None)):
+        return to_float64(optimizer), _as_optax
+    pair = [getattr(optimizer, name, None) for name in ("init", "update")]
+    if isinstance(optimizer, type) or not all(map(callable, pair)):
+        raise UserError(
+            f"optimizer: {type(optimizer).__name__} is not one (allowed: an "
+            "optax.GradientTransformation, or parameters with a method as_optax())"
+        )
+    if not isinstance(optimizer, optax.GradientTransformation):  # such as optax.MultiSteps
+        optimizer = optax.GradientTransformation(*pair)
+    return (), _Fixed(hashable(optimizer))
 
 
 def _clockwork(build: Any, parameters: PyTree, state: PyTree, params: PyTree) -> Clockwork:
