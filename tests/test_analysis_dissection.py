@@ -99,8 +99,10 @@ def test_what_cannot_be_taken_apart() -> None:
         dissect(optax.chain(optax.scale_by_trust_ratio(), optax.scale(-0.1)))
     with pytest.raises(UserError, match="treats a matrix as a whole"):
         dissect(optax.contrib.muon(0.1))
-    with pytest.raises(UserError, match="cannot be run on an array"):
-        dissect(optax.lookahead(optax.sgd(0.1), 5, 0.5))
+    pair = optax.LookaheadParams.init_synced(jnp.ones(2))
+    for place in ({}, {"params": jnp.ones(2)}, {"params": pair, "leaf": "fast"}):
+        with pytest.raises(UserError, match=r"no single component.*optdyn\.closed_loop"):
+            dissect(optax.lookahead(optax.sgd(0.1), 5, 0.5), **place)
     with pytest.raises(UserError, match="gradient_scale"):
         dissect(optax.sgd(0.1), gradient_scale=-1.0)
 

@@ -174,15 +174,25 @@ def _responses(tx: optax.GradientTransformation, shape: tuple[int, ...]) -> Coup
         except UserError:
             raise
         except Exception as error:  # the user's own code may raise anything
-            told = first_line(error).replace("DynamicJaxprTracer", "an array")
-            raise UserError(
-                f"optimizer: cannot be run on an array of parameters: {told} "
-                "(allowed: tx.init(params) and tx.update(gradients, state, params))"
-            ) from error
+            allowed = "tx.init(params) and tx.update(gradients, state, params)"
+            raise cannot_be_run("an array of parameters", error, start, allowed) from error
     scales = dict(zip(GRADIENT_SCALES, responses, strict=True))
     silent = list(itertools.takewhile(lambda scale: scales[scale] <= TOLERANCE, scales))
     limit = np.inf if len(silent) == len(scales) else max(silent, default=0.0)
     return Coupling(max(responses), bool(common) and all(common), False, float(limit))
+
+
+def cannot_be_run(on: str, error: Exception, params: PyTree, allowed: str) -> UserError:
+    """What is said where an optimizer raises ``error`` on ``params``, which are ``on`` in words."""
+    unwrapped = str(error).replace("'", "").endswith("no attribute fast")
+    if unwrapped or isinstance(params, optax.LookaheadParams):
+        return UserError(
+            "optimizer: optax.lookahead steps a pair of trees, fast and slow, which has no single "
+            "component (allowed: the optimizer within it; or optdyn.closed_loop with "
+            "optax.LookaheadParams and a loss of their fast part)"
+        )
+    told = first_line(error).replace("DynamicJaxprTracer", "an array")
+    return UserError(f"optimizer: cannot be run on {on}: {told} (allowed: {allowed})")
 
 
 def keep_precision(state: PyTree, before: PyTree) -> PyTree:

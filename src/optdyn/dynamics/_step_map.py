@@ -23,7 +23,13 @@ from optdyn.dynamics._place import (
     with_leaves,
 )
 from optdyn.dynamics._remembered import Remembered
-from optdyn.dynamics._separability import TOLERANCE, hashable, keep_precision, require_componentwise
+from optdyn.dynamics._separability import (
+    TOLERANCE,
+    cannot_be_run,
+    hashable,
+    keep_precision,
+    require_componentwise,
+)
 from optdyn.dynamics._state_layout import StateLayout, initial_state, state_layout
 from optdyn.errors import UserError, first_line, whole_number
 from optdyn.precision import double_precision, to_float64
@@ -293,11 +299,9 @@ def _initial_step_map(optimizer: Optimizer, place: Place) -> StepMap:
         except UserError:
             raise
         except Exception as error:  # the user's own code may raise anything
-            raise UserError(
-                f"optimizer: cannot be run on {'one component' if alone else 'params'}: "
-                f"{first_line(error)} (allowed: optimizers that take parameters of shape (1,), "
-                "or those that params= gives)"
-            ) from error
+            on = "one component" if alone else "params"
+            allowed = "optimizers that take parameters of shape (1,), or those that params= gives"
+            raise cannot_be_run(on, error, around.params, allowed) from error
         return StepMap(
             parameters=parameters,
             state=state,
