@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from optdyn.dynamics import eigenmodes, linearize, param_groups, stability_map
+from optdyn.dynamics import ParamGroups, eigenmodes, linearize, param_groups, stability_map
 from optdyn.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -105,6 +105,35 @@ def test_thresholds_part_leaves() -> None:
     w, b = param_groups(apart(clipped(1.0), clipped(5.0)), PAIR).groups
     found = [g.found.identification.nearest.hyperparameters["clip"] for g in (w, b)]
     assert found == pytest.approx([1.0, 5.0], rel=1e-6)
+
+
+def test_a_frozen_leaf_is_a_group_of_rate_0() -> None:
+    tx = apart(optax.sgd(0.1, momentum=0.9), optax.set_to_zero())
+    w, b = param_groups(tx, PAIR).groups
+    assert (w.leaves, b.leaves) == (("w",), ("b",))
+    assert w.rate == pytest.approx(1.0, rel=1e-9)
+    assert (b.rate, b.decay, b.modes[0].size, b.schedule) == (0.0, 0.0, 0, "")
+    assert str(b.found).startswith("standing_still: no gradient changes any update")
+    assert str(ParamGroups((b,))) == "b: stands still (every update is zero)"
+
+
+def test_what_only_decays_has_no_rate() -> None:
+    tx = optax.chain(
+        optax.adam(0.01),
+        optax.masked(optax.set_to_zero(), {"w": False, "b": True}),
+        optax.add_decayed_weights(-0.1),
+    )
+    w, b = param_groups(tx, PAIR).groups
+    assert (b.rate, b.decay) == (0.0, 0.1)
+    assert b.found.stability.edge == np.inf
+    assert "b: no gradient changes an update, decay 0.1 a step" in str(ParamGroups((w, b)))
+
+
+def test_signs_have_no_rate_of_small_changes() -> None:
+    tx = optax.chain(optax.scale_by_sign(), optax.scale(-0.01))
+    (group,) = param_groups(tx, PAIR).groups
+    assert group.rate == 0.0
+    assert not group.found.responds
 
 
 def test_a_coupled_leaf_is_not_alike_an_uncoupled_one() -> None:

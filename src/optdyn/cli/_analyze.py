@@ -236,7 +236,7 @@ def describe(found: Dissection, name: str) -> list[str]:
         lines.append(_rate_line(found.stability))
     others = [fit for fit in found.identification.fits if fit is not found.identification.nearest]
     rest = ", ".join(f"{fit.name} {fit.residual:.2g}" for fit in others[:4])
-    return [*lines, f"others' residuals: {rest}"]
+    return [*lines, f"others' residuals: {rest}"] if rest else lines
 
 
 def _mode_lines(modes: Eigenmodes) -> list[str]:

@@ -69,7 +69,12 @@ class Dissection(InWords):
 
     @property
     def rate(self) -> float:
-        """The learning rate at the operating point: the update that a unit gradient leads to."""
+        """The learning rate at the operating point: the update that a unit gradient leads to.
+
+        0 where no small change of the gradient changes an update.
+        """
+        if not self.responds:
+            return 0.0
         return learning_rate(self.linearization) / self.linearization.period
 
     @property
@@ -78,10 +83,10 @@ class Dissection(InWords):
         if self.schedule is None:
             return ""
         part = self.part_of_peak
-        here = "its peak" if part > 1.0 - 1e-9 else f"{part:.3g} of its peak"
-        if part == 0.0:
-            return self.schedule.words() + " (in parts of the peak); here it is 0"
-        return f"{self.schedule.words(self.rate / part)}; here it is at {here}"
+        here = "at its peak" if part > 1.0 - 1e-9 else f"at {part:.3g} of its peak" if part else "0"
+        if part == 0.0 or not self.responds:
+            return f"{self.schedule.words()} (in parts of the peak); here it is {here}"
+        return f"{self.schedule.words(self.rate / part)}; here it is {here}"
 
     @property
     def decay_in_words(self) -> str:

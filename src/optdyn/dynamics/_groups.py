@@ -50,7 +50,7 @@ class Group:
 
     @property
     def rate(self) -> float:
-        """The update a step that a unit gradient leads to in all."""
+        """The update a step that a unit gradient leads to in all; 0 where none changes any."""
         return self.found.rate
 
     @property
@@ -278,7 +278,12 @@ def _row(group: Group) -> list[str]:
     decay = f", decay {group.decay:.4g} a step" if group.decay else ""
     like = group.found.identification
     off = "" if like.exact else f"nearest to (residual {like.nearest.residual:.2g}) "
-    lines = [f"{leaves}: {off}{like.name}, rate {group.rate:.4g}{decay}"]
+    if like.responses.still:
+        moved = bool(decay or group.found.linearization.drift)
+        what = "no gradient changes an update" if moved else "stands still (every update is zero)"
+        return [f"{leaves}: {what}{decay}"]
+    blind = "" if group.found.responds else " (no small change of the gradient changes an update)"
+    lines = [f"{leaves}: {off}{like.name}, rate {group.rate:.4g}{blind}{decay}"]
     modes = [line for line in group.found.modes.verdict() if line.startswith(("modes", "stable"))]
     lines += [f"  {line}" for line in modes]
     if group.schedule:

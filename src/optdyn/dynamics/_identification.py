@@ -33,6 +33,7 @@ REFINED = 2
 MOST_EVALUATIONS = 60
 EXACT = 1e-6
 """Relative residual below which a candidate is the optimizer, for all that can be seen."""
+STANDING_STILL = "standing_still"
 COMPARABLE = 1.02
 """Residuals within this factor of the smallest count as equal: the simplest is the nearest."""
 # AggMo's modes with decay rates this near are one mode.
@@ -67,8 +68,9 @@ class Identification(InWords):
 
     ``nearest``: the fit with the smallest residual, or the one of fewest hyperparameters
     among those not distinguishable from it (2 %, or all below 1e-6): momentum is also
-    AggMo with two empty modes. ``responses``: those of the optimizer itself, with its
-    ``schedule``, if it follows one, at its peak: the learning rates are those at the peak.
+    AggMo with two empty modes. Where no gradient changes any update, it is the only fit,
+    ``standing_still``, without hyperparameters. ``responses``: those of the optimizer itself, with
+    its ``schedule``, if it follows one, at its peak: the learning rates are those at the peak.
     """
 
     fits: tuple[Fit, ...]
@@ -125,7 +127,7 @@ def identify(
     ('momentum', 0.75)
 
     Raises `UserError` for an optimizer that is not component-wise, one whose responses are
-    zero or not finite, and an unknown candidate.
+    even in the gradient or not finite, and an unknown candidate.
     """
     if not candidates:
         raise UserError("candidates: none given (at least one)")
@@ -142,11 +144,14 @@ def identify(
     most = unfelt_by_others(step, gradient_scale)
     gradient_scale = min(gradient_scale, most / LARGEST_PROBE)
     seen = responses(step, gradient_scale=gradient_scale, steps=steps, h=h, frozen=frozen)
+    if seen.still:
+        fit = Fit(STANDING_STILL, {}, 0.0, seen.updates)
+        return Identification(fits=(fit,), nearest=fit, responses=seen)
     norms = np.linalg.norm(seen.updates, axis=1)
     if not np.all(np.isfinite(norms)) or np.max(norms) == 0.0:
         raise UserError(
-            "optimizer: its updates to all test gradients are zero, or some are not finite "
-            "(allowed: optimizers whose updates depend on gradients)"
+            "optimizer: some updates to test gradients are not finite, or none changes sign with "
+            "the gradient (allowed: optimizers whose updates do)"
         )
     # Every probe counts alike, whatever its amplitude.
     weights = 1.0 / (_sizes(norms, seen.amplitudes) * np.sqrt(len(norms)))

@@ -40,7 +40,7 @@ class Responses:
     The parameter is held at 0. ``updates`` are the odd part (Δx(g) − Δx(−g))/2, which
     leaves out the drift and whatever else does not change sign with the gradient. Where
     steps come in cycles of ``period``, each of the T is a cycle: its steps have one gradient,
-    and their updates are summed.
+    and their updates are summed. ``still``: no update depends on the gradients at all.
     """
 
     gradients: Float[np.ndarray, "P T"]
@@ -48,6 +48,7 @@ class Responses:
     kinds: tuple[str, ...]
     amplitudes: Float[np.ndarray, " P"]
     period: int = 1
+    still: bool = False
 
     @property
     def gradient_scale(self) -> float:
@@ -87,6 +88,7 @@ def responses(
     period = timing(step).period
     both = np.repeat(np.concatenate([gradients, -gradients]), period, axis=1)
     updates = component_responses(step, both, vector, frozen)
+    still = bool(np.all(updates == updates[:1]))
     updates = updates.reshape(len(both), steps, period).sum(axis=2)
     positive, negative = np.split(updates, 2)
     return Responses(
@@ -95,6 +97,7 @@ def responses(
         kinds=kinds,
         amplitudes=np.tile(levels, len(KINDS)),
         period=period,
+        still=still,
     )
 
 

@@ -86,6 +86,8 @@ def stability_in_words(found: StabilityMap) -> list[str]:
 
 def identity_in_words(found: Identification) -> list[str]:
     """Which optimizer it is, and how sure that is."""
+    if found.responses.still:
+        return [f"{found.name}: no gradient changes any update"]
     values = ", ".join(f"{k} {v:.4g}" for k, v in found.nearest.hyperparameters.items())
     told = (
         "the same in every probe"

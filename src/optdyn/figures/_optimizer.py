@@ -214,7 +214,10 @@ def optimizer_identification(found: Identification) -> Figure:
     adaptation.set(title=f"adaptation (step {len(steps)} of constant g)")
     adaptation.set_ylabel("effective learning rate |Δx/g|")
     for axes in (saturation, adaptation):
-        axes.set(xscale="log", yscale="log", xlabel="gradient |g|")
+        axes.set(xscale="log", xlabel="gradient |g|")
+        if seen.still:
+            continue
+        axes.set_yscale("log")
         low, high = axes.get_ylim()
         if high / low < 100.0:  # a curve that is flat but for rounding looks flat
             middle_height = np.sqrt(low * high)
