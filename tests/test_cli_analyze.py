@@ -148,7 +148,9 @@ def test_a_callable_inside_a_class(capsys: pytest.CaptureFixture[str]) -> None:
 def test_groups_of_a_tree_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["analyze", "a_zoo:masked", "--params", "a_zoo:tree"]
     assert main([*argv, "--json"]) == 0
-    groups = json.loads(capsys.readouterr().out)["groups"]
+    told = json.loads(capsys.readouterr().out)
+    groups = told["groups"]
+    assert told["coupled"] == []
     assert [group["leaves"] for group in groups] == [["w"], ["b"]]
     assert [group["weight_decay"] for group in groups] == pytest.approx([1e-3, 0.0], abs=1e-12)
     assert main(argv) == 0

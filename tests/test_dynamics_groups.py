@@ -136,10 +136,27 @@ def test_signs_have_no_rate_of_small_changes() -> None:
     assert not group.found.responds
 
 
-def test_a_coupled_leaf_is_not_alike_an_uncoupled_one() -> None:
+def test_a_coupled_leaf_is_in_no_group() -> None:
     tx = optax.chain(optax.scale_by_factored_rms(min_dim_size_to_factor=2), optax.scale(-0.1))
+    found = param_groups(tx, PAIR)
+    assert [group.leaves for group in found.groups] == [("b",)]
+    assert [one.leaves for one in found.coupled] == [("w",)]
     with pytest.raises(UserError, match=r"^w: optimizer: not component-wise here"):
-        param_groups(tx, PAIR)
+        param_groups(tx, {"w": PAIR["w"]})
+
+
+def test_muon_beside_adam_leaves_adams_leaves_to_look_at() -> None:
+    """Gradients ±1 lead to the second moment 1, of which a zero gradient leaves 0.999."""
+    matrices = {"one": "muon", "two": "adam", "three": ["muon", "adam"]}
+    tx = optax.partition({"muon": optax.contrib.muon(0.02), "adam": optax.adam(0.01)}, matrices)
+    found = param_groups(tx, TREE)
+    assert [group.leaves for group in found.groups] == [("three.1", "two")]
+    alpha, beta = found[0].modes
+    np.testing.assert_allclose([alpha[0], beta[0]], [0.001 / 0.999**0.5, 0.9], rtol=1e-6)
+    (coupled,) = found.coupled
+    assert (coupled.leaves, coupled.components) == (("one", "three.0"), 16)
+    assert str(found).splitlines()[-1].startswith("one, three.0: the update of a component")
+    assert str(found).endswith("as in Muon, Shampoo and centred gradients: see optdyn.closed_loop")
 
 
 def test_results_print_as_a_verdict() -> None:

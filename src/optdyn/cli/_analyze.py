@@ -198,7 +198,9 @@ def _groups(target: Target, place: Place, scale: float, out: Path | None) -> Res
     ]
     size = f"gradients of size {scale:.4g}"
     lines = [f"optimizer: {target.name}", size, *groups.verdict()]
-    return Result({"optimizer": target.name, "gradient_scale": scale, "groups": values}, lines)
+    coupled = [vars(one) for one in groups.coupled]
+    found = {"gradient_scale": scale, "groups": values, "coupled": coupled}
+    return Result({"optimizer": target.name, **found}, lines)
 
 
 def _gradients(optimizer: Any, card: Card, task: Task, seed: int) -> np.ndarray:

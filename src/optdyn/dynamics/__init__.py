@@ -10,7 +10,7 @@ from optdyn.dynamics._eigenmodes import (
     truncate,
 )
 from optdyn.dynamics._fixed_points import FixedPoints, Status, find_fixed_points
-from optdyn.dynamics._groups import Group, ParamGroups, param_groups
+from optdyn.dynamics._groups import CoupledLeaves, Group, ParamGroups, param_groups
 from optdyn.dynamics._identification import Fit, Identification, identify
 from optdyn.dynamics._lens import Lens
 from optdyn.dynamics._linearization import Linearization, linearize
@@ -32,6 +32,7 @@ from optdyn.dynamics._theory import (
 
 __all__ = [
     "ClosedLoop",
+    "CoupledLeaves",
     "Dissection",
     "Eigenmodes",
     "Fit",

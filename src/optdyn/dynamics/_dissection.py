@@ -20,6 +20,7 @@ from optdyn.dynamics._linearization import Linearization, linearize
 from optdyn.dynamics._operating_point import operating_point, settle, settle_from_start
 from optdyn.dynamics._place import Place
 from optdyn.dynamics._schedules import LONG, Counting, Schedule, at_counts, counting
+from optdyn.dynamics._separability import NotComponentwise
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.dynamics._theory import StabilityMap, learning_rate, stability_map
 from optdyn.errors import UserError, finite_number, require_number
@@ -240,7 +241,8 @@ def natural_linearization(
     died out (``found``: see `counting`), and all others where the history leads them. The words
     say where counters stand that are not at their start.
 
-    Raises `UserError` when none is smooth, with what is wrong at the last.
+    Raises `UserError` when none is smooth, with what is wrong at the last; with how components
+    are coupled, where they are.
     """
     s = gradient_scale
     if gradients is not None:
@@ -263,9 +265,15 @@ def natural_linearization(
         point, h = _placed(step, _with_flags_of(noisy, step.state), found, count), step.h
         moved = count is not None or found.transient or found.schedule or found.decay
         where = start + there if moved else start
-    with contextlib.suppress(UserError):
+    try:
         return linearize(_among_others(point, s, own=0.0), h=h), where
-    return linearize(_among_others(driven, s, own=s), h=driven.h), constant + there
+    except UserError as error:
+        first = error
+    try:
+        return linearize(_among_others(driven, s, own=s), h=driven.h), constant + there
+    except UserError as error:
+        # Where components are coupled, no other gradient is a remedy.
+        raise first if isinstance(first, NotComponentwise) else error from None
 
 
 def _among_others(step: StepMap, s: float, *, own: float) -> StepMap:

@@ -15,7 +15,7 @@ from optdyn.dynamics._jacobians import copies_at_once
 from optdyn.dynamics._place import leaf_names, with_leaves
 from optdyn.dynamics._remembered import compiled
 from optdyn.dynamics._schedules import sampled_counts
-from optdyn.dynamics._separability import keep_precision
+from optdyn.dynamics._separability import NotComponentwise, keep_precision
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
 from optdyn.errors import UserError, finite_number, require_number
 from optdyn.in_words import InWords
@@ -66,14 +66,27 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class CoupledLeaves:
+    """Leaves in which no component can be looked at alone; ``reason`` says why."""
+
+    leaves: tuple[str, ...]
+    components: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ParamGroups(InWords):
-    """The groups, the largest first."""
+    """The groups, the largest first; and the leaves that are in none, if there are any."""
 
     groups: tuple[Group, ...]
+    coupled: tuple[CoupledLeaves, ...] = ()
 
     def verdict(self) -> list[str]:
-        """One row a group."""
-        return [line for group in self.groups for line in _row(group)]
+        """One row a group, and one for all leaves that are coupled in the same way."""
+        rows = [line for group in self.groups for line in _row(group)]
+        return rows + [
+            f"{_listed(one.leaves)}: {one.reason}: see optdyn.closed_loop" for one in self.coupled
+        ]
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -101,10 +114,11 @@ def param_groups(
     whole tree shares, is not alike one in which they are not. One component of each group, the
     first that has a memory in ``state``, is then dissected (see `dissect`): with ``state``,
     ``gradient`` and ``count`` of a training where they are given, else under gradients of
-    ``gradient_scale``.
+    ``gradient_scale``. Leaves in which components turn one another's updates, as in Muon, are in
+    no group: they are ``coupled``.
 
-    Raises `UserError` for what `dissect` refuses, with the leaf, and for parameters without
-    leaves of floating-point numbers.
+    Raises `UserError` for what `dissect` refuses, with the leaf, where all leaves are coupled so,
+    and for parameters without leaves of floating-point numbers.
     """
     gradient_scale = finite_number("gradient_scale", gradient_scale)
     require_number("gradient_scale", gradient_scale)
@@ -118,19 +132,9 @@ def param_groups(
         raise UserError("params: no leaf of floating-point numbers (allowed: at least one)")
     step = step_map(tx, params=params, leaf=names[real[0]], state=state, count=count)
     answers = _answers(step, gradient_scale, sum(math.prod(shape) for shape in shapes))
-    members: list[list[int]] = []
-    for i in real:
-        for group in members:
-            # One component alone has no others that it could be coupled to.
-            apart = 1 not in (math.prod(shapes[i]), math.prod(shapes[group[0]]))
-            differ = apart and answers.coupled[i] != answers.coupled[group[0]]
-            if not differ and answers.alike(i, group[0]):
-                group.append(i)
-                break
-        else:
-            members.append([i])
-    groups = []
-    for group in members:
+    groups, refusals = list[Group](), list[str]()
+    coupled: dict[str, list[int]] = {}
+    for group in _alike(answers, real, [math.prod(shape) for shape in shapes]):
         try:
             found = dissect(
                 tx,
@@ -142,6 +146,10 @@ def param_groups(
                 gradient=gradient,
                 count=count,
             )
+        except NotComponentwise as error:
+            coupled.setdefault(error.reason, []).extend(group)
+            refusals.append(f"{names[group[0]]}: {error}")
+            continue
         except UserError as error:
             raise UserError(f"{names[group[0]]}: {error}") from error
         groups.append(
@@ -153,7 +161,35 @@ def param_groups(
                 coupled=bool(np.any(answers.coupled[group])),
             )
         )
-    return ParamGroups(tuple(sorted(groups, key=lambda group: -group.components)))
+    if not groups:
+        raise UserError(refusals[0])
+    return ParamGroups(
+        groups=tuple(sorted(groups, key=lambda group: -group.components)),
+        coupled=tuple(
+            CoupledLeaves(
+                leaves=tuple(names[i] for i in sorted(leaves)),
+                components=sum(math.prod(shapes[i]) for i in leaves),
+                reason=reason,
+            )
+            for reason, leaves in coupled.items()
+        ),
+    )
+
+
+def _alike(answers: _Answers, leaves: list[int], sizes: list[int]) -> list[list[int]]:
+    """``leaves`` in groups of those that behave alike; ``sizes``: of all leaves."""
+    members: list[list[int]] = []
+    for i in leaves:
+        for group in members:
+            # One component alone has no others that it could be coupled to.
+            apart = 1 not in (sizes[i], sizes[group[0]])
+            differ = apart and answers.coupled[i] != answers.coupled[group[0]]
+            if not differ and answers.alike(i, group[0]):
+                group.append(i)
+                break
+        else:
+            members.append([i])
+    return members
 
 
 def _first_with_memory(params: PyTree, position: int, state: PyTree) -> tuple[int, ...] | None:
@@ -271,10 +307,13 @@ def _run(
     return found
 
 
+def _listed(leaves: tuple[str, ...]) -> str:
+    more = len(leaves) - SHOWN
+    return ", ".join(leaves[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def _row(group: Group) -> list[str]:
-    leaves = ", ".join(group.leaves[:SHOWN])
-    more = len(group.leaves) - SHOWN
-    leaves += f" and {more} more" if more > 0 else ""
+    leaves = _listed(group.leaves)
     decay = f", decay {group.decay:.4g} a step" if group.decay else ""
     like = group.found.identification
     off = "" if like.exact else f"nearest to (residual {like.nearest.residual:.2g}) "

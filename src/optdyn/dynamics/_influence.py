@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from optdyn.dynamics._jacobians import Inputs, Jacobian, value_and_jacobian
 from optdyn.dynamics._place import with_leaves
 from optdyn.dynamics._remembered import compiled
+from optdyn.dynamics._separability import NotComponentwise
 from optdyn.dynamics._state_layout import state_layout
 from optdyn.dynamics._step_map import StepMap
 from optdyn.errors import UserError
@@ -33,10 +34,14 @@ SAMPLED, NEARBY, RANK = 6, 3, 3
 # So many moves of a training are one call of a compiled program.
 MOVES = 8
 PREDICTED = 1e-6
+TURNING = (
+    "the update of a component depends on others, as in Muon, Shampoo and centred gradients",
+    "leaves that are treated component by component",
+)
 TOO_COUPLED = (
-    "optimizer: not component-wise here: the components are coupled by more than a few "
-    "common factors, or those of a leaf are too few to tell (allowed: clipping by norm, trust "
-    "ratios, leaves of three components and more; for any optimizer: optdyn.closed_loop)"
+    "the components are coupled by more than a few common factors, or those of a leaf are too few "
+    "to tell",
+    "clipping by norm, trust ratios, leaves of three components and more",
 )
 
 
@@ -163,11 +168,7 @@ def _require_no_turning(step: StepMap, z: Inputs) -> None:
         step.around.gradients,
     )
     if float(_update_at(step.among(step.around.params, gradients), np.zeros_like(z))) != 0.0:
-        raise UserError(
-            "optimizer: not component-wise here: the update of this component depends on others, "
-            "as in Muon, Shampoo and centred gradients (allowed: leaves that are treated component "
-            "by component; for any optimizer: optdyn.closed_loop)"
-        )
+        raise NotComponentwise(*TURNING)
 
 
 def _in_words(step: StepMap, z: Inputs, held: Jacobian) -> str:
@@ -213,7 +214,7 @@ def _common_part(step: StepMap, z: Inputs, outputs: int) -> Jacobian:
     )
     J_iK, J_Ji, J_JK = to_own[:outputs, :m], by_own[at], to_all[at, :m]
     if not J_JK.size:
-        raise UserError(TOO_COUPLED)
+        raise NotComponentwise(*TOO_COUPLED)
     inverse = np.linalg.pinv(J_JK, rcond=1e-9)
     pairs = (
         (to_all[and_at, :m] @ inverse @ J_Ji, by_own[and_at]),
@@ -223,7 +224,7 @@ def _common_part(step: StepMap, z: Inputs, outputs: int) -> Jacobian:
         np.any(np.abs(predicted - seen) > PREDICTED * np.max(np.abs(seen), initial=0.0))
         for predicted, seen in pairs
     ):
-        raise UserError(TOO_COUPLED)
+        raise NotComponentwise(*TOO_COUPLED)
     return J_iK @ inverse @ J_Ji
 
 

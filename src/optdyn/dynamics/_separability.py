@@ -31,6 +31,17 @@ LARGE = 128
 Updates = Float[np.ndarray, "steps others"]
 
 
+class NotComponentwise(UserError):
+    """One component of a training cannot be looked at alone; ``reason`` says why."""
+
+    def __init__(self, reason: str, allowed: str) -> None:
+        super().__init__(
+            f"optimizer: not component-wise here: {reason} (allowed: {allowed}; for any optimizer: "
+            "optdyn.closed_loop)"
+        )
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True)
 class Coupling:
     """How one component's gradient and value change the updates of the others.
