@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import helpers
 from optdyn.errors import UserError
+from optdyn.evaluation import evaluate
 from optdyn.inner_loop import unroll
 from optdyn.meta_training import UnrollOptions
 from optdyn.tasks import Problem, joint, require_sound, sample_batch
@@ -90,6 +91,50 @@ def test_what_cannot_be_solved_is_named(name: str) -> None:
     with pytest.raises(UserError, match=why) as raised:
         sample_batch(Given(problem), jax.random.split(jax.random.key(0), 2))
     assert "\n" not in str(raised.value)
+
+
+class Closing:
+    """A task whose loss refers to what sample drew, by a variable or by an attribute."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def sample(self, key: jax.Array) -> Problem:
+        x, start = jax.random.normal(key, (3,)), jnp.ones(3)
+        self.x = x
+
+        def by_variable(params: jax.Array) -> jax.Array:
+            return jnp.sum((params - x) ** 2)
+
+        def by_attribute(params: jax.Array) -> jax.Array:
+            return jnp.sum((params - self.x) ** 2)
+
+        def of_constants(params: jax.Array) -> jax.Array:
+            return jnp.sum((params - start) ** 2)
+
+        if self.where == "full":
+            return Problem(start, jnp.sum, full_loss_fn=by_variable)
+        losses = {"variable": by_variable, "attribute": by_attribute, "constant": of_constants}
+        return Problem(x, losses[self.where])
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("variable", r"^loss_fn: closes over x made in sample \(.*data=\(x,\)\).*\(params, x\)\)"),
+        ("attribute", r"^loss_fn: closes over arrays made in sample \(.*data=\(x, y\)\)"),
+        ("full", r"^full_loss_fn: closes over (x|x, start|start, x) made in sample"),
+    ],
+)
+def test_a_loss_that_closes_over_what_sample_drew_is_told_to_take_it(where: str, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        evaluate(optax.sgd(0.1), Closing(where), seed=0, num_problems=2, num_steps=2)
+
+
+def test_a_loss_may_close_over_what_is_the_same_for_all_problems() -> None:
+    """Descent of (x − 1)² halves x − 1 at the rate ¼, and quarters each loss."""
+    found = evaluate(optax.sgd(0.25), Closing("constant"), seed=0, num_problems=2, num_steps=2)
+    np.testing.assert_allclose(found.losses[:, 1:], found.losses[:, :-1] / 4, rtol=1e-5)
 
 
 def test_a_problem_given_to_unroll_is_looked_at_too() -> None:

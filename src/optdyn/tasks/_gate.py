@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,7 +52,43 @@ def _checked(task: Task, key: Key[Array, ""]) -> Array:
     if not isinstance(problem, Problem):
         raise UserError(f"task: sample gives {shown(problem)} (an optdyn.Problem is needed)")
     require_sound(problem)
+    _require_own_data(jax.vmap(task.sample)(key[None]))
     return jnp.zeros(())
+
+
+def _require_own_data(batch: Problem) -> None:
+    """Raise `UserError` where a loss of problems drawn together closes over what was drawn.
+
+    Each problem's own arrays are then gone: what differs between them must be in ``data``.
+    """
+    for name, seen in (("loss_fn", Problem.at_step), ("full_loss_fn", Problem.whole)):
+
+        def loss(problem: Problem, seen: Callable[..., Problem] = seen) -> Any:
+            chosen = seen(problem, 0)
+            return chosen.loss_fn(chosen.params, *chosen.data)
+
+        try:
+            jax.vmap(loss)(batch)
+        except jax.errors.UnexpectedTracerError:
+            names = _drawn_names(getattr(batch, name))
+            caught, given = ", ".join(names) or "arrays", ", ".join(names or "xy")
+            raise UserError(
+                f"{name}: closes over {caught} made in sample (give what differs between problems "
+                f"as Problem(..., data=({given}{',' * (len(names) == 1)})), and let {name} take "
+                f"it: {name}(params, {given}))"
+            ) from None
+
+
+def _drawn_names(loss_fn: Callable[..., Any]) -> list[str]:
+    """The traced variables that ``loss_fn`` closes over, as far as can be told."""
+    with contextlib.suppress(TypeError, ValueError):  # no function, or an empty cell
+        outside = inspect.getclosurevars(loss_fn).nonlocals
+        return [
+            name
+            for name, value in outside.items()
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+        ]
+    return []
 
 
 def require_sound(problem: Problem) -> None:
