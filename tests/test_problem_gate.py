@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import helpers
+from optdyn.dynamics import Lens, closed_loop
 from optdyn.errors import UserError
 from optdyn.evaluation import evaluate
 from optdyn.inner_loop import unroll
@@ -142,6 +143,45 @@ def test_a_problem_given_to_unroll_is_looked_at_too() -> None:
         unroll(optax.sgd(0.1), of_params(count=jnp.int32(3))(), 2)
     with pytest.raises(UserError, match="tuple of 2"):
         unroll(optax.sgd(0.1), of_loss(lambda x: (ones(x), x))(), 2)
+
+
+SGD = optax.sgd(0.1)
+NOT_ONE_NUMBER = {
+    "a vector": (lambda x: x**2, r"^loss_fn: gives an array of shape \(3,\) \(one real number"),
+    "shape one": (lambda x: jnp.sum(x**2)[None], r"^loss_fn: gives an array of shape \(1,\)"),
+}
+
+
+CALLS: dict[str, Callable[[Any, jax.Array], Any]] = {
+    "unroll": lambda loss, x: unroll(SGD, Problem(x, loss), 2),
+    "closed_loop": lambda loss, x: closed_loop(SGD, loss, x, SGD.init(x)),
+    "Lens": lambda loss, x: Lens(SGD, loss).scalars(SGD.init(x), x),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ONE_NUMBER)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_loss_that_is_not_one_number_is_refused_alike(call: str, name: str) -> None:
+    loss, why = NOT_ONE_NUMBER[name]
+    with pytest.raises(UserError, match=why):
+        CALLS[call](loss, jnp.ones(3))
+
+
+def test_the_loss_on_all_data_is_looked_at_in_unroll_too() -> None:
+    problem = Problem(
+        jnp.ones(3),
+        lambda x, key: jnp.sum(x**2),
+        key=jax.random.key(0),
+        full_loss_fn=lambda x: x,
+    )
+    with pytest.raises(UserError, match=r"^full_loss_fn: gives an array of shape \(3,\)"):
+        unroll(optax.sgd(0.1), problem, 2)
+
+
+def test_a_loss_of_python_is_a_constant() -> None:
+    found = unroll(optax.sgd(0.1), Problem(jnp.ones(3), lambda x: 1.5), 2)
+    np.testing.assert_array_equal(found.losses, [1.5, 1.5, 1.5])
+    np.testing.assert_array_equal(found.params, jnp.ones(3))
 
 
 DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32]

@@ -166,7 +166,7 @@ class Lens:
         def step(params: PyTree, state: PyTree, batch: Any) -> Any:
             problem = Problem(params=params, loss_fn=self._on(batch))
             loss, gradients, updates, _ = optimizer_step(self.tx, problem, params, state)
-            found = {"loss": jnp.reshape(loss, ()), "gradient_norm": optax.tree.norm(gradients)}
+            found = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
             for (name, x), update in zip(_named(params), jax.tree.leaves(updates), strict=True):
                 size, moved = (_norm(leaf) for leaf in (x, update))
                 found[f"update_ratio/{name}"] = jnp.where(size > 0, moved / size, jnp.nan)

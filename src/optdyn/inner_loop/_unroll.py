@@ -13,7 +13,7 @@ import optax
 from optdyn.errors import UserError, first_line, require_choice, require_positive_int
 from optdyn.inner_loop._evaluated import eval_params_of, with_extra_args
 from optdyn.tasks._base import Problem
-from optdyn.tasks._gate import require_params, require_real_loss
+from optdyn.tasks._gate import one_real_loss, require_params
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PyTree
@@ -66,7 +66,8 @@ def unroll(
     recompute the steps between (nested checkpointing); the results are the same.
 
     Raises `UserError` for an unknown name in ``record`` or a bad step count, for parameters
-    that are no real floats, and where ``tx`` cannot take them.
+    that are no real floats, a loss that is not one real number, and where ``tx`` cannot take
+    the parameters.
     """
     require_positive_int("num_steps", num_steps, minimum=0)
     for name in record:
@@ -79,7 +80,7 @@ def unroll(
         here = problem if k is None else problem.at_step(k)
         losses, gradients, updates, next_state = optimizer_step(tx, here, params, state)
         if evaluated is not None:
-            losses = here.loss(evaluated(state, params))
+            losses = _loss(here, evaluated(state, params))
         next_params = optax.apply_updates(params, updates)
         everything = {"params": params, "states": state, "gradients": gradients, "updates": updates}
         recorded = {name: everything[name] for name in record}
@@ -99,7 +100,9 @@ def unroll(
         (params, state), (losses, recorded) = _scan(step, begin, num_steps, steps, segment)
 
     def judged(at: PyTree, its: PyTree, k: int) -> Array:
-        return _wide(problem.whole(k).loss(at if evaluated is None else evaluated(its, at)))
+        name = "loss_fn" if problem.full_loss_fn is None else "full_loss_fn"
+        at = at if evaluated is None else evaluated(its, at)
+        return _wide(_loss(problem.whole(k), at, name))
 
     if problem.full_loss_fn is not None and num_steps:
         losses = jnp.concatenate([judged(*begin, 0)[None], losses[1:]])
@@ -195,18 +198,21 @@ def gradients_for(params: PyTree, gradients: PyTree) -> PyTree:
 
 
 def losses_and_gradients(problem: Problem, params: PyTree) -> tuple[Array, PyTree]:
-    """The loss (of any shape) and the gradient of its sum with respect to ``params``.
+    """The loss (of a `joint` problem: one a row) and the gradient of its sum by ``params``.
 
-    Raises `UserError` where the loss is no real number.
+    Raises `UserError` where the loss is not one real number.
     """
 
     def summed(p: PyTree) -> tuple[Array, Array]:
-        losses = problem.loss(p)
-        require_real_loss("loss_fn", losses)
+        losses = _loss(problem, p)
         return jnp.sum(losses), losses
 
     gradients, losses = jax.grad(summed, has_aux=True)(params)
     return losses, gradients
+
+
+def _loss(problem: Problem, params: PyTree, name: str = "loss_fn") -> Array:
+    return one_real_loss(name, problem.loss(params), is_joint=problem.is_joint)
 
 
 def _wide(losses: Array) -> Array:

@@ -28,6 +28,8 @@ class Problem:
     ``loss_fn(params, *data, key=fold_in(key, k))``, which may draw a minibatch.
     ``full_loss_fn(params, *data)``, where given, is the loss on all the data, by
     which the start and the end of an inner loop are then judged.
+
+    ``is_joint``: made by `joint`, so that the loss is one value a problem.
     """
 
     params: PyTree[Float[Array, "..."]]
@@ -37,6 +39,7 @@ class Problem:
     full_loss_fn: Callable[..., Float[Array, "..."]] | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
+    is_joint: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def at_step(self, step: Int[Array, ""] | int) -> Problem:
         """The problem that inner step ``step`` sees, with nothing left to draw."""
@@ -48,13 +51,16 @@ class Problem:
             if self.key.ndim == 0
             else jax.vmap(fold, (0, None))(self.key, step)
         )
-        return Problem(self.params, _Keyed(self.loss_fn), (*self.data, drawn))
+        return self._without_key(_Keyed(self.loss_fn), (*self.data, drawn))
 
     def whole(self, step: Int[Array, ""] | int) -> Problem:
         """The problem on all its data where it offers that, else as inner step ``step`` sees it."""
         if self.full_loss_fn is None:
             return self.at_step(step)
-        return Problem(self.params, self.full_loss_fn, self.data)
+        return self._without_key(self.full_loss_fn, self.data)
+
+    def _without_key(self, loss_fn: Callable[..., Array], data: tuple[Any, ...]) -> Problem:
+        return Problem(self.params, loss_fn, data, is_joint=self.is_joint)
 
     def on_all_data(self) -> Problem:
         """The problem with nothing to draw, on all its data.
@@ -124,7 +130,7 @@ def joint(batch: Problem) -> Problem:
 
     flat = jax.vmap(lambda params: ravel_pytree(params)[0])(batch.params)
     whole = None if batch.full_loss_fn is None else of_rows(batch.full_loss_fn)
-    return Problem(flat, of_rows(batch.loss_fn), batch.data, batch.key, whole)
+    return Problem(flat, of_rows(batch.loss_fn), batch.data, batch.key, whole, is_joint=True)
 
 
 def unravel_one(batch: Problem) -> Callable[[Float[Array, " n"]], PyTree]:

@@ -153,14 +153,7 @@ def _require_scalar(name: str, problem: Problem) -> None:
     """Raise `UserError` unless the loss is one real number with a gradient."""
 
     def loss(params: PyTree) -> Any:
-        found = problem.loss_fn(params, *problem.data)
-        require_real_loss(name, found)
-        if np.shape(found) != ():
-            raise UserError(
-                f"{name}: gives an array of shape {np.shape(found)} (one real number is needed: "
-                "take its mean or sum, or its one entry)"
-            )
-        return found
+        return one_real_loss(name, problem.loss_fn(params, *problem.data))
 
     try:
         jax.eval_shape(jax.grad(loss), jax.tree.map(jnp.asarray, problem.params))
@@ -172,8 +165,11 @@ def _require_scalar(name: str, problem: Problem) -> None:
         ) from error
 
 
-def require_real_loss(name: str, found: Any) -> None:
-    """Raise `UserError` unless a loss function gives one real number, or an array of them."""
+def one_real_loss(name: str, found: Any, *, is_joint: bool = False) -> Array:
+    """What a loss function gave, as an array.
+
+    Raises `UserError` unless it is one real number, or a row of them from a joint problem.
+    """
     if isinstance(found, tuple | list | dict):
         raise UserError(
             f"{name}: gives a {type(found).__name__} of {len(found)} (one real number is needed: "
@@ -184,3 +180,9 @@ def require_real_loss(name: str, found: Any) -> None:
     dtype = jnp.result_type(found)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"{name}: gives a number of type {dtype} (a real float is needed)")
+    if np.ndim(found) != int(is_joint):
+        raise UserError(
+            f"{name}: gives an array of shape {np.shape(found)} (one real number is needed: take "
+            "its mean or sum, or its one entry)"
+        )
+    return jnp.asarray(found)
