@@ -167,6 +167,33 @@ def test_a_loss_that_is_not_one_number_is_refused_alike(call: str, name: str) ->
         CALLS[call](loss, jnp.ones(3))
 
 
+MOMENTUM = optax.sgd(0.1, momentum=0.9)
+LOOKS: dict[str, Callable[[Any, Any], Any]] = {
+    "closed_loop": lambda x, state: closed_loop(MOMENTUM, square, x, state),
+    "Lens.scalars": lambda x, state: Lens(MOMENTUM, square).scalars(state, x),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_training_that_has_no_values_is_refused_alike(name: str) -> None:
+    look = LOOKS[name]
+    with pytest.raises(UserError, match=r"^params: they hold no number"):
+        look({}, MOMENTUM.init({}))
+    x = {"w": jnp.ones(2)}
+    state = MOMENTUM.init(x)
+    with pytest.raises(UserError, match=rf"^{name}: called within jax\.jit"):
+        jax.jit(lambda x, state: len(str(look(x, state))))(x, state)
+    with pytest.raises(UserError, match=rf"^{name}: called within jax\.jit"):
+        jax.jit(lambda state: len(str(look(x, state))))(state)
+    state[0].trace["w"].delete()
+    with pytest.raises(UserError, match=rf"^{name}: state\[0\].trace\['w'\] was donated"):
+        look(x, state)
+    state = MOMENTUM.init(x)
+    x["w"].delete()
+    with pytest.raises(UserError, match=rf"^{name}: params\['w'\] was donated"):
+        look(x, state)
+
+
 def test_the_loss_on_all_data_is_looked_at_in_unroll_too() -> None:
     problem = Problem(
         jnp.ones(3),

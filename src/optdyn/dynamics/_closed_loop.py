@@ -23,7 +23,7 @@ from optdyn.dynamics._multipliers import (
     iterated_spectrum,
     row_scales,
 )
-from optdyn.dynamics._training_step import LossFn, linearized_step
+from optdyn.dynamics._training_step import LossFn, linearized_step, require_real
 from optdyn.errors import require_positive_int
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision, to_float64
@@ -161,7 +161,8 @@ def closed_loop(
     computed in float64. For a minibatch loss close over one fixed batch. ``margin=False`` saves the
     search for `ClosedLoop.margin`, most of the time of large networks.
 
-    Raises `UserError` where the step is not finite or has no derivative.
+    Raises `UserError` where the step is not finite or has no derivative, for a leaf that is no
+    array of real floats, for donated arrays, and within `jax.jit`.
 
     >>> import jax.numpy as jnp, optax
     >>> tx, x = optax.sgd(0.1), jnp.ones(2)
@@ -170,6 +171,7 @@ def closed_loop(
     ([-0.5], 1.333)
     """
     require_positive_int("num", num)
+    require_real(params, state, "closed_loop")
     size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
     if size > LARGEST_WIDE:
         return loop_of(linearized_step(tx, loss_fn, params, state), num, margin)

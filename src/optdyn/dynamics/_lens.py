@@ -124,14 +124,9 @@ class Lens:
         All of it is on one batch: take a large fixed one to compare over time.
 
         Raises `UserError` where ``loss_fn`` needs a batch that is not given, for a leaf that is
-        no array of real floats, and within `jax.jit`.
+        no array of real floats, for donated arrays, and within `jax.jit`.
         """
-        require_real(params)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((state, params))):
-            raise UserError(
-                "Lens.scalars: called within jax.jit or another transformation (call it outside, "
-                "between two compiled steps)"
-            )
+        require_real(params, state, "Lens.scalars")
         found, alone = self._by_leaf(state, params)
         if not curvature:
             return found

@@ -28,6 +28,7 @@ from optdyn.dynamics._separability import keep_precision
 from optdyn.errors import UserError
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
 from optdyn.tasks import Problem
+from optdyn.tasks._gate import require_params
 
 LossFn = Callable[..., Any]
 
@@ -160,9 +161,8 @@ def linearized_step(
     """The step of ``tx`` on ``loss_fn(params)``, ready to be differentiated.
 
     Raises `UserError` where the step is not finite, has no derivative along a leaf, or
-    where a leaf of ``params`` is no real float, or one of the state is memory in integers.
+    where a leaf of the state is memory in integers.
     """
-    require_real(params)
     wrapped = optax.with_extra_args_support(tx)
     step = TrainingStep(wrapped, loss_fn, params, state, np.zeros(0, bool))
     step = dataclasses.replace(
@@ -248,18 +248,24 @@ def require_dead(
             )
 
 
-def require_real(params: PyTree) -> None:
-    """Raise `UserError` for a leaf that is no array of real floats."""
-    for name, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True):
-        try:
-            dtype: Any = jnp.result_type(leaf)
-        except TypeError:  # such as a function among an Equinox module's leaves
-            dtype = type(leaf).__name__
-        if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.floating):
-            raise UserError(
-                f"params: {name}: {dtype} is not allowed (real floating-point leaves; close "
-                "over the others in loss_fn)"
-            )
+def require_real(params: PyTree, state: PyTree, caller: str) -> None:
+    """Raise `UserError` for a leaf of ``params`` that is no array of real floats.
+
+    And where arrays have no values now: within `jax.jit`, or after they were donated.
+    """
+    require_params(params)
+    for tree, called in ((params, "params"), (state, "state")):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if isinstance(leaf, jax.core.Tracer):
+                raise UserError(
+                    f"{caller}: called within jax.jit or another transformation (call it outside, "
+                    "between two compiled steps)"
+                )
+            if isinstance(leaf, jax.Array) and leaf.is_deleted():
+                raise UserError(
+                    f"{caller}: {called}{jax.tree_util.keystr(path)} was donated or deleted (give "
+                    "what the last compiled step returned)"
+                )
 
 
 def _require_no_integer_memory(params: PyTree, state: PyTree, following: PyTree) -> None:
