@@ -213,6 +213,44 @@ def test_diverged_combinations_score_infinity_and_spoil_no_other() -> None:
     np.testing.assert_allclose(scores[0], alone[0], rtol=1e-6)
 
 
+@dataclasses.dataclass(frozen=True)
+class NormAtZero:
+    """‖b‖, whose gradient at b = 0 is not a number, where some of the problems start."""
+
+    at_zero: float
+
+    def sample(self, key: jax.Array) -> Problem:
+        b = jnp.where(jax.random.uniform(key) < self.at_zero, 0.0, 1.0) * jnp.ones(2)
+        return Problem(
+            {"w": jnp.ones(2), "b": b}, lambda p: jnp.sum(p["w"] ** 4) + jnp.linalg.norm(p["b"])
+        )
+
+
+def test_a_gradient_that_is_not_finite_at_the_start_is_why_all_diverge() -> None:
+    protocol = SearchProtocol(Objective(5), num_samples=4, num_problems=16, rescore_problems=2)
+    kept: list[SearchTable] = []
+    with pytest.raises(UserError) as raised:
+        random_search(
+            BASELINES["adam"], NormAtZero(0.5), seed=0, protocol=protocol, on_chunk=kept.append
+        )
+    starts = problems(NormAtZero(0.5), 16).problems.params["b"]
+    number = int(np.sum(np.all(np.asarray(starts) == 0, axis=1)))
+    assert 0 < number < 16
+    assert (
+        "every combination diverged, as the gradient along params['b'] is not finite at the "
+        f"start of {number} of 16 problems" in str(raised.value)
+    )
+    with pytest.raises(UserError, match="as the gradient along"):
+        random_search(BASELINES["adam"], NormAtZero(0.5), seed=0, protocol=protocol, done=kept[-1])
+
+
+def test_learning_rates_are_why_all_diverge_where_the_start_is_sound() -> None:
+    grid = Grid((Axis("alpha", "log", 1e3, 1e4, 4),))
+    protocol = SearchProtocol(Objective(20), num_samples=4, num_problems=2, grid=grid)
+    with pytest.raises(UserError, match=r"diverged \(give a grid with smaller learning rates\)"):
+        random_search(BASELINES["gradient_descent"], NormAtZero(0.0), seed=0, protocol=protocol)
+
+
 # The search
 
 

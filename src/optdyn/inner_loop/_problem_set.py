@@ -15,7 +15,7 @@ from optdyn.errors import require_positive_int
 from optdyn.inner_loop._batching import map_runs
 from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._statistics import MeanAndError, mean_and_error_along
-from optdyn.inner_loop._unroll import unroll
+from optdyn.inner_loop._unroll import losses_and_gradients, unroll
 from optdyn.random_streams import keys_at, stream
 from optdyn.tasks._base import Problem, Task
 from optdyn.tasks._gate import sample_batch
@@ -126,6 +126,21 @@ class ProblemSet:
             return float("inf")
         return float(np.mean(self.objective.meta_loss(jnp.asarray(losses.T))))
 
+    def fault_at_start(self) -> str | None:
+        """What is not finite at the start of some of the problems, in words; None: nothing."""
+        start = jax.jit(lambda batch: jax.lax.map(_first_step, batch, batch_size=8))
+        losses, gradients = start(self.problems)
+        leaves = [("loss", losses)] + [
+            (f"gradient along params{jax.tree_util.keystr(path)}", leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+        ]
+        for name, leaf in leaves:
+            bad = ~np.isfinite(np.asarray(leaf, np.float64)).reshape(self.number, -1).all(axis=1)
+            if bad.any():
+                many = f"{bad.sum()} of {self.number} problems"
+                return f"the {name} is not finite at the start of {many}"
+        return None
+
     def mean_curve(
         self, losses: Float[np.ndarray, "problems steps"]
     ) -> MeanAndError[Float[np.ndarray, " steps"]]:
@@ -141,6 +156,10 @@ def first_losses(problems: Problem) -> Float[np.ndarray, " problems"]:
 
 def _first_loss(problem: Problem) -> Float[Array, ""]:
     return problem.whole(0).loss(problem.params).astype(jnp.float32)
+
+
+def _first_step(problem: Problem) -> tuple[Array, Any]:
+    return losses_and_gradients(problem.at_step(0), problem.params)
 
 
 def mean_curve(

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64
 
 from optdyn.distributed._engines import Engine, Execution, Work
+from optdyn.errors import UserError
 from optdyn.inner_loop._batching import map_runs, runs_at_once
 from optdyn.inner_loop._objective import Objective
 from optdyn.inner_loop._problem_set import ProblemSet
@@ -134,6 +135,7 @@ def random_search(
     else:
         require_same_settings(done.settings, settings)
         table = done
+    _require_finite_start(table, task)
     if is_finished(table):
         return table
 
@@ -156,6 +158,7 @@ def random_search(
         for rows, results in scored(table, pending, tuning, protocol.num_samples):
             table = dataclasses.replace(table, scores=_with(table.scores, rows, results))
             on_chunk(table)
+        _require_finite_start(table, task)
         pending = table.to_rescore()
         for rows, results in scored(table, pending, rescoring, protocol.rescore_top):
             table = dataclasses.replace(table, rescores=_with(table.rescores, rows, results))
@@ -166,6 +169,18 @@ def random_search(
         widened = table.grid.widened(winner.edges)
         ended = Round(table.grid, winner.hyperparameters, winner.score, winner.edges)
         table = _new_round(settings, widened, (*table.earlier, ended))
+
+
+def _require_finite_start(table: SearchTable, task: Task) -> None:
+    """Raise `UserError` where all combinations diverged and the task alone is why."""
+    if table.to_score().size or np.any(np.isfinite(table.scores)):
+        return
+    fault = tuning_problems(task, table.settings).fault_at_start()
+    if fault:
+        raise UserError(
+            f"tuning {table.settings.baseline} on {table.settings.task}: every combination "
+            f"diverged, as {fault} (look for a root, a norm or a logarithm of zero in the loss)"
+        )
 
 
 def tuning_problems(task: Task, settings: SearchSettings) -> ProblemSet:
