@@ -52,7 +52,18 @@ def test_gradient_descent_on_a_parabola_in_closed_form(x64: None) -> None:
     assert result.exploded == 0
 
 
-def test_exploded_problems_are_counted_and_make_the_mean_infinite() -> None:
+def test_exploded_problems_are_counted_and_in_the_mean_as_they_are(x64: None) -> None:
+    """½ c (1 − 3.5 c)²ᵏ: for some c far beyond 1e4 after 20 steps, and a finite number."""
+    result = evaluate(optax.sgd(3.5), Parabola(), seed=0, num_problems=40, num_steps=20)
+    (c,) = sample_batch(Parabola(), keys_at(stream(0, EVALUATION_STREAM), jnp.arange(40))).data
+    k, c = np.arange(21), np.asarray(c)[:, None]
+    losses = 0.5 * c * (1 - 3.5 * c) ** (2 * k)
+    assert 0 < result.exploded < 40
+    assert result.exploded == np.sum(losses.max(axis=1) > 1e4)
+    np.testing.assert_allclose(result.mean, losses[:, 1:].mean(), rtol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_makes_the_mean_infinite() -> None:
     # x grows by |1 - 3.5 c| a step: for some c out of float32's range, for others it shrinks.
     result = evaluate(optax.sgd(3.5), Parabola(), seed=0, num_problems=40, num_steps=2000)
     (c,) = sample_batch(Parabola(), keys_at(stream(0, EVALUATION_STREAM), jnp.arange(40))).data
