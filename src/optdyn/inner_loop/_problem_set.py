@@ -150,8 +150,13 @@ class ProblemSet:
 
 def first_losses(problems: Problem) -> Float[np.ndarray, " problems"]:
     """The loss at the start of each of a batch of problems."""
-    start = jax.jit(lambda batch: jax.lax.map(_first_loss, batch, batch_size=8))
-    return np.asarray(start(problems), np.float64)
+    return np.asarray(_starting(jax.tree.structure(problems))(problems), np.float64)
+
+
+@functools.lru_cache(maxsize=8)
+def _starting(kind: jax.tree_util.PyTreeDef) -> Callable[[Problem], Array]:
+    """The compiled losses at the start, kept for the last kinds of problems."""
+    return jax.jit(lambda batch: jax.lax.map(_first_loss, batch, batch_size=8))
 
 
 def _first_loss(problem: Problem) -> Float[Array, ""]:

@@ -33,8 +33,12 @@ def random_orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
     to an axis. (`jax.random.orthogonal` calls LAPACK on the whole batch, which on a
     CPU with few threads can wait for itself forever.)
     """
-    vectors = jax.random.normal(key, (n, n))
-    coordinate = jnp.arange(n)
+    return _product_of_reflections(jax.random.normal(key, (n, n)))
+
+
+@jax.jit  # outside other programs, each call would otherwise be traced and compiled anew
+def _product_of_reflections(vectors: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    coordinate = jnp.arange(len(vectors))
 
     def reflect(k: int, Q: Float[Array, "n n"]) -> Float[Array, "n n"]:
         x = jnp.where(coordinate >= k, vectors[k], 0.0)
@@ -44,7 +48,7 @@ def random_orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
         Q = Q - 2.0 * jnp.outer(Q @ v, v)
         return Q * jnp.where(coordinate >= k, -sign, 1.0)[None, :]
 
-    return jax.lax.fori_loop(0, n, reflect, jnp.eye(n))
+    return jax.lax.fori_loop(0, len(vectors), reflect, jnp.eye(len(vectors)))
 
 
 @dataclasses.dataclass(frozen=True)
