@@ -38,8 +38,7 @@ def plain_meta_objective(rnn, task, key, batch, steps, normalization):
 @pytest.mark.parametrize(
     ("cell", "task_name"),
     helpers.small_part(
-        [(cell, "linear_regression") for cell in CELLS]
-        + [("rnn", task) for task in TASKS if task != "linear_regression"],
+        [("gru", "linear_regression"), *(("rnn", task) for task in TASKS)],
         itertools.product(CELLS, TASKS),
     ),
 )
@@ -59,14 +58,13 @@ def test_meta_gradient_equals_central_differences(task_name, cell):
 
     np.testing.assert_allclose(value, objective(theta), rtol=1e-12)
     assert int(diagnostics.exploded) == 0
-    direction = jax.random.normal(jax.random.key(9), theta.shape)
-    for vector in (direction, direction**3, jnp.abs(direction)):
-        unit = vector / jnp.linalg.norm(vector)
+    theta, slope = np.asarray(theta), np.concatenate(list(map(np.ravel, jax.tree.leaves(gradient))))
+    direction = np.random.default_rng(9).normal(size=theta.shape)
+    for vector in (direction, direction**3, np.abs(direction)):
+        unit = vector / np.linalg.norm(vector)
         step = 1e-5
         difference = (objective(theta + step * unit) - objective(theta - step * unit)) / (2 * step)
-        np.testing.assert_allclose(
-            ravel_pytree(gradient)[0] @ unit, difference, rtol=2e-6, atol=1e-10
-        )
+        np.testing.assert_allclose(slope @ unit, difference, rtol=2e-6, atol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")

@@ -67,7 +67,7 @@ def test_a_choice_keeps_within_the_budget_and_divides_the_batch(
 def _compiled(budget, batch=4, num_steps=60, units=16, **options):
     task = helpers.small_task("linear_regression")
     chosen = UnrollOptions(num_steps=num_steps, memory_budget=budget, **options)
-    rnn = helpers.random_rnn(units=units)
+    rnn = helpers.random_rnn("gru", units=units)
     step = jax.jit(
         lambda r: meta_value_and_grad(r, task, jax.random.key(0), batch_size=batch, options=chosen)
     )

@@ -32,11 +32,11 @@ BASELINES = {"momentum": momentum(0.3, 0.5), "gradient_descent": gradient_descen
 
 @pytest.fixture(scope="module")
 def headlines() -> dict[str, float]:
-    return headline_numbers(helpers.random_rnn(units=3), PROBLEMS, BASELINES)
+    return headline_numbers(helpers.random_rnn("gru", units=3), PROBLEMS, BASELINES)
 
 
 def test_the_advantage_is_that_of_the_evaluations(headlines):
-    learned = evaluate_on(helpers.random_rnn(units=3).as_optax(), PROBLEMS)
+    learned = evaluate_on(helpers.random_rnn("gru", units=3).as_optax(), PROBLEMS)
     for name, tx in BASELINES.items():
         other = evaluate_on(tx, PROBLEMS)
         assert headlines[f"advantage_over_{name}"] == pytest.approx(1 - learned.mean / other.mean)
@@ -84,4 +84,4 @@ def test_the_shipped_spread_is_of_the_recipes():
 
 def test_bad_input_is_refused():
     with pytest.raises(UserError, match="baselines"):
-        headline_numbers(helpers.random_rnn(units=3), PROBLEMS, {})
+        headline_numbers(helpers.random_rnn("gru", units=3), PROBLEMS, {})
