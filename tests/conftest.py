@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # Tests run small programs once: compiling them is most of their time. So they are compiled
 # quickly, in one piece and without the way to each line of Python, and stored for the other
@@ -31,11 +30,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import hypothesis
 import jax
 import pytest
-from matplotlib.figure import Figure
 
 from chromium import HOW_TO_INSTALL, chromium_path
-from helpers import FULL, SMALL_MOONS, TINY_RECIPES
-from optdyn.figures import _save
+from helpers import FULL, SMALL_MOONS, TINY_RECIPES, empty_pictures
 from optdyn.precision import double_precision
 from optdyn.pretrained import load_shipped
 from optdyn.runs import analyze_task, explore_task, open_run
@@ -137,13 +134,6 @@ def x64() -> Iterator[None]:
         yield
 
 
-def empty_picture(
-    figure: Figure, kind: str, metadata: dict[str, Any], rendered: Any = _save._rendered
-) -> bytes:
-    """In place of a picture, which takes a second, that of an empty figure of its size."""
-    return rendered(Figure(tuple(figure.get_size_inches())), kind, metadata)
-
-
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a finished study of `TINY_RECIPES`; not to be written to.
@@ -156,9 +146,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(shared / "tiny_study.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "claims.json").exists():
-            with pytest.MonkeyPatch.context() as patch:
-                if not FULL:
-                    patch.setattr(_save, "_rendered", empty_picture)
+            with empty_pictures():
                 reproduce(out, Study(TINY_RECIPES, "smoke", shipping=shared / "nothing ships"))
     return out
 

@@ -141,6 +141,27 @@ def save_unrendered(figure: object, data: object, folder: Path, name: str) -> No
     write_bytes(folder / f"{name}.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>")
 
 
+@contextlib.contextmanager
+def empty_pictures() -> Iterator[None]:
+    """Render empty figures of the right sizes in the block: a picture takes half a second.
+
+    In the suite at full length they are the pictures themselves.
+    """
+    from matplotlib.figure import Figure  # scripts that take other helpers need no pictures
+
+    from optdyn.figures import _save
+
+    rendered = _save._rendered
+
+    def empty(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
+        return rendered(Figure(tuple(figure.get_size_inches())), kind, metadata)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not FULL:
+            patch.setattr(_save, "_rendered", empty)
+        yield
+
+
 def command_options(command: str) -> ArgumentCollection:
     """The options and arguments of a command, as cyclopts sees them."""
     app = make_app()
