@@ -40,6 +40,16 @@ def learned_at_fixed_point(cell: str) -> Linearization:
     return linearize(step, h=found.unique().h[0])
 
 
+def linear_system(A, B, C, D: float = 0.0) -> Linearization:
+    """``h' = A h + B g`` with the update ``C h + D g``."""
+    A, B, C = (np.asarray(a, float) for a in (A, B, C))
+    n = len(B)
+    return Linearization(
+        A=A, B=B, C=C, D=D, E=np.zeros(n), weight_decay=0.0, drift=0.0, residual=np.zeros(n),
+        state=np.zeros(n), gradient=0.0, param=0.0, names=("h",) * n, comoving=np.zeros(n),
+    )  # fmt: skip
+
+
 def adam_state(tx: optax.GradientTransformation, s: float) -> optax.OptState:
     """Adam's state for one component with second moment s²."""
     return optax.tree_utils.tree_set(tx.init(jnp.zeros(1)), nu=jnp.full(1, s**2))

@@ -264,9 +264,8 @@ def test_a_stored_optimizer_counts_no_steps(
     assert "--count: a learned optimizer counts no steps" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pair", "Made.pair"])
-def test_an_optimizer_is_taken_as_it_is(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert main(["analyze", f"a_zoo:{name}", "--json"]) == 0
+def test_an_optimizer_is_taken_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "a_zoo:Made.pair", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stability"]["edge"] == pytest.approx(38.0)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from helpers import small_part
 from optdyn.distillation import (
     LADDER,
     AdaptiveScaling,
@@ -56,6 +57,8 @@ SIZES = {
     "adaptive": WHOLE.without("forgetting").without("schedule"),
     "whole": WHOLE,
 }
+FEW = ["one momentum", "adaptive", "whole"]
+"""The fewest parts, some, and all."""
 
 
 def updates_of(tx: optax.GradientTransformation, gradients: jax.Array) -> np.ndarray:
@@ -122,7 +125,7 @@ def test_values_make_the_same_optimizer_again():
     assert WHOLE.name == "2 momenta, adaptive scaling, saturation, forgetting, schedule"
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", small_part(FEW, SIZES))
 def test_the_exported_code_gives_the_same_updates(name, x64):
     optimizer = to_float64(SIZES[name])
     code = as_code(optimizer, "a test")
@@ -186,7 +189,7 @@ def test_fitting_lowers_the_meta_objective_on_unseen_problems():
     assert fit(start, task, protocol, Fitting(meta_steps=12), 0, lambda o: -score(o)) is start
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", small_part(FEW, SIZES))
 def test_a_widened_optimizer_does_the_same_to_the_bit(name):
     optimizer = SIZES[name]
     whole = optimizer.whole()

@@ -72,9 +72,9 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 WITHOUT_DERIVATIVE = {"sharpness-aware, normalized", "polyak", "lars", "adafactor"}
 """At a minimum these divide by a norm of zero."""
-QUICK = {"momentum", "adamw, clipped", "lion", "lamb", "accumulated", "lookahead"}
+QUICK = {"adamw, clipped", "lion", "lamb", "accumulated", "lookahead"}
 QUICK |= {"sharpness-aware, normalized", "learned"}
-QUICK_AT_REST = {"momentum", "adamw, clipped", "accumulated", "sharpness-aware"}
+QUICK_AT_REST = {"adamw, clipped", "sharpness-aware"}
 
 
 def at_rest(params: Any) -> Any:

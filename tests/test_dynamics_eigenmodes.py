@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from dynamics_helpers import adam_state, learned, learned_at_fixed_point
+from dynamics_helpers import adam_state, learned, learned_at_fixed_point, linear_system
+from helpers import small_part
 from optdyn.dynamics import (
     Linearization,
     eigenmodes,
@@ -24,15 +26,6 @@ from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 from optdyn.study._optimizer_drawing import impulse_parts
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def linear_system(A, B, C, D: float = 0.0) -> Linearization:
-    A, B, C = (np.asarray(a, float) for a in (A, B, C))
-    n = len(B)
-    return Linearization(
-        A=A, B=B, C=C, D=D, E=np.zeros(n), weight_decay=0.0, drift=0.0, residual=np.zeros(n),
-        state=np.zeros(n), gradient=0.0, param=0.0, names=("h",) * n, comoving=np.zeros(n),
-    )  # fmt: skip
 
 
 EXACT = {
@@ -83,7 +76,10 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("names", [("momentum", "nesterov"), ("scaled", "aggmo", "momentum")])
+CHAINS = [("momentum", "nesterov"), ("scaled", "aggmo", "momentum")]
+
+
+@pytest.mark.parametrize("names", small_part(CHAINS[1:], CHAINS))
 def test_a_chain_multiplies_its_parts(names: tuple[str, ...]) -> None:
     frequency = np.array([0.0, 0.01, 0.3, 2.0, np.pi])
 
@@ -157,7 +153,7 @@ def test_frequency_response_is_the_transform_of_the_impulse_response() -> None:
     np.testing.assert_allclose(delay.frequency_response([np.pi]), [-0.3], rtol=1e-12)
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn", "ugrnn"])
+@pytest.mark.parametrize("cell", small_part(["gru", "lstm"], ["gru", "lstm", "rnn", "ugrnn"]))
 def test_learned_optimizer(cell: str) -> None:
     rnn, _ = learned(cell)
     lin = learned_at_fixed_point(cell)
@@ -251,7 +247,7 @@ def test_coincident_modes_among_others_keep_the_impulse_response(A, B, C) -> Non
     np.testing.assert_allclose(modes.L @ modes.R, np.eye(len(B)), atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1e-3, 1e3, 1e6])
+@pytest.mark.parametrize("size", small_part([1e-6, 1e6], [1e-6, 1e-3, 1e3, 1e6]))
 def test_modes_do_not_depend_on_the_size_of_gradients(size: float) -> None:
     # Second moments of size² and what they act on differ in units by many decades.
     tx = optax.contrib.schedule_free_adamw(0.1, eps=1e-30)
@@ -266,8 +262,10 @@ def test_modes_do_not_depend_on_the_size_of_gradients(size: float) -> None:
     np.testing.assert_allclose(modes.alpha * size, usual.alpha, rtol=1e-6)
 
 
-@pytest.mark.parametrize("delay", [1, 2, 4])
-@pytest.mark.parametrize("beta", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("delay", "beta"),
+    small_part([(1, 0.9), (2, 0.0), (4, 0.9)], itertools.product([1, 2, 4], [0.0, 0.9])),
+)
 def test_gradients_that_come_some_steps_late(delay: int, beta: float) -> None:
     def update(g, queue, x=None):
         return queue[-1], (g, *queue[:-1])

@@ -129,7 +129,7 @@ def test_cycles_of_no_length_are_refused() -> None:
     "tx",
     [
         optax.noisy_sgd(0.1, eta=0.01, gamma=0.55, key=0),
-        optax.add_noise(0.1, 0.5, jax.random.key(0)),
+        pytest.param(optax.add_noise(0.1, 0.5, jax.random.key(0)), marks=pytest.mark.full),
         optax.chain(
             optax.scale_by_adam(), optax.add_noise(1e-3, 0.5, jax.random.key(0)), optax.clip(0.7)
         ),

@@ -41,6 +41,7 @@ def pulled_back(bind, weights, w, h, u):
     return jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2, 3)))(weights, w, h, u)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # one program, not one an operation
 def example(units, rows, inputs=2):
     kind = "log_sign" if inputs == 2 else "asinh"
     architecture = Architecture("gru", units, Encoding(kind))
@@ -76,7 +77,7 @@ def test_there_is_native_code_where_there_is_a_compiler():
 SIZES = [(32, 80, 1), (24, 77, 2), (16, 8, 1), (40, 13, 2), (72, 30, 1), (32, 2500, 2)]
 
 
-@pytest.mark.parametrize(("units", "rows", "inputs"), helpers.small_part(SIZES[1::2], SIZES))
+@pytest.mark.parametrize(("units", "rows", "inputs"), helpers.small_part(SIZES[1::4], SIZES))
 @pytest.mark.usefixtures("x64")
 def test_native_step_is_the_plain_step_in_float64(units, rows, inputs):
     weights, w, h, u = example(units, rows, inputs)
@@ -84,7 +85,7 @@ def test_native_step_is_the_plain_step_in_float64(units, rows, inputs):
     assert_close(ours, reference, 1e-12)
 
 
-@pytest.mark.parametrize(("units", "rows", "inputs"), helpers.small_part(SIZES[::2], SIZES))
+@pytest.mark.parametrize(("units", "rows", "inputs"), helpers.small_part(SIZES[:3:2], SIZES))
 def test_native_step_is_the_plain_step_in_float32(units, rows, inputs):
     weights, w, h, u = example(units, rows, inputs)
     ours, reference = (pulled_back(each, weights, w, h, u) for each in (bind, as_reference))

@@ -22,6 +22,7 @@ EVEN = [each for each in UNITS if each % 2 == 0]
 ENCODINGS = ["asinh", "log_sign"]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))  # one program, not one an operation
 def optimizer(units: int, encoding: str = "log_sign") -> ComponentwiseRNN:
     rnn = ComponentwiseRNN.init(
         jax.random.key(units), Architecture("gru", units, Encoding(encoding), output_scale=0.5)
@@ -47,7 +48,8 @@ def after_two_steps(rnn: ComponentwiseRNN, **options: str):
 @pytest.mark.parametrize(
     ("units", "encoding"),
     small_part(
-        zip(UNITS, itertools.cycle(ENCODINGS), strict=False), itertools.product(UNITS, ENCODINGS)
+        zip([3, 8, 10, 32, 72], itertools.cycle(ENCODINGS), strict=False),
+        itertools.product(UNITS, ENCODINGS),
     ),
 )
 def test_the_native_update_is_the_plain_one(monkeypatch, units, encoding):
@@ -97,7 +99,7 @@ def test_a_state_in_bfloat16_is_rounded_and_sums_are_not(units):
     assert np.max(miss) < 5e-3
 
 
-@pytest.mark.parametrize("units", [3, 8, 32])
+@pytest.mark.parametrize("units", small_part([3, 32], [3, 8, 32]))
 def test_with_and_without_native_code_bfloat16_is_the_same_to_its_rounding(monkeypatch, units):
     rnn = optimizer(units)
     native = after_two_steps(rnn, state_dtype="bfloat16")
@@ -116,8 +118,13 @@ def test_with_and_without_native_code_bfloat16_is_the_same_to_its_rounding(monke
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("units", [8, 32])
+@pytest.mark.parametrize(
+    ("units", "dtype"),
+    small_part(
+        [(8, "float32"), (32, "float32"), (32, "bfloat16")],
+        itertools.product([8, 32], ["float32", "bfloat16"]),
+    ),
+)
 def test_a_component_that_is_no_number_spoils_no_other(units, dtype):
     tx = optimizer(units).as_optax(state_dtype=dtype)
     g = jnp.linspace(-2.0, 2.0, 200)

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from optdyn.dynamics import eigenmodes, linearize, step_map
+from dynamics_helpers import linear_system
+from optdyn.dynamics import eigenmodes, step_map
 from optdyn.dynamics._operating_point import operating_point
 from optdyn.dynamics._tracking import track_modes
 from optdyn.errors import UserError
@@ -20,7 +21,6 @@ from optdyn.mechanisms._nonlinear import (
     rmsprop_adaptation,
     update_function,
 )
-from optdyn.optimizers._aggregated_momentum import aggregated_momentum
 
 GRID = np.geomspace(1e-4, 1e3, 57)
 CLIPPED = optax.chain(optax.clip(0.37), optax.sgd(0.5, momentum=0.75))
@@ -101,7 +101,11 @@ def test_a_portrait_recovers_a_plane():
 
 
 def modes_of(alpha, beta):
-    return eigenmodes(linearize(aggregated_momentum(alpha, beta)))
+    """Those of aggregated momentum: ``v' = β v + g`` with the update ``−Σ α v'``."""
+    alpha, beta = np.array(alpha), np.array(beta)
+    return eigenmodes(
+        linear_system(np.diag(beta), np.ones(beta.size), -alpha * beta, D=-np.sum(alpha))
+    )
 
 
 def test_modes_that_cross_are_followed_by_their_vectors():

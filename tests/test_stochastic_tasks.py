@@ -54,10 +54,9 @@ class NoisyRegression:
 def by_hand(problem: Problem, rate: float, steps: int) -> list[float]:
     """Stochastic gradient descent with the batches that the problem's key gives."""
     x, losses = problem.params, []
+    found = jax.jit(jax.value_and_grad(problem.loss_fn))
     for k in range(steps):
-        value, gradient = jax.value_and_grad(problem.loss_fn)(
-            x, *problem.data, key=jax.random.fold_in(problem.key, k)
-        )
+        value, gradient = found(x, *problem.data, key=jax.random.fold_in(problem.key, k))
         losses.append(float(value))
         x = x - rate * gradient
     if problem.full_loss_fn is None:

@@ -21,6 +21,8 @@ SOURCES = [Path(__file__).parents[2] / "src", Path(__file__).parent]
 KILLS = {"training": 80, "tuning": 70, "evaluation": 60}
 SIGNALS = 20
 KILLS_IN_SMALL, SIGNALS_IN_SMALL = 1, 1
+RUNS_IN_SMALL = ("training", "tuning")
+"""An evaluation is tuning's kind of run: chunk by chunk, of which none is done twice."""
 MOST_KILLS = 12
 """Of one run: after them it is let go on to its end."""
 LONGEST_FAREWELL = 10.0
@@ -59,11 +61,13 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def undisturbed(
+    ask: Ask, tmp_path_factory: pytest.TempPathFactory, full: bool
+) -> dict[str, Path]:
     """Each run's folder, where nothing disturbed it; each begins on the one before."""
     folders: dict[str, Path] = {}
     before = None
-    for run in KILLS:
+    for run in KILLS if full else RUNS_IN_SMALL:
         folders[run] = tmp_path_factory.mktemp("whole") / run
         if before is not None:
             shutil.copytree(before, folders[run])
