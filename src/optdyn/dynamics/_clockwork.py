@@ -125,14 +125,18 @@ def _period(histories: list[np.ndarray], names: list[str]) -> int:
 
 
 def _stepped_floats(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> list[int]:
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    _, after = tx.update(zeros, state, params)
-    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
-    return [
-        i
-        for i, (old, new) in enumerate(pairs)
-        if jnp.issubdtype(old.dtype, jnp.floating) and old.size and bool(jnp.all(new - old == 1))
-    ]
+    @jax.jit  # operation by operation, each would be compiled for every shape
+    def stepped(state: PyTree, params: PyTree) -> list[Array | bool]:
+        _, after = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
+        return [
+            jnp.all(new - old == 1)
+            if jnp.issubdtype(old.dtype, jnp.floating) and old.size
+            else False
+            for old, new in pairs
+        ]
+
+    return [i for i, found in enumerate(stepped(state, params)) if found]
 
 
 def _counts_by_one(values: Float[np.ndarray, "times entries"]) -> bool:
