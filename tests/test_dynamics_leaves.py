@@ -91,10 +91,10 @@ def test_each_kind_of_leaf_has_its_closed_form(
 def test_a_training_state_is_taken_as_it_is() -> None:
     tx = optax.adamw(1e-2, weight_decay=0.1, mask=DECAYED)
     state, rng = tx.init(TREE), np.random.default_rng(0)
-    gradients = TREE
+    gradients, update = TREE, jax.jit(tx.update)
     for _ in range(7):
         gradients = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), TREE)
-        _, state = tx.update(gradients, state, TREE)
+        _, state = update(gradients, state, TREE)
     lin = linearize(
         tx, params=TREE, state=state, leaf="layers.0.w", index=(1, 2), gradient=gradients
     )
@@ -191,7 +191,7 @@ def test_a_state_that_grows_at_the_first_step_is_taken() -> None:
     tx = optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1, momentum=0.9))
     state = tx.init(UNEVEN)
     for _ in range(2):
-        _, state = tx.update(PUSHED, state, UNEVEN)
+        _, state = jax.jit(tx.update)(PUSHED, state, UNEVEN)
     lin = linearize(tx, params=UNEVEN, leaf="b", state=state, gradient=PUSHED)
     np.testing.assert_allclose([lin.A[0, 0], lin.C[0], lin.D], [0.9, -0.09, -0.1], rtol=1e-12)
     assert lin.held == ""
@@ -280,7 +280,7 @@ def test_the_factor_of_a_small_leaf_or_of_a_slice_is_held(
 ) -> None:
     """At a held factor an update is proportional to its gradient."""
     (tx, words), (leaf, index) = FACTORS[name], place
-    updates, _ = tx.update(jax.tree.map(jnp.asarray, PUSHED), tx.init(UNEVEN), UNEVEN)
+    updates, _ = jax.jit(tx.update)(PUSHED, tx.init(UNEVEN), UNEVEN)
     lin = linearize(tx, params=UNEVEN, leaf=leaf, index=index, gradient=PUSHED)
     factor = float(updates[leaf][index]) / PUSHED[leaf][index]
     assert pytest.approx(factor, rel=1e-9) == lin.D

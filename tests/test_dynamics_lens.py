@@ -22,11 +22,15 @@ def loss(params: Any) -> Any:
 
 
 def after(tx: optax.GradientTransformation, steps: int) -> tuple[Any, Any]:
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
     params = {"w": jnp.ones(3)}
     state = tx.init(params)
     for _ in range(steps):
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
     return params, state
 
 

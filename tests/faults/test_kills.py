@@ -61,9 +61,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    ask: Ask, tmp_path_factory: pytest.TempPathFactory, full: bool
-) -> dict[str, Path]:
+def undisturbed(ask: Ask, tmp_path_factory: pytest.TempPathFactory, full: bool) -> dict[str, Path]:
     """Each run's folder, where nothing disturbed it; each begins on the one before."""
     folders: dict[str, Path] = {}
     before = None

@@ -247,9 +247,10 @@ class Lens:
         gradients = jax.tree.map(
             lambda x: jnp.asarray(draw.standard_normal(np.shape(x)), jnp.result_type(x)), few
         )
-        one_factor = math.isfinite(float(common_factor(self.tx, few, own, gradients)))
+        # Operation by operation, each of the optimizer's would be compiled for every shape.
+        factor = jax.jit(functools.partial(common_factor, self.tx))(few, own, gradients)
         alone = jax.jit(functools.partial(leaves_alone, self.tx))(few, own)
-        return [bool(each) and one_factor for each in alone]
+        return [bool(each) and math.isfinite(float(factor)) for each in alone]
 
     def _edge(
         self, state: PyTree, params: PyTree, batch: Any, gradients: PyTree, factor: float
