@@ -95,18 +95,19 @@ def network() -> tuple[torch.nn.Module, Callable[[Any], torch.Tensor]]:
     return model, lambda model: ((model(inputs) - targets) ** 2).mean()
 
 
-def test_adamw_on_a_network_is_its_own_training_step() -> None:
-    model, loss_fn = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
-    train(optimizer, loss_fn, model, 10)
-    names = ("exp_avg", "exp_avg_sq")
-    params = list(model.parameters())
+def own_multipliers(
+    optimizer: torch.optim.Optimizer, loss_fn: Callable[[Any], torch.Tensor], model: Any
+) -> np.ndarray:
+    """Of the real training step, by differences: every parameter and all memory, largest first."""
+
+    def moving(own: torch.optim.Optimizer) -> list[torch.Tensor]:
+        params = [p for group in own.param_groups for p in group["params"]]
+        memory = [v for p in params for _, v in sorted(own.state[p].items()) if v.shape == p.shape]
+        return [*params, *memory]
 
     def step(z: np.ndarray) -> np.ndarray:
-        """The real training step from z = [parameters, first moments, second moments]."""
         copied, own = copy.deepcopy((model, optimizer))
-        moving = list(copied.parameters())
-        tensors = [*moving, *(own.state[p][name] for name in names for p in moving)]
+        tensors = moving(own)
         pieces = np.split(z, np.cumsum([t.numel() for t in tensors])[:-1])
         with torch.no_grad():
             for tensor, piece in zip(tensors, pieces, strict=True):
@@ -114,19 +115,88 @@ def test_adamw_on_a_network_is_its_own_training_step() -> None:
         train(own, loss_fn, copied, 1)
         return np.concatenate([t.detach().numpy().ravel() for t in tensors])
 
-    tensors = [*params, *(optimizer.state[p][name] for name in names for p in params)]
-    z = np.concatenate([t.detach().numpy().ravel() for t in tensors])
+    z = np.concatenate([t.detach().numpy().ravel() for t in moving(optimizer)])
     columns = []
     for i, size in enumerate(np.maximum(np.abs(z), 1e-3)):
         move = np.zeros(z.size)
         move[i] = 1e-6 * size
         columns.append((step(z + move) - step(z - move)) / (2 * move[i]))
-    expected = np.linalg.eigvals(np.stack(columns, axis=1))
+    found = np.linalg.eigvals(np.stack(columns, axis=1))
+    return found[np.argsort(-np.abs(found), kind="stable")]
+
+
+def test_adamw_on_a_network_is_its_own_training_step() -> None:
+    model, loss_fn = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
+    train(optimizer, loss_fn, model, 10)
+    expected = own_multipliers(optimizer, loss_fn, model)
     running_mean = model[2].running_mean.clone()
     found = closed_loop(optimizer, loss_fn, model, num=5, margin=False)
-    expected = expected[np.argsort(-np.abs(expected), kind="stable")]
     np.testing.assert_allclose(np.abs(found.largest), np.abs(expected[:5]), rtol=1e-4)
     assert torch.equal(running_mean, model[2].running_mean)
+    assert found.still == ()
+
+
+class Tied(torch.nn.Module):
+    """Two layers with the same weights, and one that the loss does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second = (torch.nn.Linear(2, 2, dtype=torch.float64) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.last = torch.nn.Linear(2, 1, dtype=torch.float64)
+        self.unused = torch.nn.Linear(2, 1, dtype=torch.float64)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(inputs)))))
+
+
+TIED_INPUTS = torch.linspace(-1.5, 1.5, 24, dtype=torch.float64).sin().reshape(12, 2)
+
+
+def tied_loss(model: Tied) -> torch.Tensor:
+    return ((model(TIED_INPUTS) - torch.sin(3 * TIED_INPUTS[:, :1])) ** 2).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "frozen"),
+    [
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}, "first.bias"),
+        (torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.5}, "first.weight"),
+        (torch.optim.Adam, {"lr": 0.05}, "first.weight"),
+        (torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.5, "amsgrad": True}, "first.bias"),
+        (torch.optim.RMSprop, {"lr": 0.01, "centered": True, "momentum": 0.7}, "first.weight"),
+    ],
+)
+def test_parameters_without_a_gradient_stand_still(
+    kind: type[torch.optim.Optimizer], options: dict[str, Any], frozen: str
+) -> None:
+    model = Tied()
+    optimizer = kind(model.parameters(), **options)
+    train(optimizer, tied_loss, model, 3)
+    still = {frozen: dict(model.named_parameters())[frozen].requires_grad_(False)}
+    still |= {f"unused.{name}": p for name, p in model.unused.named_parameters()}
+    train(optimizer, tied_loss, model, 6)
+    entries = sum(
+        p.numel() * (1 + sum(v.shape == p.shape for v in optimizer.state[p].values()))
+        for p in still.values()
+    )
+    expected = own_multipliers(optimizer, tied_loss, model)
+    found = closed_loop(optimizer, tied_loss, model, num=expected.size, margin=False)
+    assert found.largest.size + entries == expected.size
+    ours = np.sort(np.abs([*found.largest, *np.ones(entries)]))[::-1]
+    np.testing.assert_allclose(ours, np.abs(expected), atol=2e-4)
+    assert found.still == tuple(name for name, _ in model.named_parameters() if name in still)
+    assert set(found.shares) == {n for n, _ in model.named_parameters()} - set(still)
+    told = f"stand still without a gradient (multiplier 1, not counted): {', '.join(found.still)}"
+    assert told in str(found)
+
+
+def test_where_all_parameters_are_frozen_is_refused() -> None:
+    model = Tied().requires_grad_(False)
+    with pytest.raises(UserError, match="requires_grad"):
+        closed_loop(torch.optim.SGD(model.parameters()), tied_loss, model)
 
 
 def test_a_learned_optimizer_has_the_closed_loop_that_jax_finds() -> None:
@@ -174,6 +244,7 @@ def test_a_learned_optimizer_has_the_closed_loop_that_jax_finds() -> None:
 def test_what_has_no_closed_loop_is_refused(
     loss_fn: Callable[[Any], torch.Tensor], told: str
 ) -> None:
+    torch.manual_seed(0)
     model = Bowl()
     with pytest.raises(UserError, match=told):
         closed_loop(torch.optim.Adam(model.parameters()), loss_fn, model)

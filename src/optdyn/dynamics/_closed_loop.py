@@ -38,6 +38,8 @@ LARGEST_WIDE = 200_000
 """Entries of (x, s) up to which everything is computed in float64."""
 FAR_BEYOND = 0.01
 """A margin below this one is no advice for a learning rate."""
+NAMED = 3
+"""So many parameters that stand still are named in words."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +73,9 @@ class ClosedLoop(InWords):
     gradients): multipliers are then those of a whole cycle, from the state that was given,
     and along the margin's direction a cycle grows in whatever way. `growth`, `period` and
     `e_folding` are in steps all the same.
+
+    ``still``: names of a PyTorch model's parameters that have no gradient. The optimizer leaves
+    them and their state alone; they are no part of (x, s).
     """
 
     largest: Complex[np.ndarray, " num"]
@@ -85,6 +90,7 @@ class ClosedLoop(InWords):
     margin_shares: PyTree[Float[np.ndarray, " one"]]
     frozen: int
     steps: int = 1
+    still: tuple[str, ...] = ()
 
     @property
     def spectral_radius(self) -> float:
@@ -127,6 +133,12 @@ class ClosedLoop(InWords):
         lines.append(f"  {_margin_in_words(self.margin)}{self._edge_in_words()}")
         if self.frozen:
             lines.append(f"  {self.frozen} entries without a derivative are held fixed")
+        if self.still:
+            more = f" and {len(self.still) - NAMED} more" if len(self.still) > NAMED else ""
+            lines.append(
+                "  stand still without a gradient (multiplier 1, not counted): "
+                f"{', '.join(self.still[:NAMED])}{more}"
+            )
         return lines
 
     def _in_words(self, i: int) -> str:

@@ -105,8 +105,12 @@ def closed_loop(
 
     The loss is differentiated twice by PyTorch, in the model's own dtype (``model.double()``
     gives all digits); the optimizer's own step, as in `as_optax`, or the learned one, in
-    float64. Step numbers stay as they are. Parameters that the optimizer does not have, or
-    that the loss does not depend on, stand still. Neither model nor optimizer is changed.
+    float64. Step numbers stay as they are. Neither model nor optimizer is changed.
+
+    Parameters that the optimizer does not have, that need no gradient (``requires_grad=False``)
+    or that the loss does not depend on have no gradient after ``zero_grad()`` and ``backward()``.
+    PyTorch leaves them and their state alone, weight decay included. They are constants here: no
+    part of the multipliers (each entry would add a 1). ``still`` names those of the optimizer.
 
     Raises `UserError` where the loss is no finite scalar, is another one each time, or cannot be
     differentiated twice, for what `as_optax` refuses, and where the step has no derivative
@@ -121,14 +125,21 @@ def closed_loop(
     named = {name: p for name, p in model.named_parameters() if p in owned}
     if not named:
         raise UserError("model: none of its parameters is the optimizer's (allowed: its own model)")
+    trained = [name for name, p in named.items() if p.requires_grad]
+    if not trained:
+        raise UserError(
+            "model: none of the optimizer's parameters has requires_grad (allowed: one)"
+        )
     with double_precision():
-        loss = LossOfModel(model, loss_fn, list(named))
+        loss = LossOfModel(model, loss_fn, trained)
         params = {name: named[name] for name in sorted(loss.gradient)}
         tx, state = _pair(optimizer, params, loss.gradient)
         wide = {name: wide_array(p) for name, p in params.items()}
         dim = sum(np.size(leaf) for leaf in jax.tree.leaves((wide, state)))
         step = ModelStep(tx, loss, wide, state, np.zeros(dim, bool))
-        return loop_of(dataclasses.replace(step, frozen=_without_derivative(step)), num, margin)
+        step = dataclasses.replace(step, frozen=_without_derivative(step))
+        still = tuple(name for name in named if name not in params)
+        return dataclasses.replace(loop_of(step, num, margin), still=still)
 
 
 def _pair(
