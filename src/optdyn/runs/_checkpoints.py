@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from optdyn.distillation import Distilled
 from optdyn.errors import UserError
 from optdyn.meta_training._trainer import MetaTraining, TrainingState, start_training
 from optdyn.optimizers._componentwise_rnn import Architecture, ComponentwiseRNN
@@ -197,10 +198,14 @@ def prune(folder: Path, meta_step: int) -> None:
         remove(path)
 
 
-def fingerprint(optimizer: ComponentwiseRNN) -> str:
-    """SHA-256 of an optimizer's architecture and meta-parameters."""
-    content = arrays_bytes(_named_arrays(optimizer), optimizer.architecture)
-    return hashlib.sha256(content).hexdigest()
+def fingerprint(optimizer: ComponentwiseRNN | Distilled) -> str:
+    """SHA-256 of an optimizer's architecture and meta-parameters, or of its parts and numbers."""
+    kind: Any
+    if isinstance(optimizer, Distilled):
+        kind = {"parts": optimizer.name}
+    else:
+        kind = optimizer.architecture
+    return hashlib.sha256(arrays_bytes(_named_arrays(optimizer), kind)).hexdigest()
 
 
 def _files(folder: Path, kind: str) -> list[tuple[int, Path]]:

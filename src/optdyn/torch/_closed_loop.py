@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -168,23 +167,33 @@ def _pair(
 def _learned_pair(
     optimizer: LearnedOptimizer, params: dict[str, Tensor]
 ) -> tuple[optax.GradientTransformation, PyTree]:
-    rnn = to_float64(optimizer.rnn)
-    base = rnn.as_optax()
+    base = to_float64(optimizer.learned).as_optax()
     rate = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     rates = {name: float(rate[p]) for name, p in params.items()}
 
-    def update(gradients: PyTree, state: PyTree, x: PyTree | None = None) -> tuple[PyTree, PyTree]:
-        updates, following = base.update(gradients, state, x)
-        return jax.tree.map(jnp.multiply, rates, updates), following
+    def init(x: PyTree) -> PyTree:
+        return {name: base.init(leaf) for name, leaf in x.items()}
 
-    first = base.init({name: wide_array(p) for name, p in params.items()})
-    now = {
-        name: wide_array(optimizer.state[p][STATE]).reshape(first.h[name].shape)
-        if STATE in optimizer.state.get(p, {})
-        else np.asarray(first.h[name])
-        for name, p in params.items()
-    }
-    return optax.GradientTransformation(base.init, update), first._replace(h=now)
+    def update(gradients: PyTree, state: PyTree, x: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        del x
+        pairs = {name: base.update(g, state[name]) for name, g in gradients.items()}
+        updates = {name: rates[name] * update for name, (update, _) in pairs.items()}
+        return updates, {name: following for name, (_, following) in pairs.items()}
+
+    state = init({name: wide_array(p) for name, p in params.items()})
+    for name, p in params.items():
+        if STATE in optimizer.state.get(p, {}):
+            state[name] = _with_columns(state[name], wide_array(optimizer.state[p][STATE]), p.ndim)
+    return optax.GradientTransformation(init, update), state
+
+
+def _with_columns(state: PyTree, h: np.ndarray, ndim: int) -> PyTree:
+    """The ``state`` of an array of ``ndim`` axes with the columns of ``h`` [N, state] as leaves."""
+    leaves, treedef = jax.tree.flatten(state)
+    sizes = [1 if leaf.ndim == ndim else leaf.shape[-1] for leaf in leaves]
+    pieces = np.split(h, np.cumsum(sizes)[:-1], axis=1)
+    filled = [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, filled)
 
 
 def _without_derivative(step: ModelStep) -> Bool[np.ndarray, " dim"]:

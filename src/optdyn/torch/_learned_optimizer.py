@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from optdyn.errors import UserError, require_number, shown
-from optdyn.torch._network import Network
 
 if TYPE_CHECKING:
+    from optdyn.distillation import Distilled
     from optdyn.optimizers import ComponentwiseRNN
     from optdyn.optimizers._gradient_range import OneWarning
+    from optdyn.torch._network import Network
+    from optdyn.torch._readable import Readable
 
 STATE = "h"
 FINGERPRINT = "fingerprint"
@@ -27,16 +29,18 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     The same optimizer as ``optdyn.load_pretrained(name).as_optax()``: each scalar parameter
     has a state h of its own, and all share one recurrent network F. The components of a
-    parameter group (on one device) go through F in one matrix product.
+    parameter group (on one device) go through F in one matrix product. A readable optimizer
+    has its parts (momenta and others) for F, and their memory for h.
 
     ``params``: tensors, named tensors or groups, as every PyTorch optimizer takes them.
     ``optimizer``: a pretrained name (see `optdyn.PRETRAINED`), the path of a checkpoint of
-    ``optdyn train``, or a `optdyn.ComponentwiseRNN`. ``stage``: as in `optdyn.load_pretrained`.
-    ``lr``: multiplies each update; 1 is what was learned. A learning-rate scheduler changes it,
-    and each group may have its own. ``dtype``: that of h and of the network, by default the
+    ``optdyn train``, a `optdyn.ComponentwiseRNN`, or a `optdyn.distillation.Distilled`.
+    ``stage``: as in `optdyn.load_pretrained`; ``"readable"`` is a readable optimizer. ``lr``:
+    multiplies each update; 1 is what was learned. A learning-rate scheduler changes it, and each
+    group may have its own. ``dtype``: that of h and of the network, by default the
     meta-parameters' (float32 for what ships). Parameters may be of any real floating dtype.
-    Parameters without a gradient are left alone, and so is their state. One that ships warns
-    once (`optdyn.optimizers.GradientRangeWarning`) when the largest gradient of a step is
+    Parameters without a gradient are left alone, and so is their state. A network that ships
+    warns once (`optdyn.optimizers.GradientRangeWarning`) when the largest gradient of a step is
     outside the range of its training.
 
     >>> model = torch.nn.Linear(2, 1)
@@ -50,7 +54,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        optimizer: str | Path | ComponentwiseRNN,
+        optimizer: str | Path | ComponentwiseRNN | Distilled,
         *,
         stage: str = "final",
         lr: float = 1.0,
@@ -58,13 +62,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UserError(f"dtype: {dtype} is not allowed (torch.float32 or torch.float64)")
-        rnn = _resolve(optimizer, stage)
-        network = Network.of(rnn)
+        learned = _resolve(optimizer, stage)
+        network = _network_of(learned)
         network = network if dtype is None else network.to(dtype)
-        self.rnn = rnn
+        self.learned = learned
         self._networks = {torch.device("cpu"): network}
-        self._watch = _watch(rnn)
-        super().__init__(params, {"lr": lr, FINGERPRINT: _fingerprint(rnn)})
+        self._watch = _watch(learned)
+        super().__init__(params, {"lr": lr, FINGERPRINT: _fingerprint(learned)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of its own (``lr``)."""
@@ -124,7 +128,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         # PyTorch gives state the dtype of its parameter, which may be shorter than the network's.
         for p, h in self._states(state_dict):
-            self.state[p][STATE] = h.to(p.device, self._network(p.device).w.dtype, copy=True)
+            self.state[p][STATE] = h.to(p.device, self._network(p.device).h0.dtype, copy=True)
 
     def _states(self, state_dict: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Each parameter that has a state in ``state_dict``, and that state."""
@@ -135,10 +139,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return [(p, states[i][STATE]) for i, p in pairs if i in states]
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"rnn": self.rnn, "_networks": self._networks, "_watch": self._watch}
+        own = {"learned": self.learned, "_networks": self._networks, "_watch": self._watch}
         return {**super().__getstate__(), **own}
 
-    def _network(self, device: torch.device) -> Network:
+    def _network(self, device: torch.device) -> Network | Readable:
         if device not in self._networks:
             self._networks[device] = self._networks[torch.device("cpu")].to(device)
         return self._networks[device]
@@ -153,7 +157,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if STATE not in self.state[p]:
                 self.state[p][STATE] = network.h0.repeat(p.numel(), 1)
         h = torch.cat([self.state[p][STATE] for p in params])
-        g = torch.cat([p.grad.reshape(-1).to(network.w.dtype) for p in params])
+        g = torch.cat([p.grad.reshape(-1).to(h.dtype) for p in params])
         h, updates = network(h, g)
         pieces = zip(params, h.split(sizes), (lr * updates).split(sizes), strict=True)
         for p, following, update in pieces:
@@ -161,32 +165,51 @@ class LearnedOptimizer(torch.optim.Optimizer):
             p.add_(update.view_as(p).to(p.dtype))
 
 
-def _resolve(optimizer: str | Path | ComponentwiseRNN, stage: str) -> ComponentwiseRNN:
-    # Imported here: these bring JAX, which `import optdyn.torch` alone does not need.
+def _resolve(
+    optimizer: str | Path | ComponentwiseRNN | Distilled, stage: str
+) -> ComponentwiseRNN | Distilled:
+    # Imported here and below: these bring JAX, which `import optdyn.torch` alone does not need.
+    from optdyn.distillation import Distilled, from_values
     from optdyn.optimizers import ComponentwiseRNN
-    from optdyn.pretrained import load_pretrained
+    from optdyn.pretrained import load_pretrained, pretrained_card
 
-    if isinstance(optimizer, ComponentwiseRNN):
+    if isinstance(optimizer, ComponentwiseRNN | Distilled):
         return optimizer
-    if isinstance(optimizer, str | Path):
-        return load_pretrained(optimizer, stage)
-    raise UserError(
-        f"optimizer: {shown(optimizer)} is not allowed (a pretrained name, the path of a "
-        "checkpoint, or a ComponentwiseRNN)"
-    )
+    if not isinstance(optimizer, str | Path):
+        raise UserError(
+            f"optimizer: {shown(optimizer)} is not allowed (a pretrained name, the path of a "
+            "checkpoint, a ComponentwiseRNN, or a Distilled)"
+        )
+    found = load_pretrained(optimizer, stage)
+    if isinstance(found, ComponentwiseRNN):
+        return found
+    numbers = pretrained_card(str(optimizer), stage).numbers
+    assert numbers is not None  # a readable one's card holds them
+    return from_values(numbers)
 
 
-def _watch(rnn: ComponentwiseRNN) -> OneWarning | None:
+def _network_of(learned: ComponentwiseRNN | Distilled) -> Network | Readable:
+    from optdyn.optimizers import ComponentwiseRNN
+    from optdyn.torch._network import Network
+    from optdyn.torch._readable import Readable
+
+    return Network.of(learned) if isinstance(learned, ComponentwiseRNN) else Readable.of(learned)
+
+
+def _watch(learned: ComponentwiseRNN | Distilled) -> OneWarning | None:
+    from optdyn.optimizers import ComponentwiseRNN
     from optdyn.optimizers._gradient_range import OneWarning
 
-    return None if rnn.trained_on is None else OneWarning(rnn.trained_on)
+    if not isinstance(learned, ComponentwiseRNN) or learned.trained_on is None:
+        return None
+    return OneWarning(learned.trained_on)
 
 
 def _has_dense_gradient(p: Tensor) -> bool:
     return p.grad is not None and not p.grad.is_sparse and p.grad.numel() > 0
 
 
-def _fingerprint(rnn: ComponentwiseRNN) -> str:
+def _fingerprint(learned: ComponentwiseRNN | Distilled) -> str:
     from optdyn.runs._checkpoints import fingerprint
 
-    return fingerprint(rnn)
+    return fingerprint(learned)
