@@ -265,7 +265,11 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
 def test_importing_it_brings_no_jax_and_optdyn_brings_no_torch() -> None:
     code = (
         "import sys, optdyn; assert 'torch' not in sys.modules; "
-        "import optdyn.torch; assert 'jax' not in sys.modules"
+        "import optdyn.torch; listed = dir(optdyn.torch); "
+        "from optdyn.torch import LearnedOptimizer; assert 'jax' not in sys.modules; "
+        "assert listed == optdyn.torch.__all__ == ['LearnedOptimizer', 'as_optax', "
+        "'closed_loop', 'dissect', 'linearize']; from optdyn.torch import *; "
+        "assert closed_loop.__module__ == 'optdyn.torch._closed_loop'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
