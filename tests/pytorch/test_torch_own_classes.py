@@ -166,8 +166,22 @@ def test_what_cannot_be_followed_is_refused(
 def test_what_the_class_refuses_is_told() -> None:
     with pytest.raises(UserError, match="Adam: Invalid learning rate"):
         as_optax(torch.optim.Adam, lr=-1.0)
-    with pytest.raises(UserError, match="unexpected keyword"):
-        as_optax(torch.optim.Adam, rate=1.0)
+    told = r"AdamW: learning_rate is not allowed \(one of: lr, betas, .*; the learning rate is lr\)"
+    with pytest.raises(UserError, match=told):
+        linearize(torch.optim.AdamW, learning_rate=0.1)
+    told = r"Own: beta1 is not allowed \(one of: lr, beta\)$"
+    with pytest.raises(UserError, match=told):
+        as_optax(Own, beta1=0.5)
+
+
+def test_a_class_that_takes_any_keyword_is_asked_itself() -> None:
+    class Loose(torch.optim.SGD):
+        def __init__(self, params: Any, **options: Any) -> None:
+            super().__init__(params, **options)
+
+    assert linearize(Loose, lr=0.5).D == -0.5
+    with pytest.raises(UserError, match=r"Loose: .*unexpected keyword"):
+        linearize(Loose, rate=0.5)
 
 
 def test_sign_logic_has_no_derivative_at_zero() -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,10 @@ def step_of_class(kind: type[torch.optim.Optimizer], hyperparameters: dict[str, 
             "hyperparameters by name)"
         )
 
+    known = inspect.signature(kind).parameters
+    _require_known(kind.__name__, hyperparameters, known)
+
     def make(params: list[Tensor], *, exportable: bool = False) -> Any:
-        known = inspect.signature(kind).parameters
         flags = {flag: value for flag, value in FLAGS.items() if exportable and flag in known}
         return kind(params, **{**hyperparameters, **flags})
 
@@ -69,6 +71,19 @@ def step_of_class(kind: type[torch.optim.Optimizer], hyperparameters: dict[str, 
     except Exception as error:  # the class may be the user's own
         raise UserError(f"{kind.__name__}: {first_line(error)}") from error
     return OwnStep(kind.__name__, make)
+
+
+def _require_known(
+    name: str, hyperparameters: dict[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    """Raise `UserError` for the first hyperparameter that the class called ``name`` lacks."""
+    if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+        return
+    allowed = list(parameters)[1:]  # the first are the tensors
+    for given in hyperparameters:
+        if given not in allowed:
+            usual = "; the learning rate is lr" if "rate" in given and "lr" in allowed else ""
+            raise UserError(f"{name}: {given} is not allowed (one of: {', '.join(allowed)}{usual})")
 
 
 def step_of_optimizer(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> OwnStep:
