@@ -199,6 +199,18 @@ def test_where_all_parameters_are_frozen_is_refused() -> None:
         closed_loop(torch.optim.SGD(model.parameters()), tied_loss, model)
 
 
+def test_a_learning_rate_in_a_tensor_is_a_number() -> None:
+    model = Bowl()
+    rate = torch.tensor(0.02, dtype=torch.float64)
+    optimizer = torch.optim.Adam([model.a, model.b], lr=rate, foreach=False)
+    train(optimizer, bowl_loss, model, 4)
+    found = closed_loop(optimizer, bowl_loss, model, num=3, margin=False)
+    np.testing.assert_allclose(
+        np.abs(found.largest), np.abs(own_multipliers(optimizer, bowl_loss, model)[:3]), rtol=1e-4
+    )
+    assert optimizer.param_groups[0]["lr"] is rate
+
+
 def test_a_learned_optimizer_has_the_closed_loop_that_jax_finds() -> None:
     model = Bowl()
     optimizer = LearnedOptimizer([model.a, model.b], "two_moons", dtype=torch.float64, lr=0.5)

@@ -184,6 +184,17 @@ def test_a_class_that_takes_any_keyword_is_asked_itself() -> None:
         linearize(Loose, rate=0.5)
 
 
+def test_numbers_in_tensors_are_numbers() -> None:
+    rate, beta = torch.tensor(0.05), torch.tensor(0.5)
+    found, expected = (
+        linearize(torch.optim.Adam, lr=lr, betas=(beta1, 0.99), steps=5, gradient=0.3)
+        for lr, beta1 in ((rate, beta), (rate.item(), beta.item()))
+    )
+    np.testing.assert_array_equal(found.A, expected.A)
+    np.testing.assert_array_equal([found.D, *found.C], [expected.D, *expected.C])
+    assert linearize(torch.optim.SGD, lr=torch.tensor([0.5])).D == -0.5
+
+
 def test_sign_logic_has_no_derivative_at_zero() -> None:
     with pytest.raises(UserError, match="∂Δx/∂gradient does not exist"):
         linearize(torch.optim.Rprop, lr=0.1, steps=10)

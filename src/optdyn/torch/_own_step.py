@@ -48,7 +48,7 @@ class OwnStep:
 
 
 def step_of_class(kind: type[torch.optim.Optimizer], hyperparameters: dict[str, Any]) -> OwnStep:
-    """The step of a class with its hyperparameters.
+    """The step of a class with its hyperparameters (numbers in tensors count as numbers).
 
     Raises `UserError` for what is no class of PyTorch optimizers, and for hyperparameters
     that it refuses.
@@ -61,10 +61,11 @@ def step_of_class(kind: type[torch.optim.Optimizer], hyperparameters: dict[str, 
 
     known = inspect.signature(kind).parameters
     _require_known(kind.__name__, hyperparameters, known)
+    given = {name: _as_number(value) for name, value in hyperparameters.items()}
 
     def make(params: list[Tensor], *, exportable: bool = False) -> Any:
         flags = {flag: value for flag, value in FLAGS.items() if exportable and flag in known}
-        return kind(params, **{**hyperparameters, **flags})
+        return kind(params, **{**given, **flags})
 
     try:
         make([torch.zeros(1)])
@@ -86,6 +87,13 @@ def _require_known(
             raise UserError(f"{name}: {given} is not allowed (one of: {', '.join(allowed)}{usual})")
 
 
+def _as_number(value: Any) -> Any:
+    """``value``, where tensors of one number, alone or in a tuple, are that number."""
+    if isinstance(value, tuple):
+        return tuple(map(_as_number, value))
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
 def step_of_optimizer(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> OwnStep:
     """The step that a living optimizer makes of some of its ``params``, in that order.
 
@@ -104,7 +112,7 @@ def step_of_optimizer(optimizer: torch.optim.Optimizer, params: list[Tensor]) ->
         copied.state = collections.defaultdict(dict)
         copied.param_groups = [
             {
-                **{k: v for k, v in group.items() if k != "param_names"},
+                **{k: _as_number(v) for k, v in group.items() if k != "param_names"},
                 **{k: v for k, v in FLAGS.items() if k in group and (exportable or k == "fused")},
                 "params": [tensors[i] for i in positions],
             }
