@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Complex, Float
-from scipy.linalg import matrix_balance
+from scipy.linalg import lu_factor, lu_solve, matrix_balance
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
 from optdyn.errors import UserError
@@ -167,10 +167,11 @@ def inverse_iteration(
     shift = values[i] + 1e-10 * (1 + abs(values[i]))
     balanced, (scales, _) = matrix_balance(matrix, permute=False, separate=True)
     shifted = balanced - shift * np.eye(len(matrix))
+    factors = lu_factor(shifted, overwrite_a=True, check_finite=False)
     vector = np.random.default_rng(i).standard_normal(len(matrix)).astype(complex)
     for _ in range(3):
         with np.errstate(all="ignore"):
-            vector = np.linalg.solve(shifted, vector)
+            vector = lu_solve(factors, vector, check_finite=False)
         vector /= np.linalg.norm(vector)
     vector = scales * vector
     return np.asarray(vector / np.linalg.norm(vector))
