@@ -58,6 +58,15 @@ def test_a_readable_optimizer_is_fitted(capsys: pytest.CaptureFixture[str]) -> N
     assert summary["inputs"]["task_options"] == {"steep": 0.5}
     assert summary["inputs"]["judged"]["objective"]["num_steps"] == 8
 
+    # An evaluation by another objective leaves nothing beside it that was judged by this one.
+    assert main(["evaluate", "--unroll-length", "4", *run]) == 0
+    assert "with objective.num_steps = 4; the results of 8 are removed" in capsys.readouterr().out
+    folder = Path("run", f"{MODULE}.Valley")
+    assert json.loads((folder / "losses_at_steps.json").read_text())["steps"] == [0, 4]
+    assert not (folder / "distillation.json").exists()
+    assert main(["distill", "--scale", "smoke", *run]) == 2
+    assert "was evaluated with objective.num_steps = 4, not 8" in capsys.readouterr().err
+
 
 def test_a_training_that_python_began_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     """Its first meta-parameters come from no seed of the command line."""

@@ -12,25 +12,29 @@ import numpy as np
 import pytest
 
 from optdyn.errors import UserError
+from optdyn.evaluation import evaluate
 from optdyn.inner_loop import Objective
 from optdyn.meta_training import MetaTraining
 from optdyn.optimizers import Architecture, ComponentwiseRNN
 from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs import (
     AnalysisResult,
+    EvaluationSummary,
     HeldOut,
     Watch,
     analyze_task,
     evaluate_all,
     load,
     open_run,
+    read_result,
     read_task_result,
     rerun_tables,
     save,
     train,
     tune,
 )
-from optdyn.search import SearchProtocol
+from optdyn.runs._evaluation_run import load_evaluation
+from optdyn.search import SearchProtocol, best
 from optdyn.tasks import Problem, describe_task
 
 PROTOCOL = MetaTraining(num_meta_steps=3, unroll_length=6, batch_size=2, learning_rate=1e-2)
@@ -95,6 +99,29 @@ def test_a_task_and_a_cell_of_ones_own_are_run_from_start_to_end(tmp_path: Path)
     assert loaded.architecture == ARCHITECTURE
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(state.optimizer), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_an_evaluation_with_other_settings_takes_the_place_of_the_last(tmp_path: Path) -> None:
+    """Problems of another seed have results of the same shape, and are others all the same."""
+    task, objective = Bowl(0.5), Objective(6)
+    searching = SearchProtocol(objective, num_samples=20, num_problems=2, rescore_top=4)
+    with open_run(tmp_path) as run:
+        table = tune(run, task, BASELINES["momentum"], searching, seed=0)
+        tx = BASELINES["momentum"].factory(**best(table).hyperparameters)
+        folder = run.task_folder(task)
+        for seed in (0, 1):
+            (folder / "distillation.json").touch()
+            evaluate_all(run, task, HeldOut(seed, 4, objective))
+            expected = evaluate(tx, task, seed=seed, num_problems=4, num_steps=6)
+            stored = load_evaluation(folder / "evaluation" / "momentum.json")
+            assert stored is not None
+            np.testing.assert_array_equal(stored.losses, expected.losses)
+            scores = read_result(folder / "evaluation.json", EvaluationSummary).optimizers
+            assert scores["momentum"].mean == expected.mean
+            assert (folder / "distillation.json").exists() == (seed == 0)
+        with pytest.raises(UserError, match=r"task_options\.steepness = 0\.5, not 2\.0"):
+            evaluate_all(run, Bowl(2.0), HeldOut(0, 4, objective))
+        assert (folder / "evaluation.json").exists()
 
 
 def test_a_cell_is_read_back_only_where_its_module_has_been_imported(

@@ -28,7 +28,8 @@ stopped.""",
 Options that are left out are taken as by optdyn train.""",
     "evaluate": """Compare the learned optimizer and the tuned ones on unseen problems.
 
-Options that are left out are taken as by optdyn train.""",
+Options that are left out are taken as by optdyn train. An evaluation with other settings takes the
+place of the folder's last one.""",
     "analyze": """Take apart a run's learned optimizer, or any one optimizer.
 
 Without TARGET: the learned optimizer at each stored stage of its training (fixed point, modes,

@@ -26,6 +26,7 @@ from optdyn.optimizers._baselines import BASELINES
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint
 from optdyn.runs._distillation_fit import FITTED, Distilling, FittedResult, FittedSize, fit_sizes
 from optdyn.runs._evaluation_run import (
+    DISTILLATION,
     EVALUATION,
     LEARNED,
     EvaluationSummary,
@@ -33,15 +34,16 @@ from optdyn.runs._evaluation_run import (
     load_evaluation,
 )
 from optdyn.runs._evaluation_run import SUMMARY as EVALUATION_SUMMARY
+from optdyn.runs._plain import to_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
-from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._run_folder import RunFolder, first_difference
 from optdyn.runs._store import read_bytes, read_result, stored_result, write_bytes, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import load_tables
 from optdyn.tasks import Task, describe_task
 
-SUMMARY = "distillation.json"
+SUMMARY = DISTILLATION
 CODE = "distilled.py"
 
 
@@ -115,7 +117,8 @@ def distill_task(
     problems are spread over ``mesh``; fits are too small to gain by it. Stored in
     ``distillation.json``, made again only where something it depends on has changed.
 
-    Raises `UserError` when the folder's optimizers have not been evaluated.
+    Raises `UserError` when the folder's optimizers have not been evaluated, or on problems or
+    by an objective other than ``what`` says.
     """
     folder, described = run.task_folder(task), describe_task(task)
     checkpoints = analysis_checkpoints(folder / CHECKPOINTS)
@@ -128,6 +131,7 @@ def distill_task(
             f"--out: {folder} has no learned optimizer and baseline that are evaluated (next: "
             f"optdyn {missing} --task {described.name} --out {run.path})"
         )
+    _require_same_problems(run, described.name, what)
     baseline = min(rivals, key=lambda name: _or_inf(scores[name].mean))
     optimizer, card = load_trained(run, task, checkpoints[-1])
     if not shipped:
@@ -177,6 +181,19 @@ def distill_task(
     write_bytes(folder / CODE, as_code(best, origin).encode())
     write_result(folder / SUMMARY, result)
     return result
+
+
+def _require_same_problems(run: RunFolder, task: str, what: Distilling) -> None:
+    """Raise `UserError` where the folder's evaluations cannot be compared problem by problem."""
+    known = run.settings().get(f"evaluate/{task}", {})
+    wanted = to_plain({"seed": what.seed, "objective": what.protocol.objective})
+    other = first_difference({name: known.get(name, wanted[name]) for name in wanted}, wanted)
+    if other:
+        name, there, here = other
+        raise UserError(
+            f"--out: {run.path} was evaluated with {name} = {there!r}, not {here!r}, by which "
+            f"readable optimizers are judged (run optdyn evaluate with {name} = {here!r} first)"
+        )
 
 
 class _Judge:

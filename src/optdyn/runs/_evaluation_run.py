@@ -24,14 +24,14 @@ from optdyn.evaluation import (
 )
 from optdyn.optimizers._baselines import BASELINES, Baseline
 from optdyn.runs._checkpoints import analysis_checkpoints, fingerprint, load_optimizer
-from optdyn.runs._plain import result_plain
+from optdyn.runs._plain import result_plain, to_plain
 from optdyn.runs._progress import progress
 from optdyn.runs._results import HeldOut
-from optdyn.runs._run_folder import RunFolder
+from optdyn.runs._run_folder import RunFolder, first_difference
 from optdyn.runs._store import read_if_sound, read_result, remove, safe_name, write_result
 from optdyn.runs._training_run import CHECKPOINTS, load_trained
 from optdyn.runs._tuning_run import LINEAR, LinearReferencesResult, table_path, tuned_values
-from optdyn.tasks import Task
+from optdyn.tasks import Task, describe_task
 
 LEARNED = "learned"
 """The name of the learned optimizer among those of an evaluation."""
@@ -40,6 +40,8 @@ SUMMARY = "evaluation.json"
 LOSSES = "losses_at_steps.json"
 STEPS_SHOWN = (0, 10, 50, 100, 200)
 UNFINISHED = ".unfinished.json"
+DISTILLATION = "distillation.json"
+"""Judged problem by problem against these evaluations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +171,13 @@ def evaluate_all(
     Each evaluation goes to the task's ``evaluation/<optimizer>.json``. Until it is finished,
     the losses so far are in ``….unfinished.json``, and it goes on from there.
     ``evaluation.json`` sums up (`EvaluationSummary`); ``losses_at_steps.json`` holds the loss
-    along the way (`losses_at_steps`). Raises `UserError` for settings that differ from the
-    folder's.
+    along the way (`losses_at_steps`). An evaluation with another ``held_out`` takes the place
+    of the folder's, and of what was distilled by it. Raises `UserError` for options of the task
+    that differ from the folder's.
     """
     folder = run.task_folder(task)
     chosen = contenders(run, task, checkpoint, baselines)
+    _make_way(run, task, held_out)
     name = run.settle_work("evaluate", task, held_out)
     problems = held_out.problems(task, EVALUATION_STREAM)
     evaluations = {}
@@ -187,6 +191,27 @@ def evaluate_all(
     write_result(folder / SUMMARY, _summary(chosen, evaluations))
     write_result(folder / LOSSES, losses_at_steps(evaluations))
     return evaluations
+
+
+def _make_way(run: RunFolder, task: Task, held_out: HeldOut) -> None:
+    """Remove evaluations that were made with another ``held_out``, so that no two are mixed."""
+    described, folder = describe_task(task), run.task_folder(task)
+    part = f"evaluate/{described.name}"
+    options, settings = {"task_options": described.options}, to_plain(held_out)
+    known = run.settings().get(part, settings)
+    other = first_difference(known, {**known, **settings})
+    if other is None or first_difference(known, {**known, **options}):
+        return
+    results = [*(folder / EVALUATION).glob("*"), folder / DISTILLATION]
+    for path in [folder / SUMMARY, folder / LOSSES, *results]:
+        remove(path)
+    run.record(part, {**options, **settings})
+    name, there, here = other
+    print(
+        f"{described.name}: evaluating anew, with {name} = {here!r}; the results of {there!r} "
+        "are removed",
+        flush=True,
+    )
 
 
 def _evaluated(
