@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,10 @@ def test_a_readable_optimizer_is_fitted(capsys: pytest.CaptureFixture[str]) -> N
     summary = json.loads(Path("run", f"{MODULE}.Valley", "distillation.json").read_text())
     assert summary["inputs"]["task_options"] == {"steep": 0.5}
     assert summary["inputs"]["judged"]["objective"]["num_steps"] == 8
+
+    assert main(["distill", "--scale", "smoke", *run]) == 0
+    told = r"the learned optimizer \(.*\) has no advantage over momentum \(.*\), so that no size"
+    assert re.search(told, capsys.readouterr().out)
 
     # An evaluation by another objective leaves nothing beside it that was judged by this one.
     assert main(["evaluate", "--unroll-length", "4", *run]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from helpers import TINY_RECIPE, TINY_RECIPES, save_unrendered
 from optdyn.cli._export import train_command, tune_command
+from optdyn.distillation import Kept
 from optdyn.errors import UserError
 from optdyn.inner_loop import Objective
 from optdyn.pretrained import export_task
@@ -30,6 +32,7 @@ from optdyn.runs import (
 from optdyn.runs import _distillation_fit as distillation_fit
 from optdyn.runs._checkpoints import analysis_checkpoints, load_optimizer
 from optdyn.runs._distillation_fit import FITTED
+from optdyn.runs._distillation_run import Judged, _kept_in_words
 from optdyn.runs._plain import to_plain
 from optdyn.runs._store import write_result
 from optdyn.study import (
@@ -210,6 +213,17 @@ def test_as_good_is_within_the_standard_error_of_the_difference() -> None:
     diverged = np.where(nearly > 1.0, np.inf, 0.0)
     assert not distillation_fit.as_good(diverged, other, OBJECTIVE)
     assert distillation_fit.as_good(other, diverged, OBJECTIVE)
+
+
+def test_what_a_size_keeps_of_the_advantage_is_said_in_words() -> None:
+    none = Kept(math.nan, math.nan)
+    rows = [
+        Judged(1.0, 0.1, 0, Kept(0.5, 0.1)),
+        Judged(1.0, 0.1, 0, none),
+        Judged(math.inf, math.nan, 1, none),
+    ]
+    words = ["keeps 0.50 of the advantage", "there is no advantage to keep", "diverges"]
+    assert [_kept_in_words(row) for row in rows] == words
 
 
 def test_fitting_goes_on_after_its_last_size(

@@ -80,6 +80,12 @@ def distilled(out: Path, study: Study, mesh: Mesh | None = None) -> Result:
         for place, row in enumerate(found.sizes)
     ]
     head = f"part of the advantage over {found.baseline} that each size has:"
+    learned, rival = found.learned.mean, found.inputs.baseline[found.baseline].mean
+    if not learned < rival:
+        head = (
+            f"the learned optimizer ({learned:.4g}) has no advantage over {found.baseline} "
+            f"({rival:.4g}), so that no size has a part of it:"
+        )
     values = {name: getattr(found, name) for name in ("baseline", "chosen", "sizes", "without")}
     return Result({"task": study.recipes[0].name, **values}, [head, *lines])
 

@@ -236,8 +236,14 @@ def _measured(sizes: list[FittedSize], judge: _Judge) -> list[JudgedSize]:
         for count, size in enumerate(sizes, start=1):
             row = JudgedSize(**vars(size), **vars(judge.readable(from_values(size.values))))
             rows.append(row)
-            advance(count, f"{row.name}: keeps {row.kept.fraction:.2f} of the advantage")
+            advance(count, f"{row.name}: {_kept_in_words(row)}")
     return rows
+
+
+def _kept_in_words(row: Judged) -> str:
+    if math.isfinite(row.kept.fraction):
+        return f"keeps {row.kept.fraction:.2f} of the advantage"
+    return "there is no advantage to keep" if math.isfinite(row.mean) else "diverges"
 
 
 def _or_inf(value: float) -> float:
