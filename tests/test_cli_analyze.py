@@ -6,6 +6,8 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 import optdyn
 from helpers import random_rnn
+from optdyn.cli._analyze import _in_short
 from optdyn.cli._names import load_target
 from optdyn.cli.main import main
 from optdyn.meta_training import MetaTraining
@@ -279,3 +282,41 @@ def test_a_readable_optimizer_is_a_target_with_the_task_of_the_learned_one() -> 
     for tx in (target.optimizer, optdyn.load_pretrained("digits", "readable")):
         updates.append(tx.update(given, tx.init(given), given)[0])
     np.testing.assert_array_equal(*updates)
+
+
+@pytest.mark.parametrize(
+    ("fresh", "own", "training", "called"),
+    [
+        ((0.0612, 0.06), (1.0, 0.06), "", "momentum stage"),
+        (
+            (1.232, 0.0681), (1.232, 0.06), "",
+            "nearest checkpoint to momentum (1709 % off on fresh problems)",
+        ),
+        ((0.06, 0.06), (0.12, 0.06), "seed 3", "nearest checkpoint to momentum (100 % off)"),
+        ((np.inf, 0.06), (0.06, 0.06), "", "nearest checkpoint to momentum (diverged)"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_far_from_momentum_is_not_called_its_stage(
+    fresh: tuple[float, float], own: tuple[float, float], training: str, called: str
+) -> None:
+    """``fresh``, ``own``: meta-objectives of the checkpoint and of tuned momentum."""
+
+    def row(objective: float, meta_step: int = 10) -> SimpleNamespace:
+        modes = SimpleNamespace(degenerate=False)
+        return SimpleNamespace(
+            meta_step=meta_step, meta_objective=objective, alpha=0.1, beta=0.9, modes=modes
+        )
+
+    rows = {10: row(own[0]), 20: row(0.05, 20)}
+    analysis: Any = SimpleNamespace(
+        tuned=SimpleNamespace(alpha=0.1, beta=0.9, meta_objective=own[1]),
+        judged=SimpleNamespace(training=training, tuned=SimpleNamespace(meta_objective=fresh[1])),
+        stage=row(fresh[0]),
+        momentum_stage=10,
+        final=20,
+        checkpoints=list(rows.values()),
+        row=rows.get,
+    )
+    lines = _in_short(analysis)
+    assert lines[1].startswith(f"{called}: meta-step 10, meta-objective {own[0]:.4g};")
+    assert lines[2].startswith("final: meta-step 20, meta-objective 0.05;")

@@ -287,7 +287,8 @@ def _in_short(analysis: AnalysisResult) -> list[str]:
             f"eigenvectors nearly parallel at {len(degenerate)} of {len(rows)} checkpoints "
             f"(first at meta-step {degenerate[0]}): there only sums of modes mean anything"
         )
-    for name, step in (("momentum stage", analysis.momentum_stage), ("final", analysis.final)):
+    stage = _stage_name(analysis)
+    for name, step in ((stage, analysis.momentum_stage), ("final", analysis.final)):
         row = analysis.row(step)
         known = math.isfinite(row.meta_objective)
         objective = f"{row.meta_objective:.4g}" if known else "diverged"
@@ -296,3 +297,17 @@ def _in_short(analysis: AnalysisResult) -> list[str]:
             f"learning rate {row.alpha:.4g}, momentum {row.beta:.4g}"
         )
     return lines
+
+
+def _stage_name(analysis: AnalysisResult) -> str:
+    """What to call the checkpoint that the rule names, as the report does."""
+    from optdyn.study._measures import AT_THE_STAGE, distance_to_momentum
+
+    off, where = distance_to_momentum(analysis), " on fresh problems"
+    if analysis.judged.training:  # that is a checkpoint of another training
+        own = analysis.row(analysis.momentum_stage).meta_objective
+        off, where = abs(own / analysis.tuned.meta_objective - 1.0), ""
+    if off <= AT_THE_STAGE:
+        return "momentum stage"
+    far = f"{100 * off:.0f} % off{where}" if math.isfinite(off) else "diverged"
+    return f"nearest checkpoint to momentum ({far})"
