@@ -65,7 +65,7 @@ def test_a_readable_optimizer_is_fitted(capsys: pytest.CaptureFixture[str]) -> N
 
     # An evaluation by another objective leaves nothing beside it that was judged by this one.
     assert main(["evaluate", "--unroll-length", "4", *run]) == 0
-    assert "with objective.num_steps = 4; the results of 8 are removed" in capsys.readouterr().out
+    assert "with objective.num_steps = 4; the results of 8 are now in " in capsys.readouterr().out
     folder = Path("run", f"{MODULE}.Valley")
     assert json.loads((folder / "losses_at_steps.json").read_text())["steps"] == [0, 4]
     assert not (folder / "distillation.json").exists()

@@ -119,6 +119,10 @@ def test_an_evaluation_with_other_settings_takes_the_place_of_the_last(tmp_path:
             scores = read_result(folder / "evaluation.json", EvaluationSummary).optimizers
             assert scores["momentum"].mean == expected.mean
             assert (folder / "distillation.json").exists() == (seed == 0)
+        earlier = load_evaluation(folder / "earlier_evaluations" / "1" / "evaluation/momentum.json")
+        assert earlier is not None
+        first = evaluate(tx, task, seed=0, num_problems=4, num_steps=6)
+        np.testing.assert_array_equal(earlier.losses, first.losses)
         with pytest.raises(UserError, match=r"task_options\.steepness = 0\.5, not 2\.0"):
             evaluate_all(run, Bowl(2.0), HeldOut(0, 4, objective))
         assert (folder / "evaluation.json").exists()

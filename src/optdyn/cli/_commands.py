@@ -29,7 +29,7 @@ Options that are left out are taken as by optdyn train.""",
     "evaluate": """Compare the learned optimizer and the tuned ones on unseen problems.
 
 Options that are left out are taken as by optdyn train. An evaluation with other settings takes the
-place of the folder's last one.""",
+place of the folder's last one, which is put aside.""",
     "analyze": """Take apart a run's learned optimizer, or any one optimizer.
 
 Without TARGET: the learned optimizer at each stored stage of its training (fixed point, modes,

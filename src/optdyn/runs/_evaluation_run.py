@@ -40,6 +40,8 @@ SUMMARY = "evaluation.json"
 LOSSES = "losses_at_steps.json"
 STEPS_SHOWN = (0, 10, 50, 100, 200)
 UNFINISHED = ".unfinished.json"
+EARLIER = "earlier_evaluations"
+"""Where results go whose place others take."""
 DISTILLATION = "distillation.json"
 """Judged problem by problem against these evaluations."""
 
@@ -194,7 +196,7 @@ def evaluate_all(
 
 
 def _make_way(run: RunFolder, task: Task, held_out: HeldOut) -> None:
-    """Remove evaluations that were made with another ``held_out``, so that no two are mixed."""
+    """Put evaluations with another ``held_out`` aside, so that no two are mixed."""
     described, folder = describe_task(task), run.task_folder(task)
     part = f"evaluate/{described.name}"
     options, settings = {"task_options": described.options}, to_plain(held_out)
@@ -202,16 +204,24 @@ def _make_way(run: RunFolder, task: Task, held_out: HeldOut) -> None:
     other = first_difference(known, {**known, **settings})
     if other is None or first_difference(known, {**known, **options}):
         return
-    results = [*(folder / EVALUATION).glob("*"), folder / DISTILLATION]
-    for path in [folder / SUMMARY, folder / LOSSES, *results]:
-        remove(path)
+    aside = _new_folder(folder / EARLIER)
+    for path in (folder / place for place in (EVALUATION, SUMMARY, LOSSES, DISTILLATION)):
+        if path.exists():
+            path.rename(aside / path.name)
     run.record(part, {**options, **settings})
     name, there, here = other
     print(
         f"{described.name}: evaluating anew, with {name} = {here!r}; the results of {there!r} "
-        "are removed",
+        f"are now in {aside}",
         flush=True,
     )
+
+
+def _new_folder(parent: Path) -> Path:
+    number = 1 + sum(1 for _ in parent.glob("*"))
+    folder = parent / str(number)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _evaluated(
