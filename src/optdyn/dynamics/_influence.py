@@ -20,7 +20,6 @@ from optdyn.dynamics._state_layout import state_layout
 from optdyn.dynamics._step_map import StepMap
 from optdyn.errors import UserError
 from optdyn.precision import double_precision
-from optdyn.random_streams import stream
 
 # What treats each component by itself has no influence at all, not even by rounding.
 NOTHING = 1e-14
@@ -80,7 +79,9 @@ def _coupled(
 ) -> bool:
     size = np.max(np.abs(jacobian), initial=0.0)
     for kick in kicks:
-        inwards, outwards = (np.asarray(part) for part in _influence(*_kicked(step, z, kick)))
+        moved = _kicked(step, z, kick)
+        found = _influence(*moved, jax.tree.map(_some_tangent, _point(*moved)))
+        inwards, outwards = map(np.asarray, found)
         # A NaN of the component's own at the point itself would have been refused before.
         if np.any(np.abs(inwards) > NOTHING * size) or outwards > NOTHING * size:
             return True
@@ -109,14 +110,23 @@ def _kicked(step: StepMap, z: Inputs, kick: float) -> tuple[StepMap, Inputs]:
     return kicked, z + each * rng.uniform(0.5, 1.5, len(z))
 
 
+def _point(step: StepMap, z: Array | Inputs) -> tuple[Any, ...]:
+    """All that a step of the whole training acts on."""
+    return z, _memory(step), step.around.gradients, step.around.params
+
+
 @compiled
-def _influence(step: StepMap, z: Array) -> tuple[Array, Array]:
+def _influence(step: StepMap, z: Array, moves: tuple[Any, ...]) -> tuple[Array, Array]:
     """What a move of all others does to own outputs [N+1], and the most an own one does to them.
 
+    ``moves``: `_some_tangent` of all of `_point`, drawn outside as that takes long to compile.
     What all share counts where it then acts: a norm that is only written down does not.
     """
-    point = (z, _memory(step), step.around.gradients, step.around.params)
-    still, moving = (jax.tree.map(tangent, point) for tangent in (_no_tangent, _some_tangent))
+    point = _point(step, z)
+    still = jax.tree.map(_no_tangent, point)
+    moving = jax.tree.map(
+        lambda none, move: none if none.dtype == jax.dtypes.float0 else move, still, moves
+    )
     shared = len(point[1]) - len(step.layout.shared)
     moving_memory = [*moving[1][:shared], *still[1][shared:]]
 
@@ -152,12 +162,12 @@ def _no_tangent(leaf: Array) -> Array | np.ndarray:
     return np.zeros(np.shape(leaf), jax.dtypes.float0)
 
 
-def _some_tangent(leaf: Array) -> Array | np.ndarray:
+def _some_tangent(leaf: Array | np.ndarray) -> np.ndarray:
+    """A move upwards, another for each entry; of what cannot move, nothing."""
     if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        return np.zeros(np.shape(leaf), jax.dtypes.float0)
-    key = stream(0, "sizes of gradients that show influence")
-    drawn = jax.random.uniform(key, jnp.shape(leaf), jnp.float64, 0.5, 1.5)
-    return drawn.astype(leaf.dtype)
+        return np.zeros(0)
+    rng = np.random.default_rng(3)
+    return rng.uniform(0.5, 1.5, np.shape(leaf)).astype(jnp.result_type(leaf))
 
 
 def _require_no_turning(step: StepMap, z: Inputs) -> None:
