@@ -45,6 +45,7 @@ class Cell(Protocol):
     def step(self, weights: Weights, h: State, u: Inputs) -> State: ...
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # one program, not one an operation
 def init_gates(key: Key[Array, ""], gates: str, inputs: int, units: int) -> Weights:
     """Glorot-normal input weights, orthogonal state weights and zero biases for each gate."""
     glorot = jax.nn.initializers.glorot_normal()
