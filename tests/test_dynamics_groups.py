@@ -160,6 +160,22 @@ def test_muon_beside_adam_leaves_adams_leaves_to_look_at() -> None:
     assert str(found).endswith("as in Muon, Shampoo and centred gradients: see optdyn.closed_loop")
 
 
+def test_adafactor_on_leaves_that_it_does_not_factor() -> None:
+    """At zero gradient, v = 1 behind it: the rate times the root mean square of the parameters."""
+    params = {"w": np.ones((4, 3)), "b": np.full(3, 2.0)}
+    found = param_groups(optax.adafactor(0.01, min_dim_size_to_factor=3), params)
+    (b,), (w,) = found.groups, found.coupled
+    assert (b.leaves, w.leaves) == (("b",), ("w",))
+    (both,) = param_groups(optax.adafactor(0.01), params).groups
+    assert both.leaves == ("b", "w")
+    # The next step takes 20001^-0.8 of v away.
+    rate = 0.01 * 2.0 / (1.0 - 20001**-0.8) ** 0.5
+    assert [b.rate, both.rate] == pytest.approx([rate, rate], rel=1e-6)
+    row = "a factor common to several components is held at its value"
+    assert f"  {row}" in str(found).splitlines()
+    assert f"  {row}, in b" in str(ParamGroups((both,))).splitlines()
+
+
 def test_results_print_as_a_verdict() -> None:
     lin = linearize(optax.chain(optax.trace(0.9), optax.scale(-0.1)))
     text = str(lin)

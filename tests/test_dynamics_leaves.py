@@ -265,13 +265,16 @@ FACTORS = {
     "unitwise_clip": (
         optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(0.1)), "all updates times",
     ),
+    "norm_of_parameters": (
+        optax.chain(optax.sgd(0.1), optax.scale_by_param_block_rms()), "at its value",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "place"),
     small_part(
-        [("trust_ratio", SMALL), ("unitwise_clip", SLICE)],
+        [("trust_ratio", SMALL), ("unitwise_clip", SLICE), ("norm_of_parameters", SMALL)],
         itertools.product(FACTORS, (SMALL, SLICE)),
     ),
 )
@@ -294,14 +297,19 @@ def test_a_norm_that_is_only_written_down_is_no_factor() -> None:
     assert pytest.approx(-0.1) == lin.D
 
 
+def towards_the_mean(gradients: Any, params: Any) -> Any:
+    return jax.tree.map(lambda g, p: -0.1 * g - 0.1 * (p - jnp.mean(p)), gradients, params)
+
+
 @pytest.mark.parametrize(
     "tx",
     [
         optax.contrib.muon(0.1),
         optax.chain(optax.centralize(), optax.sgd(0.1)),
+        optax.stateless(towards_the_mean),
         pytest.param(optax.adafactor(0.1, min_dim_size_to_factor=2), marks=pytest.mark.full),
     ],
-    ids=["muon", "centralize", "adafactor"],
+    ids=["muon", "centralize", "centred_parameters", "adafactor"],
 )
 def test_what_turns_updates_is_refused(tx: optax.GradientTransformation) -> None:
     gradients = jax.tree.map(lambda p: 0.2 + 0.1 * p**2, TREE)

@@ -328,7 +328,8 @@ def _row(group: Group) -> list[str]:
     if group.schedule:
         lines.append(f"  {group.schedule}")
     if group.found.linearization.held:
-        lines.append(f"  {group.found.linearization.held}")
+        of = f", in {group.leaves[0]}" if len(group.leaves) > 1 else ""
+        lines.append(f"  {group.found.linearization.held}{of}")
     if group.found.decay_in_words:
         lines.append(f"  {group.found.decay_in_words}")
     if group.coupled:

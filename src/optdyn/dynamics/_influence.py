@@ -49,9 +49,9 @@ def hold_common_factor(step: StepMap, z: Inputs, jacobian: Jacobian) -> tuple[Ja
 
     And that factor in words, "" for none: it is held at its value.
 
-    Of outputs i and inputs j of different components the Jacobian is then a product of few
-    columns and rows; with those of sampled components, J_ii − J_iK J_JK⁻¹ J_Ji is the
-    derivative at a fixed factor. Clipping by a norm below its threshold takes nothing. Samples
+    Of outputs i and inputs j (gradients, parameters) of different components the Jacobian is then
+    a product of few columns and rows; with those of sampled components, J_ii − J_iK J_JK⁻¹ J_Ji is
+    the derivative at a fixed factor. Clipping by a norm below its threshold takes nothing. Samples
     are of what the component acts on: in each slice of its leaf that it is in, in the leaf, and
     in one other leaf. A factor may belong to one of these.
 
@@ -173,11 +173,16 @@ def _some_tangent(leaf: Array | np.ndarray) -> np.ndarray:
 def _require_no_turning(step: StepMap, z: Inputs) -> None:
     """Raise `UserError` where others move a component that is at rest: no factor does that."""
     rng = np.random.default_rng(2)
-    gradients = jax.tree.map(
-        lambda g: g + jnp.asarray(rng.normal(size=np.shape(g))).astype(g.dtype),
-        step.around.gradients,
+
+    def moved(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf + jnp.asarray(rng.normal(size=np.shape(leaf))).astype(leaf.dtype)
+
+    gradients, params = (
+        jax.tree.map(moved, tree) for tree in (step.around.gradients, step.around.params)
     )
-    if float(_update_at(step.among(step.around.params, gradients), np.zeros_like(z))) != 0.0:
+    if float(_update_at(step.among(params, gradients), np.zeros_like(z))) != 0.0:
         raise NotComponentwise(*TURNING)
 
 
@@ -204,8 +209,8 @@ def _in_words(step: StepMap, z: Inputs, held: Jacobian) -> str:
 
 def _common_part(step: StepMap, z: Inputs, outputs: int) -> Jacobian:
     inputs, count = len(z), _components(step)
-    # Own inputs, with the gradient of nobody else.
-    nobody, none = np.full(inputs, count), np.zeros(count)
+    # Own inputs, with nothing of anybody else.
+    nobody, none = np.full(inputs, 2 * count), np.zeros(count)
     _, by_own = _moves(step, z, np.eye(inputs), nobody, none)
     affected = np.any(by_own[:count] != 0.0, axis=1)
     if not np.any(np.delete(affected, _own_position(step))):
@@ -215,8 +220,9 @@ def _common_part(step: StepMap, z: Inputs, outputs: int) -> Jacobian:
     # And moved together: all but this component and the rows, by which the effect is predicted.
     together = np.random.default_rng(5).uniform(0.5, 1.5, count)
     together[[_own_position(step), *rows]] = 0.0
-    m = len(columns)
-    which = np.append(columns, count)
+    # Of each column the gradient, and the parameter: some factors are of parameters alone.
+    which = np.concatenate([columns, count + columns, [2 * count]])
+    m = len(which) - 1
     to_own, to_all = _moves(step, z, np.zeros((m + 1, inputs)), which, together)
     at, and_at = (
         np.concatenate([np.zeros(0, np.int64), *(_positions(step, int(c)) for c in sample)])
@@ -269,20 +275,21 @@ def _tangents(
     together: Float[Array, " components"],
     many: Float[Array, " K"],
 ) -> tuple[Array, Array]:
-    """Tangents of own outputs and of all (`_positions`), along dz and other gradients.
+    """Tangents of own outputs and of all (`_positions`), along dz and what others have.
 
-    Those are of one of the ``others`` and of ``many`` times all that move ``together``.
+    That is one of the ``others``, counted through all gradients and then all parameters, and
+    ``many`` times both of all that move ``together``.
     """
-    flat, unravel = ravel_pytree(step.around.gradients)
+    flat, unravel = ravel_pytree((step.around.gradients, step.around.params))
     memory = _memory(step)
     own_memory = len(memory) - len(step.layout.shared)
 
     def one(direction: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         def moved(t: Array) -> tuple[Array, Array]:
-            all_moved = flat + t * direction[2] * together
-            gradients = unravel(all_moved.at[direction[1]].add(t))
+            all_moved = flat + t * direction[2] * jnp.tile(together, 2)
+            gradients, params = unravel(all_moved.at[direction[1]].add(t))
             at = z + t * direction[0]
-            own, updates, floats = _whole_step(step, at, memory, gradients, step.around.params)
+            own, updates, floats = _whole_step(step, at, memory, gradients, params)
             outputs = [ravel_pytree(updates)[0], *map(jnp.ravel, floats[:own_memory])]
             return own, jnp.concatenate([part.astype(jnp.float64) for part in outputs])
 
