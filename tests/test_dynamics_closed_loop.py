@@ -18,7 +18,7 @@ from scipy.linalg import matrix_balance
 
 import optdyn
 from helpers import FULL
-from optdyn.dynamics import closed_loop, linearize, stability_map
+from optdyn.dynamics import Lens, closed_loop, linearize, stability_map
 from optdyn.dynamics._multipliers import is_oscillating, iterated_spectrum, row_scales
 from optdyn.dynamics._training_step import linearized_step
 from optdyn.errors import UserError
@@ -404,3 +404,26 @@ def test_a_best_loss_of_infinity_is_no_step_that_is_not_finite() -> None:
     tx, params = optax.chain(optax.sgd(0.1), plateau), jnp.ones(2)
     found = closed_loop(tx, lambda x: jnp.sum(x**2), params, tx.init(params))
     assert found.margin == pytest.approx(10.0, rel=1e-3)
+
+
+def test_a_loss_with_a_gradient_of_its_own_is_as_any_other() -> None:
+    """As JAX's documentation writes one: the forward rule calls the function itself."""
+
+    @jax.custom_vjp
+    def own(x: Any) -> Any:
+        return jnp.sum(x**2)
+
+    own.defvjp(lambda x: (own(x), x), lambda x, g: (2 * x * g,))
+    tx, params = optax.adam(0.1), jnp.ones(3)
+    found = closed_loop(tx, own, params, tx.init(params))
+    plain = closed_loop(tx, lambda x: jnp.sum(x**2), params, tx.init(params))
+    np.testing.assert_allclose(found.largest, plain.largest, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "look", [closed_loop, lambda tx, *at: Lens(tx, at[0]).scalars(at[2], at[1])]
+)
+def test_the_state_of_other_parameters_is_refused(look: Any) -> None:
+    tx, params = optax.adam(0.1), jnp.ones(3)
+    with pytest.raises(UserError, match=r"state\[0\]\.mu has shape \(4,\), but for these params"):
+        look(tx, lambda x: jnp.sum(x**2), params, tx.init(jnp.ones(4)))

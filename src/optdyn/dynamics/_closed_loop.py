@@ -23,7 +23,7 @@ from optdyn.dynamics._multipliers import (
     iterated_spectrum,
     row_scales,
 )
-from optdyn.dynamics._training_step import LossFn, linearized_step, require_real
+from optdyn.dynamics._training_step import LossFn, linearized_step, require_training
 from optdyn.errors import require_positive_int
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision, to_float64
@@ -183,7 +183,7 @@ def closed_loop(
     ([-0.5], 1.333)
     """
     require_positive_int("num", num)
-    require_real(params, state, "closed_loop")
+    require_training(tx, params, state, "closed_loop")
     size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
     if size > LARGEST_WIDE:
         return loop_of(linearized_step(tx, loss_fn, params, state), num, margin)

@@ -26,7 +26,7 @@ from optdyn.dynamics._krylov import top_curvature, top_real_part
 from optdyn.dynamics._place import leaf_names
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._sharpness import component_loop, leaf_loops
-from optdyn.dynamics._training_step import require_real
+from optdyn.dynamics._training_step import require_training
 from optdyn.errors import UserError, require_positive_int
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
 from optdyn.tasks import Problem
@@ -126,7 +126,7 @@ class Lens:
         Raises `UserError` where ``loss_fn`` needs a batch that is not given, for a leaf that is
         no array of real floats, for donated arrays, and within `jax.jit`.
         """
-        require_real(params, state, "Lens.scalars")
+        require_training(self.tx, params, state, "Lens.scalars")
         found, alone = self._by_leaf(state, params)
         if not curvature:
             return found

@@ -131,7 +131,16 @@ class TrainingStep:
 
     @functools.cached_property
     def _columns(self) -> Callable[..., Array]:
-        return jax.jit(jax.vmap(self._times, in_axes=(0, None)))
+        together = jax.jit(jax.vmap(self._times, in_axes=(0, None)))
+        in_turn = jax.jit(lambda rows, c: jax.lax.map(lambda v: self._times(v, c), rows))
+
+        def columns(rows: Array, factor: float) -> Array:
+            try:
+                return together(rows, factor)
+            except TypeError:  # a jax.custom_vjp that calls itself in its rule has no batch of them
+                return in_turn(rows, factor)
+
+        return columns
 
     def matrix(self, factor: float = 1.0, chunk: int = 64) -> Float[np.ndarray, "dim dim"]:
         """The derivative as a dense matrix, with updates ``factor`` times as large."""
@@ -248,10 +257,13 @@ def require_dead(
             )
 
 
-def require_real(params: PyTree, state: PyTree, caller: str) -> None:
+def require_training(
+    tx: optax.GradientTransformation, params: PyTree, state: PyTree, caller: str
+) -> None:
     """Raise `UserError` for a leaf of ``params`` that is no array of real floats.
 
-    And where arrays have no values now: within `jax.jit`, or after they were donated.
+    And where arrays have no values now: within `jax.jit`, or after they were donated; and for a
+    ``state`` of other parameters.
     """
     require_params(params)
     for tree, called in ((params, "params"), (state, "state")):
@@ -266,6 +278,16 @@ def require_real(params: PyTree, state: PyTree, caller: str) -> None:
                     f"{caller}: {called}{jax.tree_util.keystr(path)} was donated or deleted (give "
                     "what the last compiled step returned)"
                 )
+    like: Any = jax.eval_shape(tx.init, params)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    if [path for path, _ in leaves] != [p for p, _ in jax.tree_util.tree_leaves_with_path(like)]:
+        return  # some states grow, or are wrapped
+    for (path, leaf), fresh in zip(leaves, jax.tree.leaves(like), strict=True):
+        if np.shape(leaf) != fresh.shape:
+            raise UserError(
+                f"{caller}: state{jax.tree_util.keystr(path)} has shape {np.shape(leaf)}, but for "
+                f"these params tx.init gives {fresh.shape} (give the state of these params)"
+            )
 
 
 def _require_no_integer_memory(params: PyTree, state: PyTree, following: PyTree) -> None:
