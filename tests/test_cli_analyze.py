@@ -243,7 +243,7 @@ def test_bad_targets_are_one_line(
         (["--leaf", "w"], "--leaf, --index: need --params"),
         (["--params", "a_zoo:tree", "--leaf", "x"], "leaf: 'x' is not in params (allowed: b, w)"),
         (["--params", "a_zoo:tree", "--index", "1,x"], "--index: 'x' is not allowed"),
-        (["--stage", "best"], "--stage: unknown value 'best' (allowed: final, momentum)"),
+        (["--stage", "best"], "--stage: unknown value 'best' (allowed: final, momentum, "),
         (["--out", "a_zoo.py"], "a_zoo.py: cannot make the folder"),
         (["--units", "3"], "Unknown option: --units."),
         (["--problems", "3"], "--problems: is not allowed with a TARGET (leave TARGET out"),
