@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import optdyn
-from helpers import random_rnn
+from helpers import empty_pictures, random_rnn
 from optdyn.cli._analyze import _in_short
 from optdyn.cli._names import load_target
 from optdyn.cli.main import main
@@ -29,8 +29,12 @@ import optax
 def momentum():
     return optax.sgd(0.1, momentum=0.9)
 
+tuned = optax.adam(0.1, eps=1e-12)
+decay = optax.add_decayed_weights(0.1, mask=lambda p: {"w": True, "b": False})
+decayed = optax.chain(optax.trace(0.9), decay, optax.scale(-0.01))
+
 def adam():
-    return optax.adam(0.1, eps=1e-12)
+    return tuned  # one object: what was compiled for it serves a second command
 
 def clipped():
     return optax.chain(optax.clip_by_global_norm(1.0), adam())
@@ -42,8 +46,7 @@ def mixing():
     return optax.stateless(lambda g, p: -0.1 * (g - g.mean()))
 
 def masked():
-    decay = optax.add_decayed_weights(0.1, mask=lambda p: {"w": True, "b": False})
-    return optax.chain(optax.trace(0.9), decay, optax.scale(-0.01))
+    return decayed
 
 def tree():
     return {"w": np.ones((3, 3), np.float32), "b": np.ones(3, np.float32)}
@@ -93,7 +96,8 @@ def checkpoint(path: Path) -> Path:
 
 def test_words_and_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["analyze", "a_zoo:momentum", "--out", str(out), "--task", "rosenbrock"]) == 0
+    with empty_pictures():
+        assert main(["analyze", "a_zoo:momentum", "--out", str(out), "--task", "rosenbrock"]) == 0
     text = capsys.readouterr().out
     assert "linearised at the initial state, at zero gradient" in text
     assert re.search(r"\n +1 +0\.9 +0\.1 +9\.4912 +1\n", text)
