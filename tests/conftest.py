@@ -45,10 +45,12 @@ gc.set_threshold(50_000, 20, 50)
 FIGURES: dict[str, object] = {}
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 SLOWEST = (
-    "test_cli_output", "test_processes", "test_pages", "test_ray", "test_pretrained",
-    "test_study", "test_report", "test_meta_gradient", "test_optimizer_battery",
-    "test_dynamics_leaves", "test_dynamics_groups", "test_notebooks", "test_stochastic_tasks",
-    "test_kills", "test_kept_modes", "test_site", "test_cli_analyze",
+    "test_cli_output", "test_processes", "test_pages", "test_ray", "test_meta_gradient",
+    "test_dynamics_leaves", "test_dynamics_groups", "test_study", "test_report",
+    "test_cli_analyze", "test_dynamics_time", "test_dynamics_closed_loop", "test_fused_gru",
+    "test_dynamics_identification", "test_optimizer_battery", "test_stochastic_tasks",
+    "test_dynamics_linearization", "test_dynamics_lens", "test_learned_update", "test_kills",
+    "test_site", "test_notebooks",
 )  # fmt: skip
 """Files that begin first, so that both workers end at about the same time."""
 LEFT_OUT = {}
