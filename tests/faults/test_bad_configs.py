@@ -20,7 +20,7 @@ from optdyn.cli.main import main
 from optdyn.runs._store import TEMPORARY, write_json
 from tiny_runs import TASK
 
-FULL, SMALL = 1200, 60
+FULL, SMALL = 1200, 30
 IN_FOLDERS = sorted(set(COMMANDS) - {"doctor", "completion", "launch"})
 """The commands that work in a folder."""
 BAD_INTEGERS = [
