@@ -427,3 +427,16 @@ def test_the_state_of_other_parameters_is_refused(look: Any) -> None:
     tx, params = optax.adam(0.1), jnp.ones(3)
     with pytest.raises(UserError, match=r"state\[0\]\.mu has shape \(4,\), but for these params"):
         look(tx, lambda x: jnp.sum(x**2), params, tx.init(jnp.ones(4)))
+
+
+def test_a_margin_of_averaged_parameters_does_not_speak_of_the_learning_rate() -> None:
+    tx, x = optax.lookahead(optax.sgd(0.1), 3, 0.5), jnp.ones(2)
+    params = optax.LookaheadParams.init_synced(x)
+    free = optax.contrib.schedule_free_sgd(0.1)
+    loops = [
+        closed_loop(tx, lambda p: jnp.sum(p.fast**2), params, tx.init(params)),
+        closed_loop(free, lambda p: jnp.sum(p**2), x, free.init(x)),
+    ]
+    for found in loops:
+        assert "times all updates, those by averaging too" in str(found)
+        assert "learning rate" not in str(found)

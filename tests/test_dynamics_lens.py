@@ -177,6 +177,16 @@ def test_a_trust_ratio_leaves_no_rate_to_any_leaf() -> None:
     assert np.isnan(list(found.values())).all()
 
 
+def test_an_average_of_updates_has_its_rates() -> None:
+    """Adam, then the mean of its updates: the rate of Adam, which fades with the larger β."""
+    tx = optax.chain(optax.adam(0.01, b1=0.9, eps=1e-12), optax.ema(0.5))
+    params, state = after(tx, 50)
+    found = Lens(tx, loss).scalars(state, params, curvature=False)
+    alone = Lens(optax.adam(0.01, b1=0.9, eps=1e-12), loss).scalars(state[0], params)
+    assert found["rate/w"] == pytest.approx(alone["rate/w"], rel=1e-4)
+    assert found["momentum/w"] == pytest.approx(0.9, rel=1e-4)
+
+
 def test_schedule_free_parameters_follow_what_they_are_averaged_with() -> None:
     """A constant gradient moves all three sequences by the learning rate a step."""
     tx = optax.contrib.schedule_free_sgd(0.1)

@@ -11,6 +11,7 @@ import pytest
 from dynamics_helpers import adam_state, learned, learned_at_fixed_point, random_rnn
 from helpers import small_part
 from optdyn.dynamics import componentwise, eigenmodes, linearize, settle, step_map
+from optdyn.dynamics._theory import steady_rate
 from optdyn.errors import UserError
 from optdyn.optimizers._encodings import Encoding
 
@@ -245,3 +246,17 @@ def test_learned_optimizer_against_finite_differences(cell: str) -> None:
         slope = (outputs(z + move) - outputs(z - move)) / (2 * size)
         column = np.append(lin.A[:, i], lin.C[i]) if i < len(h) else np.append(lin.B, lin.D)
         np.testing.assert_allclose(slope, column, atol=1e-9)
+
+
+def test_a_rate_has_the_sign_of_what_a_gradient_does_in_all() -> None:
+    """RMSProp at the gradient g with memory ν: of −αg/√ν' both ways to the update count."""
+    alpha, decay, g, nu = 0.01, 0.9, 0.3, 0.04
+    tx = optax.rmsprop(alpha, decay=decay, eps=0.0)
+    state = optax.tree_utils.tree_set(tx.init(jnp.ones(1)), nu=jnp.full(1, nu))
+    lin = linearize(tx, state=state, gradient=g)
+    after = decay * nu + (1 - decay) * g**2
+    direct = alpha * (after**-0.5 - (1 - decay) * g**2 * after**-1.5)
+    # What comes by way of ν sums up to −αg/(2ν'^{3/2}) · β · 2(1 − β)g/(1 − β).
+    remembered = -alpha * g**2 * decay * after**-1.5
+    assert steady_rate(lin) == pytest.approx(direct + remembered, rel=1e-9)
+    assert f"learning rate {direct + remembered:.4g} a step in all" in str(lin)

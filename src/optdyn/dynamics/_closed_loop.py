@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from optdyn.dynamics._margin import (
     LONGEST_PERIOD,
@@ -29,7 +30,6 @@ from optdyn.in_words import InWords
 from optdyn.precision import double_precision, to_float64
 
 if TYPE_CHECKING:
-    import optax
     from jaxtyping import Complex, Float, PyTree
 
 LARGEST_DENSE = 2000
@@ -69,6 +69,9 @@ class ClosedLoop(InWords):
     its leaves' parts [1]. ``frozen``: entries
     of (x, s) held fixed, as the step has no derivative there (dead inputs).
 
+    ``averages``: the optimizer also moves parameters towards averages of their own (lookahead,
+    schedule-free); ``margin`` makes these moves larger as well, which a learning rate does not.
+
     ``steps``: more than 1 where the optimizer's steps come in cycles (lookahead, accumulated
     gradients): multipliers are then those of a whole cycle, from the state that was given,
     and along the margin's direction a cycle grows in whatever way. `growth`, `period` and
@@ -90,6 +93,7 @@ class ClosedLoop(InWords):
     margin_shares: PyTree[Float[np.ndarray, " one"]]
     frozen: int
     steps: int = 1
+    averages: bool = False
     still: tuple[str, ...] = ()
 
     @property
@@ -130,7 +134,7 @@ class ClosedLoop(InWords):
             lines.append("  nothing swings")
         else:
             lines.append(f"  swings, {self._in_words(int(np.argmin(descending)))}")
-        lines.append(f"  {_margin_in_words(self.margin)}{self._edge_in_words()}")
+        lines.append(f"  {_margin_in_words(self.margin, self.averages)}{self._edge_in_words()}")
         if self.frozen:
             lines.append(f"  {self.frozen} entries without a derivative are held fixed")
         if self.still:
@@ -185,12 +189,20 @@ def closed_loop(
     require_positive_int("num", num)
     require_training(tx, params, state, "closed_loop")
     size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
+    averages = _averages(params, state)
     if size > LARGEST_WIDE:
-        return loop_of(linearized_step(tx, loss_fn, params, state), num, margin)
+        step = linearized_step(tx, loss_fn, params, state)
+        return dataclasses.replace(loop_of(step, num, margin), averages=averages)
     with double_precision():
         wide = to_float64(params)
         step = linearized_step(tx, loss_fn, wide, _widened(tx, wide, state))
-        return loop_of(step, num, margin)
+        return dataclasses.replace(loop_of(step, num, margin), averages=averages)
+
+
+def _averages(params: PyTree, state: PyTree) -> bool:
+    kinds = optax.LookaheadParams, optax.contrib.ScheduleFreeState
+    found = jax.tree.leaves((params, state), is_leaf=lambda node: isinstance(node, kinds))
+    return any(isinstance(node, kinds) for node in found)
 
 
 def _widened(tx: optax.GradientTransformation, wide: PyTree, state: PyTree) -> PyTree:
@@ -268,7 +280,7 @@ def _largest_share(shares: PyTree, i: int) -> str:
     return f"{name} ({100 * share[i]:.0f} %)"
 
 
-def _margin_in_words(margin: float) -> str:
+def _margin_in_words(margin: float, averages: bool) -> str:
     if np.isnan(margin):
         return "margin: not computed"
     if np.isinf(margin):
@@ -277,6 +289,10 @@ def _margin_in_words(margin: float) -> str:
         return (
             f"margin: {margin:.2g}: some direction swings apart at any learning rate of this size; "
             "look at its curvature (near zero: rounding or dead inputs)"
+        )
+    if averages:
+        return (
+            f"margin: at {margin:.4g} times all updates, those by averaging too, it is at the edge"
         )
     if margin < 1:
         return f"the learning rate is too large: {margin:.4g} times it would be at the edge"

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from optdyn.dynamics._released import released
 from optdyn.inner_loop._evaluated import with_extra_args
+from optdyn.random_streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 COMMON = 1e-3
 """A factor is common to all gradients where they are off by less than this part."""
+SILENT = 1e-6
+"""Gradients this small meet no clip."""
 APART = 1e-4
 """Components answer one by one where others add less than this part of the largest answer."""
 Rows = list[list[Any]]
@@ -62,27 +66,48 @@ def derivative_rows(
 def leaves_alone(tx: optax.GradientTransformation, params: PyTree, state: PyTree) -> list[Array]:
     """Of each leaf, whether its components answer one by one; it can be compiled.
 
-    Seen with memories drawn at random: trust ratios and what treats a matrix as a whole (Muon)
-    answer to each component by all of a leaf.
+    Seen with memories drawn at random, and at small gradients: trust ratios and what treats a
+    matrix as a whole (Muon) answer to each component by all of a leaf.
     """
     memory, rest = _memory(params, state, _passed_on(tx, params, state))
     if memory is None:
         return [jnp.zeros((), bool) for _ in jax.tree.leaves(params)]
     apart = max(APART, _rounding((params, state)))
-    draws = iter(jax.random.split(jax.random.key(0), 2 + len(memory)))
+    draws = iter(jax.random.split(stream(0, "components one by one"), 2 + len(memory)))
     along, at, *drawn = (_drawn(next(draws), tree) for tree in (params, params, *memory))
     ones, mixed = (derivative_rows(tx, at, rest(drawn), v) or [] for v in (None, along))
     factors, found = _flat(along), jnp.ones(_flat(along).shape, bool)
     for one, other in zip(jax.tree.leaves(ones), jax.tree.leaves(mixed), strict=True):
         size = jnp.maximum(jnp.max(jnp.abs(one)), jnp.finfo(one.dtype).tiny)
         found &= jnp.abs(one * factors - other) <= apart * size
+    found &= _unmoved_by_others(with_extra_args(tx), at, rest(jax.tree.map(jnp.zeros_like, drawn)))
     stops = np.cumsum([np.size(leaf) for leaf in jax.tree.leaves(params)])
     return [jnp.all(part) for part in jnp.split(found, stops[:-1])]
 
 
+def _unmoved_by_others(
+    tx: optax.GradientTransformationExtraArgs, params: PyTree, state: PyTree
+) -> Array:
+    """Whether each update stays where every second gradient changes; all are too small to clip."""
+    flat, unravel = ravel_pytree(_drawn(stream(0, "gradients of others"), params))
+    every_second = jnp.arange(flat.size) % 2
+
+    def updates(factors: Array) -> Array:
+        g = unravel((SILENT * flat * factors).astype(flat.dtype))
+        return _flat(tx.update(g, state, params, value=0.0, grad=g)[0])
+
+    before, after = updates(jnp.ones(flat.size)), updates(1.0 + 2.0 * every_second)
+    alike = jnp.abs(after - before) <= APART * jnp.abs(before)
+    return alike | (every_second == 1)
+
+
 def leaves_at_rest(tx: optax.GradientTransformation, params: PyTree, state: PyTree) -> list[Array]:
     """Of each leaf, whether no gradient would move it now; it can be compiled."""
-    g = jax.tree.map(lambda d, x: d.astype(x.dtype), _drawn(jax.random.key(1), params), params)
+    g = jax.tree.map(
+        lambda d, x: d.astype(x.dtype),
+        _drawn(stream(0, "gradients of leaves at rest"), params),
+        params,
+    )
     updates = with_extra_args(tx).update(g, state, params, value=0.0, grad=g)[0]
     return [jnp.all(leaf == 0.0) for leaf in jax.tree.leaves(updates)]
 

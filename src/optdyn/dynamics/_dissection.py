@@ -22,7 +22,7 @@ from optdyn.dynamics._place import Place
 from optdyn.dynamics._schedules import LONG, Counting, Schedule, at_counts, counting
 from optdyn.dynamics._separability import NotComponentwise
 from optdyn.dynamics._step_map import Optimizer, StepMap, step_map
-from optdyn.dynamics._theory import StabilityMap, learning_rate, stability_map
+from optdyn.dynamics._theory import StabilityMap, stability_map, steady_rate
 from optdyn.errors import UserError, finite_number, require_number
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision
@@ -76,7 +76,7 @@ class Dissection(InWords):
         """
         if not self.responds:
             return 0.0
-        return learning_rate(self.linearization) / self.linearization.period
+        return steady_rate(self.linearization) / self.linearization.period
 
     @property
     def schedule_in_words(self) -> str:

@@ -79,9 +79,9 @@ class Eigenmodes(InWords):
     def verdict(self) -> list[str]:
         """The leading modes, what oscillates, and up to where they are stable."""
         # The theory of stability is built upon this record.
-        from optdyn.dynamics._theory import learning_rate, stable_range
+        from optdyn.dynamics._theory import stable_range, steady_rate
 
-        rate = learning_rate(self) / self.linearization.period
+        rate = steady_rate(self) / self.linearization.period
         if self.linearization.D == 0.0 and not np.any(self.used & (self.gain > 0.0)):
             return ["no update changes with a small change of the gradient"]
         stable = words.edge_in_words(stable_range(self))

@@ -126,6 +126,11 @@ class Lens:
         Raises `UserError` where ``loss_fn`` needs a batch that is not given, for a leaf that is
         no array of real floats, for donated arrays, and within `jax.jit`.
         """
+        if isinstance(params, optax.LookaheadParams):
+            raise UserError(
+                "Lens.scalars: lookahead's pair of parameters is not allowed (optdyn.closed_loop "
+                "takes it)"
+            )
         require_training(self.tx, params, state, "Lens.scalars")
         found, alone = self._by_leaf(state, params)
         if not curvature:
@@ -241,16 +246,9 @@ class Lens:
         )
 
     def _leaves_alone(self, params: PyTree, state: PyTree) -> list[bool]:
-        """Of each leaf, whether its components answer one by one, but for one factor of all."""
-        few, own = _sampled(params, state)
-        draw = np.random.default_rng(0)
-        gradients = jax.tree.map(
-            lambda x: jnp.asarray(draw.standard_normal(np.shape(x)), jnp.result_type(x)), few
-        )
         # Operation by operation, each of the optimizer's would be compiled for every shape.
-        factor = jax.jit(functools.partial(common_factor, self.tx))(few, own, gradients)
-        alone = jax.jit(functools.partial(leaves_alone, self.tx))(few, own)
-        return [bool(each) and math.isfinite(float(factor)) for each in alone]
+        alone = jax.jit(functools.partial(leaves_alone, self.tx))(*_sampled(params, state))
+        return [bool(each) for each in alone]
 
     def _edge(
         self, state: PyTree, params: PyTree, batch: Any, gradients: PyTree, factor: float

@@ -241,6 +241,16 @@ def learning_rate(system: Linear) -> float:
     return _learning_rate(_in_the_loop(system))
 
 
+def steady_rate(system: Linear) -> float:
+    """How far one unit of gradient moves a parameter downhill altogether; negative: uphill.
+
+    −(D + C(1 − A)⁻¹B). It is uphill where a larger gradient makes for smaller steps, as by
+    Adam's second moment at a gradient that is not zero.
+    """
+    lin = _in_the_loop(system)
+    return float(-(lin.D + lin.C @ np.linalg.lstsq(np.eye(lin.size) - lin.A, lin.B)[0]))
+
+
 def _learning_rate(lin: Linearization) -> float:
     rate = abs(lin.D)
     if lin.size:

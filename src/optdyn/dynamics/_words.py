@@ -113,9 +113,8 @@ def _mode(modes: Eigenmodes, j: int) -> str:
     if modes.delayed[j]:
         return f"rate {alpha.real:.4g} coming {modes.lag[j] * period} steps late"
     size = abs(beta) ** (1.0 / period)
-    return (
-        f"rate {abs(alpha) / period:.4g} with momentum {size:.4g} ({modes.timescale[j]:.3g} steps)"
-    )
+    rate = alpha.real if abs(alpha.imag) <= ROUNDING * abs(alpha) else abs(alpha)
+    return f"rate {rate / period:.4g} with momentum {size:.4g} ({modes.timescale[j]:.3g} steps)"
 
 
 def _oscillates(beta: complex) -> bool:

@@ -133,7 +133,7 @@ def make_validator(
 ) -> Callable[[ComponentwiseRNN], float]:
     """The compiled meta-objective on validation problems, infinite where it is not finite."""
     problems = ProblemSet(task, seed, num_problems, protocol.objective, VALIDATION_STREAM)
-    like = ComponentwiseRNN.init(jax.random.key(0), architecture)
+    like = ComponentwiseRNN.init(stream(0, "any weights"), architecture)
     at_once = runs_at_once(like.as_optax(), problems.problems)
     curves = problems.curves(ComponentwiseRNN.as_optax, at_once=at_once)
     return lambda optimizer: problems.score(curves(optimizer))
