@@ -49,7 +49,8 @@ def complete(app: App, commands: tuple[str, ...], options: ArgumentCollection) -
         why = "is what the search draws (give its range by --lowest and --highest)"
         _refuse(options, ("--learning-rate",), why)
     usual = "runs/reproduce" if command == "distill" else "runs/default"
-    out = Path(_text(options, "out") or usual)
+    given = _text(options, "out")
+    out = Path(usual if given is None else given)
     settings = _recorded(out)
     if not options["--task"].tokens:
         _fill(options, {"task": _only_task(settings)}, "the run folder")
