@@ -49,12 +49,13 @@ def _comparison(results: Sequence[TaskResults], claims: Sequence[Claim]) -> Iter
             continue
         best = min(rivals, key=rivals.__getitem__)
         percent = 100 * (1 - learned / rivals[best])
-        side = "below" if percent >= 0 else "above"
-        words.append(f"{abs(percent):.0f} % {side} {readable(best)}'s on {result.title}")
+        side = "lower" if percent >= 0 else "higher"
+        words.append(f"{abs(percent):.0f} % {side} on {result.title} ({readable(best)})")
     if judged:
         yield Finding(
             f"The learned optimizer beats every tuned baseline on {won} of {len(judged)} tasks. "
-            f"On unseen problems its mean loss is {_listed(words)}.",
+            "On unseen problems, beside that of the best other optimizer (named in brackets), its "
+            f"mean loss is {_listed(words)}.",
             "fig09",
         )
 
