@@ -70,8 +70,8 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "polyak": lambda: optax.polyak_sgd(0.1),
     "learned": learned,
 }
-WITHOUT_DERIVATIVE = {"sharpness-aware, normalized", "polyak", "lars", "adafactor"}
-"""At a minimum these divide by a norm of zero."""
+WITHOUT_DERIVATIVE = {"sharpness-aware, normalized", "polyak", "lars", "adafactor", "coin betting"}
+"""At a minimum these divide by a norm of zero; coin betting adds up |g|."""
 QUICK = {"adamw, clipped", "lion", "lamb", "accumulated", "lookahead"}
 QUICK |= {"sharpness-aware, normalized", "learned"}
 QUICK_AT_REST = {"adamw, clipped", "sharpness-aware"}
@@ -201,6 +201,14 @@ def test_they_are_so_where_there_is_no_gradient(name: str) -> None:
     state = trained(name, 7)[1]
     assert all(not np.any(g) for g in jax.tree.leaves(jax.grad(at_rest)(START)))
     require_the_dense_ones(name, at_rest, started(name), state)
+
+
+@pytest.mark.full
+def test_a_kink_is_refused() -> None:
+    """Coin betting remembers the sum of |g|, which has no derivative at a minimum."""
+    state = trained("coin betting", 7)[1]
+    with pytest.raises(UserError, match="the step has no derivative here"):
+        require_the_dense_ones("coin betting", at_rest, started("coin betting"), state)
 
 
 def test_products_alone_find_what_a_dense_matrix_shows() -> None:
