@@ -212,10 +212,11 @@ def _common_part(step: StepMap, z: Inputs, outputs: int) -> Jacobian:
     # Own inputs, with nothing of anybody else.
     nobody, none = np.full(inputs, 2 * count), np.zeros(count)
     _, by_own = _moves(step, z, np.eye(inputs), nobody, none)
-    affected = np.any(by_own[:count] != 0.0, axis=1)
-    if not np.any(np.delete(affected, _own_position(step))):
+    of_others = np.delete(by_own, _positions(step, _own_position(step)), axis=0)
+    if not step.layout.shared and not np.any(of_others):
         # As where the own gradient is zero: a norm of all then stays as it is.
         return np.zeros((outputs, inputs))
+    affected = np.any(by_own[:count] != 0.0, axis=1)
     columns, rows, more = _samples(step, affected)
     # And moved together: all but this component and the rows, by which the effect is predicted.
     together = np.random.default_rng(5).uniform(0.5, 1.5, count)
