@@ -24,7 +24,12 @@ from optdyn.dynamics._multipliers import (
     iterated_spectrum,
     row_scales,
 )
-from optdyn.dynamics._training_step import LossFn, linearized_step, require_training
+from optdyn.dynamics._training_step import (
+    LossFn,
+    linearized_step,
+    require_own_state,
+    require_values,
+)
 from optdyn.errors import require_positive_int
 from optdyn.in_words import InWords
 from optdyn.precision import double_precision, to_float64
@@ -187,7 +192,8 @@ def closed_loop(
     ([-0.5], 1.333)
     """
     require_positive_int("num", num)
-    require_training(tx, params, state, "closed_loop")
+    require_values(params, state, "closed_loop")
+    require_own_state(tx, params, state, "closed_loop")
     size = sum(np.size(leaf) for leaf in jax.tree.leaves((params, state)))
     averages = _averages(params, state)
     if size > LARGEST_WIDE:

@@ -26,7 +26,7 @@ from optdyn.dynamics._krylov import top_curvature, top_real_part
 from optdyn.dynamics._place import leaf_names
 from optdyn.dynamics._remembered import Remembered
 from optdyn.dynamics._sharpness import component_loop, leaf_loops
-from optdyn.dynamics._training_step import require_training
+from optdyn.dynamics._training_step import require_own_state, require_values
 from optdyn.errors import UserError, require_positive_int
 from optdyn.inner_loop._unroll import losses_and_gradients, optimizer_step
 from optdyn.tasks import Problem
@@ -76,6 +76,7 @@ class Lens:
     loss_fn: LossFn
     lanczos_steps: int = 20
     _cycles: Remembered[int] = _remembered()
+    _fits: Remembered[None] = _remembered()
     _sampling: Remembered[bool] = _remembered()
     _alone: Remembered[list[bool]] = _remembered()
 
@@ -131,7 +132,12 @@ class Lens:
                 "Lens.scalars: lookahead's pair of parameters is not allowed (optdyn.closed_loop "
                 "takes it)"
             )
-        require_training(self.tx, params, state, "Lens.scalars")
+        require_values(params, state, "Lens.scalars")
+        shapes = tuple(map(np.shape, jax.tree.leaves((params, state))))
+        self._fits.recall(
+            (jax.tree.structure((params, state)), shapes),
+            lambda: require_own_state(self.tx, params, state, "Lens.scalars"),
+        )
         found, alone = self._by_leaf(state, params)
         if not curvature:
             return found

@@ -80,7 +80,7 @@ class ComponentLoop:
         """Whether the answer to a constant gradient settles: no memory adds up all gradients."""
         return math.isfinite(self._settled_rate)
 
-    @property
+    @functools.cached_property
     def _settled_rate(self) -> float:
         try:
             settled = np.linalg.solve(np.eye(len(self.B)) - self.A, self.B)
@@ -248,7 +248,7 @@ def _tree(values: Float[np.ndarray, " n"], like: PyTree) -> PyTree:
     stops = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
     return structure.unflatten(
         [
-            jnp.asarray(part.reshape(np.shape(leaf)), jnp.result_type(leaf, jnp.float32))
+            part.reshape(np.shape(leaf)).astype(jnp.result_type(leaf, jnp.float32))
             for part, leaf in zip(np.split(values, stops), leaves, strict=True)
         ]
     )

@@ -257,13 +257,10 @@ def require_dead(
             )
 
 
-def require_training(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree, caller: str
-) -> None:
+def require_values(params: PyTree, state: PyTree, caller: str) -> None:
     """Raise `UserError` for a leaf of ``params`` that is no array of real floats.
 
-    And where arrays have no values now: within `jax.jit`, or after they were donated; and for a
-    ``state`` of other parameters.
+    And where arrays have no values now: within `jax.jit`, or after they were donated.
     """
     require_params(params)
     for tree, called in ((params, "params"), (state, "state")):
@@ -278,6 +275,12 @@ def require_training(
                     f"{caller}: {called}{jax.tree_util.keystr(path)} was donated or deleted (give "
                     "what the last compiled step returned)"
                 )
+
+
+def require_own_state(
+    tx: optax.GradientTransformation, params: PyTree, state: PyTree, caller: str
+) -> None:
+    """Raise `UserError` for a state of other parameters."""
     like: Any = jax.eval_shape(tx.init, params)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     if [path for path, _ in leaves] != [p for p, _ in jax.tree_util.tree_leaves_with_path(like)]:
