@@ -84,8 +84,8 @@ def bad_command_lines(draw: st.DrawFn) -> tuple[list[str], str]:
     if fault == "missing":
         return [*words, flag], flag
     if fault == "stray":
-        # After TARGET's place: analyze takes one word.
-        return [*words, "x", draw(st.text("abcxyz./", min_size=1, max_size=8))], "is not expected"
+        # After TARGET's place: analyze takes one word, and then no options of runs.
+        return [words[0], "x", draw(st.text("abcxyz./", min_size=1, max_size=8))], "is not expected"
     return [*words, f"--{draw(st.text('abcxyz', min_size=3, max_size=8))}-x=1"], "Unknown option"
 
 
