@@ -7,24 +7,21 @@ import io
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 import optdyn
 import optdyn.pretrained
+from beside_jax import SHAPES, gradients, in_jax, ones, run
 from helpers import random_rnn
 from optdyn import load_pretrained
 from optdyn.errors import UserError
 from optdyn.optimizers import (
     CELLS,
     ENCODINGS,
-    ComponentwiseRNN,
     Encoding,
     GradientRangeWarning,
 )
@@ -35,50 +32,6 @@ from optdyn.torch import _network as network
 # The gradients here are of every size.
 pytestmark = pytest.mark.filterwarnings("ignore::optdyn.optimizers.GradientRangeWarning")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-SHAPES = [(3, 2), (), (4,)]
-STEPS = 200
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def gradients(steps: int = STEPS) -> list[list[np.ndarray]]:
-    """Of every size from 1e-4 to 10, some of them exactly zero."""
-    rng = np.random.default_rng(0)
-    scales = 10.0 ** rng.uniform(-4, 1, steps)
-    drawn = [[s * rng.standard_normal(shape) for shape in SHAPES] for s in scales]
-    return [[g * (k % 5 > 0) for g in step] for k, step in enumerate(drawn)]
-
-
-def in_jax(rnn: ComponentwiseRNN, history: list[list[np.ndarray]], dtype: str) -> list[np.ndarray]:
-    tx = rnn.as_optax()
-    params = [jnp.ones(shape, dtype) for shape in SHAPES]
-    update, state = jax.jit(tx.update), tx.init(params)
-    for step in history:
-        updates, state = update([jnp.asarray(g, dtype) for g in step], state)
-        params = [p + u for p, u in zip(params, updates, strict=True)]
-    return [np.asarray(p) for p in params]
-
-
-def run(
-    optimizer: torch.optim.Optimizer,
-    params: list[torch.Tensor],
-    history: list[list[np.ndarray]],
-) -> list[np.ndarray]:
-    for step in history:
-        for p, g in zip(params, step, strict=True):
-            p.grad = torch.as_tensor(g, dtype=p.dtype, device=p.device)
-        optimizer.step()
-    return [p.detach().to("cpu", copy=True).numpy() for p in params]
-
-
-def ones(dtype: torch.dtype, device: str = "cpu") -> list[torch.Tensor]:
-    return [torch.ones(shape, dtype=dtype, device=device) for shape in SHAPES]
 
 
 def test_there_is_every_cell_and_encoding() -> None:
@@ -95,7 +48,7 @@ def test_equals_the_jax_optimizer_in_float64(cell: str, kind: str, device: str) 
     encoding = Encoding(kind, gain=3.0, scale=0.5)
     with double_precision():
         rnn = to_float64(random_rnn(cell, encoding=encoding, output_scale=0.1, scale=0.3))
-        expected = in_jax(rnn, gradients(), "float64")
+        expected = in_jax(rnn.as_optax(), gradients(), "float64")
     params = ones(torch.float64, device)
     found = run(LearnedOptimizer(params, rnn), params, gradients())
     assert max(np.max(np.abs(a - 1.0)) for a in expected) > 0.1
@@ -108,7 +61,7 @@ def test_equals_the_jax_optimizer_in_float64(cell: str, kind: str, device: str) 
 def test_pretrained_weights_equal_the_jax_optimizer_in_float32(name: str, device: str) -> None:
     params = ones(torch.float32, device)
     found = run(LearnedOptimizer(params, name), params, gradients())
-    expected = in_jax(load_pretrained(name), gradients(), "float32")
+    expected = in_jax(load_pretrained(name).as_optax(), gradients(), "float32")
     for a, b in zip(found, expected, strict=True):
         assert np.max(np.abs(a - b)) <= 1e-6 * max(1.0, np.max(np.abs(b)))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 import optdyn
+from beside_jax import gradients, in_jax, ones, run
 from optdyn.distillation import (
     AdaptiveScaling,
     Distilled,
@@ -28,8 +28,6 @@ from optdyn.errors import UserError
 from optdyn.precision import double_precision, to_float64
 from optdyn.torch import LearnedOptimizer, closed_loop
 
-STEPS = 200
-SHAPES = [(3, 2), (), (4,)]
 SHIPPED = ("digits", "readable")
 PARTS: dict[str, Any] = {
     "momenta": lambda: Momenta.of([2e-3, -5e-4, 1e-2], [0.9, 0.99, 0.3]),
@@ -40,47 +38,8 @@ PARTS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def made(*parts: str) -> Distilled:
     return Distilled(**{name: PARTS[name]() for name in ("momenta", *parts)})
-
-
-def gradients(steps: int = STEPS) -> list[list[np.ndarray]]:
-    """Of every size from 1e-4 to 10, some of them exactly zero."""
-    rng = np.random.default_rng(0)
-    scales = 10.0 ** rng.uniform(-4, 1, steps)
-    drawn = [[s * rng.standard_normal(shape) for shape in SHAPES] for s in scales]
-    return [[g * (k % 5 > 0) for g in step] for k, step in enumerate(drawn)]
-
-
-def in_jax(tx: Any, history: list[list[np.ndarray]], dtype: str) -> list[np.ndarray]:
-    params = [jnp.ones(shape, dtype) for shape in SHAPES]
-    update, state = jax.jit(tx.update), tx.init(params)
-    for step in history:
-        updates, state = update([jnp.asarray(g, dtype) for g in step], state)
-        params = [p + u for p, u in zip(params, updates, strict=True)]
-    return [np.asarray(p) for p in params]
-
-
-def run(
-    optimizer: torch.optim.Optimizer, params: list[torch.Tensor], history: list[list[np.ndarray]]
-) -> list[np.ndarray]:
-    for step in history:
-        for p, g in zip(params, step, strict=True):
-            p.grad = torch.as_tensor(g, dtype=p.dtype)
-        optimizer.step()
-    return [p.detach().numpy().copy() for p in params]
-
-
-def ones(dtype: torch.dtype) -> list[torch.Tensor]:
-    return [torch.ones(shape, dtype=dtype) for shape in SHAPES]
 
 
 @pytest.mark.parametrize(
