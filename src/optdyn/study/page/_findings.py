@@ -54,7 +54,7 @@ def _comparison(results: Sequence[TaskResults], claims: Sequence[Claim]) -> Iter
     if judged:
         yield Finding(
             f"The learned optimizer beats every tuned baseline on {won} of {len(judged)} tasks. "
-            "On unseen problems, beside that of the best other optimizer (named in brackets), its "
+            "On unseen problems, compared with the best other optimizer (in brackets), its "
             f"mean loss is {_listed(words)}.",
             "fig09",
         )
