@@ -17,7 +17,6 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import matrix_balance
 
 import optdyn
-from helpers import FULL
 from optdyn.dynamics import Lens, closed_loop, linearize, stability_map
 from optdyn.dynamics._multipliers import is_oscillating, iterated_spectrum, row_scales
 from optdyn.dynamics._training_step import linearized_step
@@ -253,7 +252,7 @@ def test_minute_memories_make_no_multipliers_up() -> None:
     np.testing.assert_allclose(np.max(np.abs(found.values)), np.max(np.abs(values)), rtol=1e-8)
 
 
-@pytest.mark.skipif(not FULL, reason="thousands of products: the suite at full length")
+@pytest.mark.full
 def test_a_large_network_under_adam_has_the_margin_of_its_preconditioned_curvature() -> None:
     """Beyond dense matrices, with dead inputs: beside the lens, which goes another way."""
     inputs = jnp.pad(jnp.asarray(DATA.normal(size=(32, 12)), jnp.float32), ((0, 0), (0, 4)))

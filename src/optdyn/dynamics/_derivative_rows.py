@@ -165,10 +165,7 @@ def common_factor(
     take in without a clip, by derivatives at a gradient of zero.
     """
     wrapped = with_extra_args(tx)
-    floats = [
-        jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves((params, state)) if _is_float(leaf)
-    ]
-    common = max(COMMON, 4.0 * float(max(floats)))
+    common = max(COMMON, _rounding((params, state)))
     params, gradients = _widened(params), _widened(gradients)
     passed = _passed_on(tx, params, state)
     memory, rest = _memory(params, state, passed)

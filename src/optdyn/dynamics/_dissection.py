@@ -277,16 +277,21 @@ def natural_linearization(
 
 
 def _among_others(step: StepMap, s: float, *, own: float) -> StepMap:
-    """At the gradient ``own``; in a training that has no gradients yet, those of others are ±s.
+    """At the gradient ``own``; in a training that has no gradients yet, those of others are s.
 
     Then a clip by the norm of all acts as it did on the way to this state: where ``own`` is 0,
     the others make up for it.
     """
     with double_precision():
         gradients = step.around.gradients
+        n = sum(map(np.size, jax.tree.leaves(gradients)))
+        if step.alone:
+            size = own
+        elif own == 0.0 and n > 1:
+            size = s * math.sqrt(n / (n - 1))
+        else:
+            size = s
         if step.alone or not optax.tree.norm(gradients):
-            n = sum(map(np.size, jax.tree.leaves(gradients)))
-            size = own if step.alone else s if own or n == 1 else s * math.sqrt(n / (n - 1))
             gradients = jax.tree.map(lambda g: jnp.full_like(g, size), gradients)
         return step.among(step.around.params, step.around.put(gradients, own))
 

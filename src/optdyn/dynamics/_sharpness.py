@@ -89,8 +89,8 @@ class ComponentLoop:
         return float(-(self.D + self.C @ settled))
 
     @functools.cached_property
-    def _comoving(self) -> tuple[float, float, float]:
-        """Rate, momentum and decay where memory moves with the parameter.
+    def _comoving(self) -> tuple[float, float]:
+        """Rate and momentum where memory moves with the parameter.
 
         So it is in schedule-free optimizers: (h, x) together have one eigenvalue 1, along which a
         constant gradient pushes them on and on; the others fade.
@@ -103,7 +103,7 @@ class ComponentLoop:
         left = np.linalg.pinv(vectors)
         one = int(np.argmin(np.abs(values - 1.0)))
         pushed = float(np.real(vectors[size, one] * (left[one] @ np.append(self.B, self.D))))
-        return -pushed, float(np.max(np.abs(np.delete(values, one)), initial=0.0)), 0.0
+        return -pushed, float(np.max(np.abs(np.delete(values, one)), initial=0.0))
 
     @property
     def steady_rate(self) -> float:
@@ -119,8 +119,8 @@ class ComponentLoop:
 
     @property
     def decay(self) -> float:
-        """The part of the parameter that is taken away a step."""
-        return -self.E if self.settles else self._comoving[2]
+        """The part of the parameter that is taken away a step; none where memory moves with it."""
+        return -self.E if self.settles else 0.0
 
 
 def _first_outside(multipliers: Callable[[float], np.ndarray]) -> float:

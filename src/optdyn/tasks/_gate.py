@@ -80,7 +80,7 @@ def _require_own_data(batch: Problem) -> None:
 
 
 def _drawn_names(loss_fn: Callable[..., Any]) -> list[str]:
-    """The traced variables that ``loss_fn`` closes over, as far as can be told."""
+    """The traced variables that ``loss_fn`` closes over, as far as JAX shows them."""
     with contextlib.suppress(TypeError, ValueError):  # no function, or an empty cell
         outside = inspect.getclosurevars(loss_fn).nonlocals
         return [
